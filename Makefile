@@ -1,0 +1,58 @@
+# Every command of the project. `make` alone prints this list.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup check test-fast test test-gpu soak demo demo-down generate format locks native bench clean
+
+help: ## What there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## The Python environment in .venv, from the locks with hashes
+$(STAMP): requirements/dev.txt pyproject.toml sdk/pyproject.toml
+	@echo "Installing the locked packages into $(VENV) …"
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "KubeAIOS needs Python 3.11 or newer; python3 here is $$(python3 -V)."; exit 1; }
+	@python3 -m venv $(VENV) || { echo "python3 -m venv failed: on Debian and Ubuntu, apt-get install python3-venv"; exit 1; }
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e sdk
+	@touch $@
+
+demo: setup ## A real Kubernetes on this machine, KubeAIOS in it, Agents that run
+	@$(PY) -m aios_localcluster.demo
+
+demo-down: setup ## Remove what the demo started
+	@$(PY) -m aios_localcluster.demo --down
+
+check: setup ## Lint, format, strict types, layers, generated files
+	@$(PY) tests/run.py check
+
+test-fast: setup ## Unit and property tests (seconds)
+	@$(PY) tests/run.py unit property
+
+test: setup ## Check and every tier that this machine can run, with one summary
+	@$(PY) tests/run.py check build unit property api node e2e
+
+test-gpu: setup ## The suite for a real GPU and driver; skips with one line elsewhere
+	@$(PY) tests/run.py gpu
+
+bench: setup ## All benches, kept in bench/results (one: make bench NAME=start)
+	@$(VENV)/bin/aiosctl bench $(or $(NAME),start) --json bench/results/$(or $(NAME),start).json
+
+generate: setup ## Write the generated files anew: CRDs, reference, protocol modules
+	@$(PY) tests/run.py generate
+
+format: setup ## Format the code
+	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
+
+native: ## Build the OCI hook and the fake driver library
+	@$(MAKE) --no-print-directory -C sidecar/native
+
+LOCK = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade
+locks: setup ## Resolve the locks anew, with hashes
+	@for extra in operator node gateway cli; do $(LOCK) pyproject.toml --extra $$extra -o requirements/$$extra.txt; done
+	@$(LOCK) pyproject.toml --all-extras --group dev -o requirements/dev.txt
+
+clean: ## Remove what was built in the tree (the cache outside it stays)
+	@rm -rf $(VENV) dist build sidecar/native/out

@@ -1,0 +1,96 @@
+"""The closed sets of words in which we explain ourselves: condition types, and the reasons of conditions, pending and failures.
+
+A reason is a word that programs compare; its sentence says what it means wherever it stands, and its anchor leads to the page that says more.
+What is particular to one Agent (which node, how many MiB) belongs into the message beside it.
+"""
+
+from enum import StrEnum
+
+REASONS_PAGE = "docs/reference/reasons.md"
+
+
+class ConditionType(StrEnum):
+    """Adjectives and participles that are True or False of an `Agent` or an `AgentRuntime`."""
+
+    Accepted = "Accepted"
+    Placed = "Placed"
+    Prepared = "Prepared"
+    Fenced = "Fenced"
+    Listening = "Listening"
+    Ready = "Ready"
+    Completed = "Completed"
+    Reconciling = "Reconciling"
+    Stalled = "Stalled"
+
+
+class Reason(StrEnum):
+    """Why a condition is as it is, why an Agent waits, why an attempt failed. `str(reason)` is the word on the wire."""
+
+    sentence: str
+
+    def __new__(cls, word: str, sentence: str) -> "Reason":
+        reason = str.__new__(cls, word)
+        reason._value_ = word
+        reason.sentence = sentence
+        return reason
+
+    @property
+    def anchor(self) -> str:
+        """Where the reference says more about this reason."""
+        return f"{REASONS_PAGE}#{self.value.lower()}"
+
+    # Is the order one that can be carried out?
+    Accepted = "Accepted", "The spec is one that can be run."
+    InvalidSpec = "InvalidSpec", "The spec cannot be read as this version of the API; the message names the field and what must be true."
+    TemplateRefused = "TemplateRefused", "The template asks for something that an agent may not have; the message names the field."
+
+    # Is there a place for it?
+    Placed = "Placed", "A node, and with VRAM a GPU, are chosen for this attempt; kube-scheduler has yet to book them."
+    Scheduled = "Scheduled", "kube-scheduler has booked the claim and bound the pod where the operator placed it."
+    NoNodes = "NoNodes", "No node runs a node agent that understands this operator."
+    NoNodeFits = "NoNodeFits", "No node has the CPU, memory, labels and tolerated taints that the template asks for."
+    NoSlots = "NoSlots", "Every node that would fit already runs as many agents as it has slots."
+    NoGPUFits = "NoGPUFits", "GPUs of that size exist, but none has enough unbooked VRAM now."
+    LargerThanAnyGPU = "LargerThanAnyGPU", "No published GPU could hold the share, even when empty."
+    UnknownModel = "UnknownModel", "No published GPU is of a model that the Agent accepts."
+    WaitingForScheduler = "WaitingForScheduler", "The place is chosen and ordered; kube-scheduler has not booked it yet."
+    SchedulerRefused = "SchedulerRefused", "kube-scheduler did not accept the chosen place; another is looked for, and that node is left out for a while."
+    WaitingForRelease = "WaitingForRelease", "The pod or claim of the attempt before is still going away; two never run at once."
+    BackOff = "BackOff", "Attempts failed in a row; the next one waits, longer each time."
+
+    # Has the node done its part?
+    Prepared = "Prepared", "The node has prepared the claim: its state is kept, its socket and its devices are there."
+    WaitingForNode = "WaitingForNode", "The node agent has not spoken of this attempt yet."
+    PrepareFailed = "PrepareFailed", "The node could not prepare the claim; the message says which step."
+    Fenced = "Fenced", "The fence stands in the pod's network namespace and was read back."
+    FenceFailed = "FenceFailed", "The fence could not be installed or did not read back as written; no container was started."
+    WaitingForContainer = "WaitingForContainer", "No container of the pod has been created yet, so there is no network namespace to fence."
+    Listening = "Listening", "The agent's socket and its loopback listener are open and the gateway serves them."
+    PortTaken = "PortTaken", "Something in the pod already listens on the port of the agent's endpoint."
+    GatewayAbsent = "GatewayAbsent", "The listeners are open, but no gateway on the node has taken them yet."
+
+    # Does it run?
+    Ready = "Ready", "The pod is ready, the fence is in force and the listeners are open, for the current attempt."
+    PodReady = "PodReady", "The pod is ready."
+    PodNotReady = "PodNotReady", "The pod runs, but not all of its containers are ready."
+    PodPending = "PodPending", "The pod is bound to its node and its containers have not started yet."
+    ImagePull = "ImagePull", "An image of the pod cannot be pulled; the message is the kubelet's."
+    ContainerWaiting = "ContainerWaiting", "A container cannot start or keeps crashing; the message is the kubelet's."
+    NotFenced = "NotFenced", "The pod is ready, but the node has not confirmed the fence or the listeners of this attempt."
+    Stopping = "Stopping", "The Agent is to be stopped; its pod and claim are still going away."
+    Stopped = "Stopped", "spec.operatingMode is Stopped: no pod, no claim, nothing booked."
+    Completed = "Completed", "The containers ended and spec.restartPolicy asks for no further attempt; everything booked is released."
+    Failed = "Failed", "The pod failed and spec.restartPolicy is Never; everything booked is released."
+    NotCompleted = "NotCompleted", "The Agent has not come to an end of its own."
+    Deleting = "Deleting", "The Agent is being deleted: first its pod, then its claim, then its order to the node."
+
+    # Why an attempt failed or was given up.
+    PodFailed = "PodFailed", "The pod ended in failure; the message says which container and its exit code."
+    PodVanished = "PodVanished", "The pod was deleted by someone else, or its node is gone."
+    Evicted = "Evicted", "The kubelet or the API evicted the pod."
+    StartFailed = "StartFailed", "A container's start was refused on the node; this is not charged to the Agent."
+    Replaced = "Replaced", "The template or the GPU share changed; a new attempt takes the place of the running one."
+
+    # For tools that wait (kstatus).
+    Progressing = "Progressing", "The Agent is on its way to what its spec says."
+    UpToDate = "UpToDate", "The Agent is as its spec says, or nothing is left to do."

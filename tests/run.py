@@ -6,7 +6,6 @@
 Every tier is one command; a tier that this machine can't run says so in one line and does not fail the run.
 """
 
-import os
 import re
 import shutil
 import subprocess
@@ -48,7 +47,7 @@ def check() -> tuple[bool, list[str]]:
         ("ruff check", lambda: tool("ruff", "check", "--quiet", ".")),
         ("ruff format", lambda: tool("ruff", "format", "--quiet", "--check", ".")),
         ("mypy --strict", lambda: tool("mypy", "--no-error-summary")),
-        ("import-linter", lambda: tool("lint-imports", "--no-timings") if os.environ.get("CI") is None else tool("lint-imports")),
+        ("import-linter", lambda: tool("lint-imports", "--no-logo")),
         *((f"{arguments[1]} --check", lambda a=arguments: python(*a, "--check")) for arguments in GENERATORS),
     )
     failed = []

@@ -1,0 +1,80 @@
+"""What every bench returns, and the one JSON form in which results are kept."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("kubeaios", "kopf", "kubernetes", "grpcio", "h11", "pydantic")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person chooses. `quick` is a small run that only shows that the bench works."""
+
+    kubeconfig: Path
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """`figures` is flat, name → number, units in the names; `samples` are the raw values behind them."""
+
+    figures: Mapping[str, float]
+    method: str
+    samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def percentile(samples: Sequence[float], percent: float) -> float:
+    """The smallest sample that at least `percent` of the samples do not exceed (nearest rank)."""
+    ordered = sorted(samples)
+    rank = max(1, -(-len(ordered) * percent // 100))
+    return ordered[int(rank) - 1]
+
+
+def machine() -> dict[str, str | int]:
+    memory_kib = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
+    return {
+        "cores": os.cpu_count() or 0,
+        "memory_gib": round(memory_kib / 2**20),
+        "processor": platform.machine(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    try:
+        found["commit"] = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        found["commit"] = "unknown"
+    return found
+
+
+def write(name: str, result: Result, path: Path) -> None:
+    """The result is at `path` as JSON, complete or not at all."""
+    document = {
+        "bench": name,
+        "figures": dict(result.figures),
+        "method": result.method,
+        "machine": machine(),
+        "versions": {**versions(), **result.versions},
+        "samples": {key: list(values) for key, values in result.samples.items()},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(path.suffix + ".part")
+    partial.write_text(json.dumps(document, indent=1) + "\n")
+    partial.replace(path)

@@ -15,7 +15,10 @@ def generated(out: Path) -> dict[str, bytes]:
 
     sources = sorted(str(path.relative_to(ROOT)) for path in HERE.glob("*.proto"))
     well_known = str(Path(protoc.__file__).parent / "_proto")
-    flags = [*(f"--{plugin}_out={out}" for plugin in ("python", "grpc_python")), *(f"--{plugin}_out=quiet:{out}" for plugin in ("mypy", "mypy_grpc"))]
+    flags = [
+        *(f"--{plugin}_out={out}" for plugin in ("python", "grpc_python")),
+        *(f"--{plugin}_out=quiet:{out}" for plugin in ("mypy", "mypy_grpc")),
+    ]
     path = [f"--plugin=protoc-gen-{name}={Path(sys.executable).parent / f'protoc-gen-{name}'}" for name in ("mypy", "mypy_grpc")]
     if protoc.main(["protoc", f"-I{ROOT}", f"-I{well_known}", *path, *flags, *(str(ROOT / source) for source in sources)]) != 0:
         raise SystemExit("protoc failed; the message above says why")

@@ -1,0 +1,32 @@
+"""Files that are either as they were or as they shall be, whenever the machine stops."""
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: bytes, mode: int) -> None:
+    """`path` has this content and mode, and keeps them through a loss of power. A reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")  # not *.json: a directory of CDI files is read by others
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, mode)
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+    temporary.rename(path)
+    sync_directory(path.parent)
+
+
+def remove(path: Path) -> None:
+    """`path` does not exist, and does not come back."""
+    if path.exists():
+        path.unlink(missing_ok=True)
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,47 @@
+"""One real cluster for the whole tier, with the chart installed by Helm and two fake GPUs; a namespace per test."""
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import pytest
+from e2e.support import Space, namespace
+
+from aios_localcluster import kubeaios
+from aios_localcluster.cluster import LocalCluster
+from aios_localcluster.host import unable_reason
+
+COUNTER = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def bare_cluster() -> Iterator[LocalCluster]:
+    """A cluster of the tests' own, beside one that a person may have running."""
+    if reason := unable_reason():
+        pytest.skip(reason)
+    cluster = LocalCluster(name="e2e")
+    cluster.down()
+    cluster.up(print)
+    yield cluster
+    if "AIOS_KEEP_CLUSTER" not in os.environ:
+        cluster.down()
+
+
+@pytest.fixture(scope="session")
+def installed(bare_cluster: LocalCluster) -> tuple[LocalCluster, dict[str, str]]:
+    """The cluster with KubeAIOS, and the image tags by name."""
+    return bare_cluster, kubeaios.install(bare_cluster, print, kubeaios.FAKE_GPUS)
+
+
+@pytest.fixture
+def cluster(installed: tuple[LocalCluster, dict[str, str]]) -> LocalCluster:
+    return installed[0]
+
+
+@pytest.fixture
+def space(installed: tuple[LocalCluster, dict[str, str]]) -> Iterator[Space]:
+    cluster, tags = installed
+    with namespace(cluster, f"test-{next(COUNTER)}", tags["example"]) as made:
+        yield made
+        made.kubectl("delete", "agents", "--all", "--timeout=60s")
+        made.nothing_left()

@@ -1,0 +1,155 @@
+"""What a user gets from one Agent: a place, a booked share, an identity, no way out, a pod that is held tight."""
+
+import json
+
+from e2e.support import Space, eventually
+
+WHO = """
+import json, os, socket, http.client, urllib.request
+loopback = json.load(urllib.request.build_opener(urllib.request.ProxyHandler({})).open(os.environ["AIOS_URL"] + "/v1/agent"))
+class Unix(http.client.HTTPConnection):
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(os.environ["AIOS_SOCKET"])
+connection = Unix("localhost")
+connection.request("GET", "/v1/agent")
+print(json.dumps({"loopback": loopback, "socket": json.load(connection.getresponse()), "env": dict(os.environ)}))
+"""
+
+WAYS_OUT = """
+import json, os, socket, time
+def attempt(kind, family, address):
+    began = time.monotonic()
+    s = socket.socket(family, kind)
+    s.settimeout(4)
+    try:
+        s.connect(address)
+        if kind == socket.SOCK_DGRAM:
+            s.send(b"x"); time.sleep(0.1); s.send(b"x"); s.recv(1)
+        result = "out"
+    except TimeoutError:
+        result = "silence"
+    except OSError as error:
+        result = os.strerror(error.errno) if error.errno else str(error)
+    return result, time.monotonic() - began
+T, U, A, B = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.AF_INET, socket.AF_INET6
+print(json.dumps({name: attempt(*way) for name, way in {
+    "ipv4": (T, A, ("192.0.2.1", 443)), "ipv6": (T, B, ("2001:db8::1", 443)), "mapped": (T, B, ("::ffff:192.0.2.1", 443)),
+    "metadata": (T, A, ("169.254.169.254", 80)), "apiserver": (T, A, (API, PORT)), "kubelet": (T, A, (NODE, 10250)),
+    "service": (T, A, (SERVICE, 443)), "dns over udp": (U, A, ("192.0.2.53", 53)), "raw udp": (U, A, (NODE, 9)),
+}.items()}))
+"""
+
+
+def test_two_agents_share_one_gpu_and_each_knows_who_it_is(space: Space):
+    space.apply(space.agent("a", memory="24Gi"), space.agent("b", memory="16Gi"))
+    a, b = space.ready("a", "b")
+    assert a["status"]["gpu"]["uuid"] == b["status"]["gpu"]["uuid"], "best fit puts both on the GPU that they fill most"
+    for agent in (a, b):
+        name, status = agent["metadata"]["name"], agent["status"]
+        seen = json.loads(space.inside(name, WHO))
+        assert seen["socket"] == seen["loopback"], "socket and loopback are the same endpoint"
+        who = seen["loopback"]
+        assert (who["namespace"], who["name"], who["uid"]) == (space.name, name, agent["metadata"]["uid"])
+        assert who["gpu"] == status["gpu"]
+        assert who["node"] == status["nodeName"]
+        assert seen["env"]["AIOS_AGENT"] == f"{space.name}/{name}"
+        assert seen["env"]["NVIDIA_VISIBLE_DEVICES"] == "void"
+        assert seen["env"]["HTTPS_PROXY"] == seen["env"]["http_proxy"] == seen["env"]["AIOS_URL"]
+
+
+def test_the_share_is_booked_in_the_claim_to_the_byte(space: Space):
+    space.apply(space.agent("a", memory="1000M"))
+    (agent,) = space.ready("a")
+    (claim,) = space.list("resourceclaims", "aios.dev/agent=a")
+    booked = {r["request"]: r["consumedCapacity"] for r in claim["status"]["allocation"]["devices"]["results"]}
+    assert booked["gpu"]["memory"] in ("954Mi", str(954 * 2**20)), "1000M is 953.67 MiB, booked in whole MiB"
+    assert booked["runtime"]["slots"] == "1"
+    assert agent["status"]["gpu"]["memory"] == "954Mi"
+
+
+def test_an_agent_without_a_gpu_holds_a_slot_and_nothing_else(space: Space):
+    space.apply(space.agent("scribe"))
+    (agent,) = space.ready("scribe")
+    assert "gpu" not in agent["status"]
+    (claim,) = space.list("resourceclaims", "aios.dev/agent=scribe")
+    assert [r["name"] for r in claim["spec"]["devices"]["requests"]] == ["runtime"]
+
+
+def test_no_way_leads_out_of_the_pod_and_each_attempt_fails_at_once(space: Space):
+    space.apply(space.agent("inmate"))
+    space.ready("inmate")
+    node = json.loads(space.kubectl("get", "nodes", "-o", "json"))["items"][0]
+    address = next(a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP")
+    endpoints = json.loads(
+        space.kubectl("get", "endpointslices", "-n", "default", "-l", "kubernetes.io/service-name=kubernetes", "-o", "json")
+    )["items"][0]
+    service = json.loads(space.kubectl("get", "service", "-n", "default", "kubernetes", "-o", "json"))["spec"]["clusterIP"]
+    code = WAYS_OUT.replace("API", repr(endpoints["endpoints"][0]["addresses"][0])).replace("PORT", str(endpoints["ports"][0]["port"]))
+    tried = json.loads(space.inside("inmate", code.replace("NODE", repr(address)).replace("SERVICE", repr(service))))
+    assert {name: how for name, (how, _) in tried.items() if how in ("out", "silence")} == {}
+    assert max(seconds for _, seconds in tried.values()) < 3, tried
+
+
+def test_another_pod_can_not_reach_into_an_agent(space: Space):
+    listen = "import socket; s = socket.create_server(('0.0.0.0', 8000)); print('up', flush=True); s.accept()"
+    space.apply(space.agent("server", code=listen))
+    space.ready("server")
+    address = space.get("pod", space.pod_of("server"))["status"]["podIP"]
+    visitor = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "visitor"},
+               "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
+                        "containers": [{"name": "c", "image": space.image, "imagePullPolicy": "IfNotPresent", "command": ["python3", "-c", f"""
+import socket
+try:
+    socket.create_connection(({address!r}, 8000), timeout=3); print("reached")
+except OSError as error:
+    print("refused", error)
+"""]}]}}  # fmt: skip
+    space.apply(visitor)
+    eventually(lambda: (space.get("pod", "visitor") or {}).get("status", {}).get("phase") == "Succeeded", "the visitor has ended")
+    assert space.kubectl("logs", "visitor").startswith("refused")
+    space.kubectl("delete", "pod", "visitor")
+
+
+def test_the_pod_meets_the_restricted_standard_and_every_container_needs_the_claim(space: Space):
+    space.kubectl("label", "namespace", space.name, "pod-security.kubernetes.io/enforce=restricted")
+    agent = space.agent("tight")
+    template = agent["spec"]["template"]["spec"]
+    template["securityContext"] = {"runAsNonRoot": True, "runAsUser": 1000}
+    template["initContainers"] = [{**template["containers"][0], "name": "first", "command": ["python3", "-c", "print('hello')"]}]
+    space.apply(agent)
+    space.ready("tight")
+    spec = space.get("pod", space.pod_of("tight"))["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["dnsPolicy"] == "None"
+    assert spec["dnsConfig"]["nameservers"] == ["127.0.0.1"]
+    for container in spec["containers"] + spec["initContainers"]:
+        assert container["resources"]["claims"] == [{"name": "aios"}]
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    policy = space.get("networkpolicy", "aios-agents")
+    assert sorted(policy["spec"]["policyTypes"]) == ["Egress", "Ingress"]
+    assert not policy["spec"].get("egress")
+    assert not policy["spec"].get("ingress")
+
+
+def test_an_agent_can_not_write_into_the_directory_that_identifies_it(space: Space):
+    space.apply(space.agent("a"))
+    space.ready("a")
+    seen = space.inside(
+        "a",
+        "import os\ntry:\n    open('/run/aios/x', 'w'); print('written')\nexcept OSError as e: print(e.strerror)\nprint(os.listdir('/run/aios'))",
+    )
+    assert seen.splitlines() == ["Read-only file system", "['agent.sock']"]
+
+
+def test_get_agents_shows_what_a_person_wants_to_see(space: Space):
+    space.apply(space.agent("a", memory="2Gi"))
+    space.ready("a")
+    head, row = space.kubectl("get", "agents").splitlines()
+    assert head.split()[0] == "NAME"
+    assert {"GPU", "VRAM", "NODE", "READY"} <= set(head.split())
+    assert "2Gi" in row
+    assert "True" in row
+    explained = space.kubectl("explain", "agent.spec.gpu")
+    assert "share of one GPU" in explained or "share of a GPU" in explained

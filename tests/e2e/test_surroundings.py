@@ -1,0 +1,129 @@
+"""Processes of ours and of the node die and come back: no Agent is disturbed, none starts unfenced, nothing is written at rest."""
+
+import json
+import re
+import time
+
+import pytest
+from e2e.support import IDLE, Object, Space, eventually
+
+from aios_localcluster.cluster import LocalCluster
+from aios_localcluster.kubeaios import NAMESPACE, kubectl
+
+STEADY = """
+import http.client, json, os, time, urllib.parse
+url = urllib.parse.urlsplit(os.environ["AIOS_URL"])
+good = bad = 0
+longest = gap = 0.0
+end = time.monotonic() + SECONDS
+last = time.monotonic()
+while time.monotonic() < end:
+    try:
+        c = http.client.HTTPConnection(url.hostname, url.port, timeout=10)
+        c.request("GET", "/v1/agent")
+        assert c.getresponse().status == 200
+        good += 1
+        longest = max(longest, time.monotonic() - last)
+        last = time.monotonic()
+    except (OSError, http.client.HTTPException):
+        bad += 1
+    time.sleep(0.02)
+print(json.dumps({"good": good, "bad": bad, "longest": longest}))
+"""
+
+FENCE = """
+import socket
+try:
+    socket.create_connection(("192.0.2.1", 443), timeout=3); print("out")
+except TimeoutError: print("silence")
+except OSError: print("fenced")
+"""
+
+
+def kill(cluster: LocalCluster, program: str) -> int:
+    """kill -9 to the one process on the node whose command line names `program`; its pid there."""
+    listed = cluster.node_exec(["ps", "-eo", "pid,args"])
+    pids = [int(line.split()[0]) for line in listed.splitlines() if re.search(rf"bin/{program}( |$)", line)]
+    assert len(pids) == 1, listed
+    cluster.node_exec(["kill", "-9", str(pids[0])])
+    return pids[0]
+
+
+def rolled_out(cluster: LocalCluster, daemonset: str) -> None:
+    kubectl(cluster, "-n", NAMESPACE, "rollout", "status", f"daemonset/{daemonset}", "--timeout=60s")
+
+
+def restarts(space: Space) -> Object:
+    return {p["metadata"]["name"]: p["status"]["containerStatuses"][0]["restartCount"] for p in space.list("pods")}
+
+
+@pytest.mark.parametrize("program", ["aios-node", "aios-gateway"])
+def test_requests_go_on_while_either_side_is_killed(space: Space, cluster: LocalCluster, program: str):
+    space.apply(space.agent("a", memory="4Gi", code=STEADY.replace("SECONDS", "20") + IDLE))
+    space.ready("a")
+    kill(cluster, program)
+    rolled_out(cluster, program)
+    eventually(lambda: "good" in space.kubectl("logs", space.pod_of("a")), "the requests have ended")
+    told = json.loads(space.kubectl("logs", space.pod_of("a")).splitlines()[0])
+    assert told["good"] > 100, told
+    assert told["bad"] == 0 if program == "aios-node" else told["longest"] < 15, told
+    assert restarts(space) == {"a-1": 0}
+    assert space.inside("a", FENCE).strip() == "fenced"
+
+
+@pytest.mark.parametrize("delay_seconds", [0.0, 0.4, 0.8, 1.2, 1.6])
+def test_the_node_agent_killed_at_any_moment_of_a_start_delays_it_and_no_more(space: Space, cluster: LocalCluster, delay_seconds: float):
+    space.apply(space.agent("a", memory="4Gi", code=FENCE + IDLE))
+    time.sleep(delay_seconds)
+    kill(cluster, "aios-node")
+    space.ready("a", timeout_seconds=150)
+    assert space.kubectl("logs", space.pod_of("a")).split()[0] == "fenced"
+
+
+def test_a_restarted_kubelet_disturbs_nobody(space: Space, cluster: LocalCluster):
+    space.apply(space.agent("a", memory="4Gi"), space.agent("b"))
+    space.ready("a", "b")
+    before = restarts(space)
+    cluster.restart("kubelet")
+    eventually(lambda: json.loads(space.kubectl("get", "resourceslices", "-o", "json"))["items"], "the slices are back", 90)
+    space.apply(space.agent("c", memory="4Gi"))
+    space.ready("c", timeout_seconds=90)
+    after = restarts(space)
+    assert {name: after[name] for name in before} == before
+    assert space.inside("a", FENCE).strip() == "fenced"
+    assert [space.get("agent", name)["status"]["attempt"] for name in ("a", "b", "c")] == [1, 1, 1]
+
+
+def test_a_deleted_slice_is_published_again(space: Space):
+    names = [s["metadata"]["name"] for s in json.loads(space.kubectl("get", "resourceslices", "-o", "json"))["items"]]
+    space.kubectl("delete", "resourceslice", *names)
+    eventually(lambda: json.loads(space.kubectl("get", "resourceslices", "-o", "json"))["items"], "the slice is back", 30)
+
+
+def operator_pod(cluster: LocalCluster) -> str:
+    return kubectl(
+        cluster, "-n", NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/component=operator", "-o", "jsonpath={.items[0].metadata.name}"
+    )
+
+
+def operator_writes(cluster: LocalCluster) -> float:
+    """How many writing API requests the operator has made so far, by its own metrics."""
+    text = kubectl(cluster, "get", "--raw", f"/api/v1/namespaces/{NAMESPACE}/pods/{operator_pod(cluster)}:8080/proxy/metrics")
+    lines = [line for line in text.splitlines() if line.startswith("aios_operator_api_requests_total{")]
+    assert lines, "the operator counts its API requests"
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if not re.search(r'verb="(get|list|watch)"', line))
+
+
+def test_at_rest_the_operator_writes_nothing_also_after_its_restart(space: Space, cluster: LocalCluster):
+    space.apply(space.agent("a", memory="4Gi"), space.agent("b"), space.agent("giant", memory="900Gi"))
+    space.ready("a", "b")
+    space.wait("giant", "Placed", "False")
+    time.sleep(5)
+    before = {name: space.get("agent", name)["metadata"]["resourceVersion"] for name in ("a", "b", "giant")}
+    kubectl(cluster, "-n", NAMESPACE, "delete", "pod", operator_pod(cluster), "--timeout=60s")
+    kubectl(
+        cluster, "-n", NAMESPACE, "wait", "pods", "-l", "app.kubernetes.io/component=operator", "--for=condition=Ready", "--timeout=90s"
+    )
+    time.sleep(8)
+    assert operator_writes(cluster) == 0
+    assert {name: space.get("agent", name)["metadata"]["resourceVersion"] for name in before} == before

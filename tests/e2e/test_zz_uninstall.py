@@ -1,0 +1,24 @@
+"""The last test of the tier: removing the chart removes the Agents first, and it can be installed again."""
+
+import json
+
+from e2e.support import Space, namespace
+
+from aios_localcluster import kubeaios
+from aios_localcluster.cluster import LocalCluster
+from aios_localcluster.kubeaios import kubectl
+
+
+def test_removing_the_chart_removes_agents_first_and_leaves_nothing_behind(installed: tuple[LocalCluster, dict[str, str]]):
+    cluster, tags = installed
+    with namespace(cluster, "test-uninstall", tags["example"]) as space:
+        space.apply(space.agent("a", memory="4Gi"))
+        space.ready("a")
+        kubeaios.uninstall(cluster)
+        assert json.loads(kubectl(cluster, "get", "pods,resourceclaims", "-n", space.name, "-o", "json"))["items"] == []
+        assert json.loads(kubectl(cluster, "get", "deviceclasses", "-o", "json"))["items"] == []
+        kubeaios.install(cluster, print, kubeaios.FAKE_GPUS)
+        again: Space = space
+        again.apply(again.agent("b", memory="4Gi"))
+        again.ready("b")
+        again.kubectl("delete", "agents", "--all")

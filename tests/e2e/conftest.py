@@ -5,11 +5,11 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from e2e.support import Space, namespace
-
-from aios_localcluster import kubeaios
 from aios_localcluster.cluster import LocalCluster
 from aios_localcluster.host import unable_reason
+
+from aios_localcluster import kubeaios
+from e2e.support import Space, namespace
 
 COUNTER = itertools.count(1)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from aios_localcluster.cluster import LocalCluster
+
 from aios_localcluster.kubeaios import kubectl
 
 Object = dict[str, Any]
@@ -44,7 +45,7 @@ class Space:
         found = self.kubectl("get", kind, name, "--ignore-not-found", "-o", "json")
         return json.loads(found) if found else None
 
-    def list(self, kind: str, selector: str = "") -> list[Object]:
+    def objects(self, kind: str, selector: str = "") -> list[Object]:
         return json.loads(self.kubectl("get", kind, "-l", selector, "-o", "json"))["items"]
 
     def apply(self, *objects: Object) -> None:

@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+
 from e2e.support import Space, eventually
 
 
@@ -16,7 +17,7 @@ def test_an_edited_template_is_a_new_attempt_and_never_two_at_once(space: Space)
 
     def replaced() -> bool:
         nonlocal most
-        alive = [p for p in space.list("pods", "aios.dev/agent=a") if p["status"]["phase"] == "Running"]
+        alive = [p for p in space.objects("pods", "aios.dev/agent=a") if p["status"]["phase"] == "Running"]
         most = max(most, len(alive))
         return any(p["metadata"]["name"] == "a-2" for p in alive)
 
@@ -33,7 +34,7 @@ def test_stopped_releases_the_share_and_running_takes_it_again(space: Space):
     space.ready("a")
     space.patch("a", {"operatingMode": "Stopped"})
     stopped = space.wait("a", "Ready", "False")
-    eventually(lambda: not space.list("pods") and not space.list("resourceclaims"), "pod and claim are released")
+    eventually(lambda: not space.objects("pods") and not space.objects("resourceclaims"), "pod and claim are released")
     assert space.condition("a", "Ready")["reason"] == "Stopped", stopped["status"]
     space.patch("a", {"operatingMode": "Running"})
     (again,) = space.ready("a")
@@ -44,7 +45,7 @@ def test_stopped_releases_the_share_and_running_takes_it_again(space: Space):
 def test_an_agent_that_ends_well_is_completed_and_its_share_is_free(space: Space, policy: str):
     space.apply(space.agent("job", memory="8Gi", code="print('done')", restartPolicy=policy))
     space.wait("job", "Completed")
-    eventually(lambda: not space.list("resourceclaims"), "the claim is released")
+    eventually(lambda: not space.objects("resourceclaims"), "the claim is released")
     time.sleep(2)
     assert space.get("agent", "job")["status"]["attempt"] == 1, "what is completed is not started again"
 
@@ -110,7 +111,7 @@ def test_an_agent_larger_than_any_gpu_waits_and_the_named_change_helps(space: Sp
     pending = waiting["status"]["pending"]
     assert "200Gi" in pending["message"]
     assert "80Gi" in pending["smallestChange"]
-    assert space.list("pods") == []
+    assert space.objects("pods") == []
     space.patch("giant", {"gpu": {"memory": "80Gi"}})
     (placed,) = space.ready("giant")
     assert "pending" not in placed["status"]

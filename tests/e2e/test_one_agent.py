@@ -40,6 +40,23 @@ print(json.dumps({name: attempt(*way) for name, way in {
 }.items()}))
 """
 
+VISIT = """
+import socket
+try:
+    socket.create_connection((HOST, 8000), timeout=3); print("reached")
+except OSError as error:
+    print("refused", error)
+"""
+
+WRITE = """
+import os
+try:
+    open("/run/aios/x", "w"); print("written")
+except OSError as error:
+    print(error.strerror)
+print(os.listdir("/run/aios"))
+"""
+
 
 def test_two_agents_share_one_gpu_and_each_knows_who_it_is(space: Space):
     space.apply(space.agent("a", memory="24Gi"), space.agent("b", memory="16Gi"))
@@ -61,7 +78,7 @@ def test_two_agents_share_one_gpu_and_each_knows_who_it_is(space: Space):
 def test_the_share_is_booked_in_the_claim_to_the_byte(space: Space):
     space.apply(space.agent("a", memory="1000M"))
     (agent,) = space.ready("a")
-    (claim,) = space.list("resourceclaims", "aios.dev/agent=a")
+    (claim,) = space.objects("resourceclaims", "aios.dev/agent=a")
     booked = {r["request"]: r["consumedCapacity"] for r in claim["status"]["allocation"]["devices"]["results"]}
     assert booked["gpu"]["memory"] in ("954Mi", str(954 * 2**20)), "1000M is 953.67 MiB, booked in whole MiB"
     assert booked["runtime"]["slots"] == "1"
@@ -72,7 +89,7 @@ def test_an_agent_without_a_gpu_holds_a_slot_and_nothing_else(space: Space):
     space.apply(space.agent("scribe"))
     (agent,) = space.ready("scribe")
     assert "gpu" not in agent["status"]
-    (claim,) = space.list("resourceclaims", "aios.dev/agent=scribe")
+    (claim,) = space.objects("resourceclaims", "aios.dev/agent=scribe")
     assert [r["name"] for r in claim["spec"]["devices"]["requests"]] == ["runtime"]
 
 
@@ -96,15 +113,14 @@ def test_another_pod_can_not_reach_into_an_agent(space: Space):
     space.apply(space.agent("server", code=listen))
     space.ready("server")
     address = space.get("pod", space.pod_of("server"))["status"]["podIP"]
-    visitor = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "visitor"},
-               "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
-                        "containers": [{"name": "c", "image": space.image, "imagePullPolicy": "IfNotPresent", "command": ["python3", "-c", f"""
-import socket
-try:
-    socket.create_connection(({address!r}, 8000), timeout=3); print("reached")
-except OSError as error:
-    print("refused", error)
-"""]}]}}  # fmt: skip
+    container = {
+        "name": "c",
+        "image": space.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python3", "-c", VISIT.replace("HOST", repr(address))],
+    }
+    spec = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [container]}
+    visitor = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "visitor"}, "spec": spec}
     space.apply(visitor)
     eventually(lambda: (space.get("pod", "visitor") or {}).get("status", {}).get("phase") == "Succeeded", "the visitor has ended")
     assert space.kubectl("logs", "visitor").startswith("refused")
@@ -136,10 +152,7 @@ def test_the_pod_meets_the_restricted_standard_and_every_container_needs_the_cla
 def test_an_agent_can_not_write_into_the_directory_that_identifies_it(space: Space):
     space.apply(space.agent("a"))
     space.ready("a")
-    seen = space.inside(
-        "a",
-        "import os\ntry:\n    open('/run/aios/x', 'w'); print('written')\nexcept OSError as e: print(e.strerror)\nprint(os.listdir('/run/aios'))",
-    )
+    seen = space.inside("a", WRITE)
     assert seen.splitlines() == ["Read-only file system", "['agent.sock']"]
 
 

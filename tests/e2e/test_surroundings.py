@@ -5,10 +5,10 @@ import re
 import time
 
 import pytest
-from e2e.support import IDLE, Object, Space, eventually
-
 from aios_localcluster.cluster import LocalCluster
+
 from aios_localcluster.kubeaios import NAMESPACE, kubectl
+from e2e.support import IDLE, Object, Space, eventually
 
 STEADY = """
 import http.client, json, os, time, urllib.parse
@@ -54,7 +54,7 @@ def rolled_out(cluster: LocalCluster, daemonset: str) -> None:
 
 
 def restarts(space: Space) -> Object:
-    return {p["metadata"]["name"]: p["status"]["containerStatuses"][0]["restartCount"] for p in space.list("pods")}
+    return {p["metadata"]["name"]: p["status"]["containerStatuses"][0]["restartCount"] for p in space.objects("pods")}
 
 
 @pytest.mark.parametrize("program", ["aios-node", "aios-gateway"])

@@ -2,11 +2,11 @@
 
 import json
 
-from e2e.support import Space, namespace
+from aios_localcluster.cluster import LocalCluster
 
 from aios_localcluster import kubeaios
-from aios_localcluster.cluster import LocalCluster
 from aios_localcluster.kubeaios import kubectl
+from e2e.support import Space, namespace
 
 
 def test_removing_the_chart_removes_agents_first_and_leaves_nothing_behind(installed: tuple[LocalCluster, dict[str, str]]):

@@ -1,0 +1,203 @@
+"""What the rooms of the sidecar know of one another: the GPUs of a node, who an agent is, and the messages by which listeners change hands.
+
+`node`, `vram` and `gateway` import this file and `handover.py`, which carries the messages, and never each other. One JSON message each:
+
+    gateway → node    hello · held (each agent it serves, with its listeners) · synced · serving (the acknowledgement of each serve)
+    node → gateway    hello · serve (record and listeners) · update (the record changed) · stop
+
+Both sides open with `hello`. The gateway then names what it serves; after `synced` the node knows what survived: it adopts listeners that it
+lacks, stops what it no longer knows, and serves everything it has. Every message may be repeated; the last one is true. A link that ends says
+nothing about the agents: both sides keep their listeners and the gateway keeps serving.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, Protocol, Self
+
+from aios_api.agent import PlacedGPU
+from aios_api.meta import Condition
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+MIB: Final = 1 << 20
+HANDOVER_VERSION: Final = 1
+"""Of the messages below. A peer that says another one is refused: the two images of one release belong together."""
+MESSAGE_LIMIT_BYTES: Final = 64 * 1024
+LISTENERS_LIMIT: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class GPU:
+    """One GPU that can be shared, as the driver library describes it."""
+
+    uuid: str
+    model: str
+    index: int
+    memory_mib: int
+    """What agents can be given at most: total less what the driver reserves, rounded down."""
+    fake: bool = False
+    """True when the library is our fake: nothing is enforced on it, and whoever publishes it must say so."""
+
+
+@dataclass(frozen=True, slots=True)
+class WithheldGPU:
+    """A GPU that the library counts and that can't be offered, and why."""
+
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryReport:
+    """What there is now. No GPUs is a state with a reason, not an error."""
+
+    gpus: tuple[GPU, ...] = ()
+    withheld: tuple[WithheldGPU, ...] = ()
+    absent: str | None = None
+    """Why the library can't be asked at all; None when it answered."""
+    driver_version: str | None = None
+
+
+class Inventory(Protocol):
+    """Knows the GPUs of this node."""
+
+    async def read(self) -> InventoryReport:
+        """What the driver says now. Does not block the event loop and does not raise."""
+
+    async def close(self) -> None:
+        """Give the driver library back."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, alias_generator=to_camel)
+
+
+class AgentIdentity(_Record):
+    """Who speaks through an agent's listeners."""
+
+    namespace: str
+    name: str
+    uid: str
+    attempt: Annotated[int, Field(ge=1)]
+
+
+class Share(_Record):
+    """The agent's part of its GPU, in bytes, for programs; `gpu.memory` is the same as a quantity."""
+
+    memory_bytes: Annotated[int, Field(gt=0)]
+    gpu_memory_bytes: Annotated[int, Field(gt=0)]
+
+
+class AgentRecord(_Record):
+    """All that an agent may know of itself; the body of `GET /v1/agent`."""
+
+    identity: AgentIdentity
+    node: str
+    gpu: PlacedGPU | None = None
+    share: Share | None = None
+    conditions: Annotated[tuple[Condition, ...], Field(strict=False, max_length=16)] = ()
+
+    @model_validator(mode="after")
+    def _share_of_a_gpu(self) -> Self:
+        if (self.gpu is None) != (self.share is None):
+            raise ValueError("gpu and share must be given together or both be absent")
+        return self
+
+
+ListenerKind = Literal["socket", "loopback"]
+ClaimUID = Annotated[str, Field(pattern=r"^[0-9a-f-]{1,64}$")]
+ListenerKinds = Annotated[tuple[ListenerKind, ...], Field(strict=False, max_length=LISTENERS_LIMIT)]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class WithListeners(_Message):
+    """A message that travels with descriptors."""
+
+    listeners: ListenerKinds = ()
+    """What the descriptors beside the message are, in their order. Filled in by `Link.send`."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len(set(self.listeners)) != len(self.listeners):
+            raise ValueError("listeners must name each kind once")
+        return self
+
+
+class Hello(_Message):
+    """First message of both sides."""
+
+    type: Literal["hello"] = "hello"
+    contract: int = HANDOVER_VERSION
+
+
+class Held(WithListeners):
+    """The gateway serves this agent on these listeners; the descriptors are duplicates of them."""
+
+    type: Literal["held"] = "held"
+    claim_uid: ClaimUID
+
+
+class Synced(_Message):
+    """The gateway has named every agent that it serves."""
+
+    type: Literal["synced"] = "synced"
+
+
+class Serving(_Message):
+    """The gateway accepts connections on these kinds of listeners; the answer to each `serve`."""
+
+    type: Literal["serving"] = "serving"
+    claim_uid: ClaimUID
+    kinds: ListenerKinds = ()
+
+
+class Serve(WithListeners):
+    """Serve this agent on exactly these listeners from now on; connections that are open stay."""
+
+    type: Literal["serve"] = "serve"
+    claim_uid: ClaimUID
+    record: AgentRecord
+
+
+class Update(_Message):
+    """The record of an agent changed; its listeners did not."""
+
+    type: Literal["update"] = "update"
+    claim_uid: ClaimUID
+    record: AgentRecord
+
+
+class Stop(_Message):
+    """The agent is gone: close its listeners and end its connections."""
+
+    type: Literal["stop"] = "stop"
+    claim_uid: ClaimUID
+
+
+Message = Hello | Held | Synced | Serving | Serve | Update | Stop
+_MESSAGES: Final[TypeAdapter[Message]] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
+
+
+class ProtocolError(Exception):
+    """The peer said what the contract does not know."""
+
+
+def encode(message: Message) -> bytes:
+    """One packet. Raises ValueError when it would be longer than the contract allows."""
+    packet = message.model_dump_json(by_alias=True, exclude_none=True).encode()
+    if len(packet) > MESSAGE_LIMIT_BYTES:
+        raise ValueError(f"a {message.type} message of {len(packet)} bytes: at most {MESSAGE_LIMIT_BYTES} fit")
+    return packet
+
+
+def decode(packet: bytes) -> Message:
+    """The message in `packet`; ProtocolError when it is not exactly one that the contract knows."""
+    if len(packet) > MESSAGE_LIMIT_BYTES:
+        raise ProtocolError(f"a packet of {len(packet)} bytes: at most {MESSAGE_LIMIT_BYTES} are allowed")
+    try:
+        return _MESSAGES.validate_json(packet)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise ProtocolError(f"not a message of the contract: {'.'.join(map(str, first['loc'])) or 'packet'}: {first['msg']}") from None

@@ -71,7 +71,11 @@ def build() -> tuple[bool | None, list[str]]:
 def pytest(tier: str) -> Outcome:
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", f"tests/{tier}", "-rs", "--no-header"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "pytest", f"tests/{tier}", "-rs", "--no-header"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     assert process.stdout is not None
     lines = []
@@ -84,7 +88,15 @@ def pytest(tier: str) -> Outcome:
     reasons = sorted({re.sub(r"^SKIPPED \[\d+\] \S+ ", "", line).strip() for line in lines if line.startswith("SKIPPED")})
     failed = number.get("failed", 0) + number.get("error", 0)
     ok = None if code == 5 or (code == 0 and not number.get("passed")) else code == 0
-    return Outcome(tier, time.monotonic() - began, ok, number.get("passed", 0), failed if code in (0, 5) or failed else 1, number.get("skipped", 0), reasons)
+    return Outcome(
+        tier,
+        time.monotonic() - began,
+        ok,
+        number.get("passed", 0),
+        failed if code in (0, 5) or failed else 1,
+        number.get("skipped", 0),
+        reasons,
+    )
 
 
 BUDGET_MINUTES = {"unit": 3, "property": 3, "api": 4, "node": 5, "e2e": 12, "faults": 8, "build": 22}
@@ -105,11 +117,17 @@ def summary(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         word = {True: "ok", False: "FAILED", None: "skipped"}[outcome.ok]
         budget = f" of {BUDGET_MINUTES[outcome.tier]} min" if outcome.tier in BUDGET_MINUTES else ""
-        counts = f"  {outcome.passed} passed, {outcome.failed} failed, {outcome.skipped} skipped" if outcome.tier not in ("check", "build") else ""
+        counts = (
+            f"  {outcome.passed} passed, {outcome.failed} failed, {outcome.skipped} skipped"
+            if outcome.tier not in ("check", "build")
+            else ""
+        )
         print(f"  {outcome.tier:<10}{word:<9}{outcome.seconds:6.0f} s{budget}{counts}")
         for reason in outcome.reasons[:6]:
             print(f"             · {reason}")
-    print(f"\n{sum(o.passed for o in outcomes)} passed, {sum(o.failed for o in outcomes)} failed, {sum(o.skipped for o in outcomes)} skipped")
+    print(
+        f"\n{sum(o.passed for o in outcomes)} passed, {sum(o.failed for o in outcomes)} failed, {sum(o.skipped for o in outcomes)} skipped"
+    )
 
 
 def main(tiers: list[str]) -> int:

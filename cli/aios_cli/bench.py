@@ -11,7 +11,12 @@ GROUP = "aios.benches"
 @click.command()
 @click.argument("name", required=False)
 @click.option("--quick", is_flag=True, help="A small run that only shows that the bench works.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write figures, method, machine, versions and samples here.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write figures, method, machine, versions and samples here.",
+)
 @click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Default: the local cluster's.")
 def bench(name: str | None, quick: bool, json_path: Path | None, kubeconfig: Path | None) -> None:
     """Measure one promise on the real thing. Without NAME: list the benches."""
@@ -22,12 +27,15 @@ def bench(name: str | None, quick: bool, json_path: Path | None, kubeconfig: Pat
     if name not in found:
         raise click.UsageError(f"NAME must be one of: {', '.join(sorted(found))}.")
     try:
-        from aios_bench.result import Options, write
         from aios_localcluster.cluster import default_kubeconfig
+
+        from aios_bench.result import Options, write
 
         run = found[name].load()
     except ModuleNotFoundError as missing:
-        raise click.ClickException(f"Benches run from a source checkout (make setup); {missing.name} is not part of the installed package.") from missing
+        raise click.ClickException(
+            f"Benches run from a source checkout (make setup); {missing.name} is not part of the installed package."
+        ) from missing
     result = run(Options(kubeconfig=kubeconfig or default_kubeconfig(), quick=quick))
     for figure, value in result.figures.items():
         click.echo(f"{figure:<36} {value:g}")

@@ -66,7 +66,10 @@ def up() -> None:
 
     show("kubectl -n quickstart get agents", kubectl(cluster, "-n", SPACE, "get", "agents"))
     pending = json.loads(kubectl(cluster, "-n", SPACE, "get", "agent", "giant", "-o", "json"))["status"]["pending"]
-    show("kubectl -n quickstart get agent giant -o jsonpath='{.status.pending}'", f"{pending['message']}\nwhat would help: {pending['smallestChange']}")
+    show(
+        "kubectl -n quickstart get agent giant -o jsonpath='{.status.pending}'",
+        f"{pending['message']}\nwhat would help: {pending['smallestChange']}",
+    )
     pod = kubectl(cluster, "-n", SPACE, "get", "agent", "researcher", "-o", "jsonpath={.status.podName}")
     inside = kubectl(cluster, "-n", SPACE, "exec", pod, "--", "python3", "-c", INSIDE)
     show(f"from inside the pod {pod}: GET $AIOS_URL/v1/agent, and two connections to the outside", inside)

@@ -47,7 +47,9 @@ def values(cluster: LocalCluster, tags: dict[str, str], fake_gpus: str | None) -
     }
 
 
-def install(cluster: LocalCluster, progress: Callable[[str], None], fake_gpus: str | None = None, timeout_seconds: int = 120) -> dict[str, str]:
+def install(
+    cluster: LocalCluster, progress: Callable[[str], None], fake_gpus: str | None = None, timeout_seconds: int = 120
+) -> dict[str, str]:
     """The chart is installed or upgraded and its pods are ready. Returns the image tags by name.
 
     Raises subprocess.CalledProcessError with Helm's words when the chart can't be installed.

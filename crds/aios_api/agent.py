@@ -2,62 +2,120 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, ValidationError, WithJsonSchema
 
-from aios_api.meta import Condition, Time
+from aios_api.meta import UID, Attempt, Condition, Generation, Message, Model, Name, Time, Word
+from aios_api.schema import list_type, rule, rules
+from aios_api.template import pod_template
+
+GPUModel = Annotated[str, Field(min_length=1, max_length=64)]
+Memory = Annotated[str, Field(min_length=1, max_length=32)]
+Conditions = Annotated[list[Condition], Field(max_length=16, json_schema_extra=list_type(keys=["type"]))]
+
+_MEMORY_RULES = rules(
+    rule("isQuantity(self)", "memory must be a Kubernetes quantity such as 16Gi", reason="FieldValueInvalid"),
+    rule(
+        "!isQuantity(self) || !quantity(self).isLessThan(quantity('1Mi'))",
+        "memory must be at least 1Mi; leave spec.gpu out for an Agent without a GPU",
+        reason="FieldValueInvalid",
+    ),
+    rule("!isQuantity(self) || !quantity(self).isGreaterThan(quantity('8Pi'))", "memory must be at most 8Pi", reason="FieldValueInvalid"),
+)
 
 
-class Model(BaseModel):
-    """Every part of our API: unknown fields are refused, names are camelCase on the wire."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+class InvalidSpec(ValueError):
+    """The spec is not one of this version's; the message names each field and says what must be true."""
 
 
 class AgentGPU(Model):
     """A share of one GPU."""
 
-    memory: str = Field(description="VRAM of the share, a Kubernetes quantity of at least 1Mi, such as 16Gi. Booked on one GPU, in whole MiB (rounded up).")
-    models: list[str] | None = Field(default=None, description="GPU models to accept, as published by the node (kubectl get resourceslices); absent accepts any.")
+    memory: Memory = Field(
+        description="VRAM of the share: a Kubernetes quantity of at least 1Mi, such as 16Gi. It is booked on one GPU, in whole MiB, rounded up.",
+        json_schema_extra=_MEMORY_RULES,
+    )
+    models: list[GPUModel] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=16,
+        description="GPU models to accept, as nodes publish them (attribute model in kubectl get resourceslices -o yaml). Absent accepts any model.",
+        json_schema_extra=list_type(unique=True),
+    )
 
 
 class AgentSpec(Model):
-    template: dict[str, Any] = Field(description="The pod to run.")
-    gpu: AgentGPU | None = Field(default=None, description="The share of a GPU that the Agent holds while it runs; absent means no GPU.")
-    restart_policy: Literal["Always", "OnFailure", "Never"] = Field(default="Always", alias="restartPolicy")
-    operating_mode: Literal["Running", "Stopped"] = Field(default="Running", alias="operatingMode")
+    """What the user asks for."""
+
+    template: Annotated[dict[str, Any], WithJsonSchema(pod_template())]
+    gpu: AgentGPU | None = Field(
+        default=None, description="The share of a GPU that the Agent holds from its start to its end. Absent means no GPU."
+    )
+    restart_policy: Literal["Always", "OnFailure", "Never"] = Field(
+        default="Always",
+        alias="restartPolicy",
+        description="When the agent is started again after it ended: Always, OnFailure (exit code other than 0) or Never. "
+        "What ends for good is Completed, and releases its place.",
+    )
+    operating_mode: Literal["Running", "Stopped"] = Field(
+        default="Running",
+        alias="operatingMode",
+        description="Running wants a pod; Stopped gives pod and GPU share back and keeps the Agent.",
+    )
 
 
 class PlacedGPU(Model):
-    uuid: str
-    model: str
-    memory: str
+    """The GPU that was chosen, and how much of it."""
+
+    uuid: UID = Field(description="The GPU, as the driver names it.")
+    model: GPUModel = Field(description="Its model, as its node publishes it.")
+    memory: Memory = Field(description="The VRAM that is booked, in whole MiB.")
 
 
 class Pending(Model):
     """Why the Agent waits for a place, and what would end the wait."""
 
-    reason: str
-    message: str
-    smallest_change: str = Field(alias="smallestChange")
-    since: Time
+    reason: Word = Field(description="Why, in one word; docs/reference/reasons.md explains each.")
+    message: Message = Field(description="Why, with the numbers of this Agent and this cluster.")
+    smallest_change: Message = Field(alias="smallestChange", description="The smallest change that would end the wait.")
+    since: Time = Field(description="When the wait began.")
 
 
 class Failure(Model):
     """The last attempt that failed."""
 
-    attempt: int
-    reason: str
-    message: str
+    attempt: Attempt
+    reason: Word = Field(description="Why, in one word; docs/reference/reasons.md explains each.")
+    message: Message = Field(description="Which container, which exit code, or what was refused.")
     time: Time
 
 
 class AgentStatus(Model):
-    observed_generation: int | None = Field(default=None, alias="observedGeneration")
-    conditions: list[Condition] | None = None
-    attempt: int | None = None
-    node_name: str | None = Field(default=None, alias="nodeName")
-    pod_name: str | None = Field(default=None, alias="podName")
-    gpu: PlacedGPU | None = None
-    pending: Pending | None = None
-    failed_attempts: int | None = Field(default=None, alias="failedAttempts", description="Attempts that failed in a row; the back-off grows with it; 0 again after ten minutes of Ready.")
-    last_failure: Failure | None = Field(default=None, alias="lastFailure")
+    """What a person reads back; written by the operator."""
+
+    conditions: Conditions | None = Field(default=None, description="Accepted, Placed, Prepared, Ready, Completed; Reconciling and Stalled for tools that wait.")
+    observed_generation: Generation | None = Field(
+        default=None, alias="observedGeneration", description="The generation of the spec that this status speaks of."
+    )
+    attempt: Attempt | None = Field(default=None, description="The number of the current attempt; claim and pod are named <agent>-<attempt>.")
+    node_name: Name | None = Field(default=None, alias="nodeName", description="The node of the current attempt.")
+    pod_name: Name | None = Field(default=None, alias="podName", description="The pod of the current attempt.")
+    gpu: PlacedGPU | None = Field(default=None, description="The share that is booked.")
+    pending: Pending | None = Field(default=None, description="Set while the Agent waits for a place.")
+    failed_attempts: Attempt | None = Field(
+        default=None,
+        alias="failedAttempts",
+        description="Attempts that failed in a row; the back-off grows with it. 0 again after ten minutes of Ready.",
+    )
+    last_failure: Failure | None = Field(default=None, alias="lastFailure", description="The last attempt that failed.")
+
+
+def parse_spec(spec: object) -> AgentSpec:
+    """The spec as a model. Raises `InvalidSpec`, whose message names the fields as the user wrote them."""
+    try:
+        return AgentSpec.model_validate(spec)
+    except ValidationError as error:
+        raise InvalidSpec("; ".join(f"{_path(e['loc'])}: {e['msg']}" for e in error.errors(include_url=False))) from None
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in ("spec", *location)).removeprefix(".")

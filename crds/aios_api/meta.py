@@ -1,20 +1,43 @@
-"""What all kinds share: time and conditions."""
+"""What all kinds share: the strict model, time, words, messages, conditions."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Time = str
+MAX_MESSAGE = 4096
 
 
-class Condition(BaseModel):
-    """A `metav1.Condition`."""
+class Model(BaseModel):
+    """Every part of our API: unknown fields are refused, names are camelCase on the wire."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    type: str
+
+def _clip(value: object) -> object:
+    """A message of others (the kubelet's, a program's) may be of any length; ours are as long as the schema allows."""
+    return value if not isinstance(value, str) or len(value) <= MAX_MESSAGE else value[: MAX_MESSAGE - 1] + "…"
+
+
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+"""RFC 3339, in UTC."""
+Message = Annotated[str, BeforeValidator(_clip), Field(max_length=MAX_MESSAGE)]
+"""A sentence for a person. What is longer than the schema allows is cut at its end."""
+Word = Annotated[str, Field(min_length=1, max_length=128, pattern="^[A-Za-z][A-Za-z0-9]*$")]
+"""A CamelCase word that programs compare: see `aios_api.reasons`."""
+Name = Annotated[str, Field(min_length=1, max_length=253)]
+UID = Annotated[str, Field(min_length=1, max_length=64)]
+Attempt = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Generation = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
+class Condition(Model):
+    """A `metav1.Condition`."""
+
+    type: Word = Field(description="What is true or not.")
     status: Literal["True", "False", "Unknown"]
-    reason: str
-    message: str
-    observed_generation: int | None = Field(default=None, alias="observedGeneration")
-    last_transition_time: Time = Field(alias="lastTransitionTime")
+    reason: Word = Field(description="Why, in one word; docs/reference/reasons.md explains each.")
+    message: Message = Field(description="Why, for a person.")
+    observed_generation: Generation | None = Field(
+        default=None, alias="observedGeneration", description="The generation of the spec that this speaks of."
+    )
+    last_transition_time: Time = Field(alias="lastTransitionTime", description="When the status last changed.")

@@ -1,29 +1,47 @@
 """`AgentRuntime`: the operator's order to a node (spec), the node's facts (status). Internal: people read `Agent`."""
 
-from pydantic import Field
+from typing import Annotated
 
-from aios_api.agent import Model, PlacedGPU
-from aios_api.meta import Condition
+from pydantic import ConfigDict, Field
+
+from aios_api.agent import Conditions, PlacedGPU
+from aios_api.meta import UID, Attempt, Model, Name
+from aios_api.schema import rule, rules
+
+_ORDER_RULES = rules(
+    rule("self.agentUID == oldSelf.agentUID", "agentUID must not change: another Agent is another order", path=".agentUID"),
+    rule(
+        "self.attempt > oldSelf.attempt || self == oldSelf",
+        "attempt must grow when anything else changes: claim and pod of an attempt follow from its order",
+        path=".attempt",
+    ),
+)
 
 
 class AgentRuntimeSpec(Model):
-    """The decision. Claim and pod of `attempt` follow from it."""
+    """The decision. Claim and pod of `attempt` follow from it; it does not change within an attempt."""
 
-    agent_uid: str = Field(alias="agentUID")
-    attempt: int
-    template_digest: str = Field(alias="templateDigest")
-    node_name: str = Field(alias="nodeName")
-    claim_name: str = Field(alias="claimName")
-    pod_name: str = Field(alias="podName")
-    gpu: PlacedGPU | None = None
+    model_config = ConfigDict(json_schema_extra=_ORDER_RULES)
+
+    agent_uid: UID = Field(alias="agentUID", description="The Agent that this order is for.")
+    attempt: Annotated[int, Field(ge=1, le=2**31 - 1)] = Field(description="Grows with every new decision; never used twice.")
+    template_digest: Annotated[str, Field(min_length=1, max_length=128)] = Field(
+        alias="templateDigest", description="Of the template and the GPU share that this attempt runs."
+    )
+    node_name: Name = Field(alias="nodeName", description="The node that is to run it.")
+    claim_name: Name = Field(alias="claimName", description="The ResourceClaim of this attempt.")
+    pod_name: Name = Field(alias="podName", description="The pod of this attempt.")
+    gpu: PlacedGPU | None = Field(default=None, description="The share that is to be booked. Absent means no GPU.")
 
 
 class AgentRuntimeStatus(Model):
-    """Facts about one prepared claim, each with what it is about."""
+    """Facts about one prepared claim, each with what it is about; written by the node agent of `spec.nodeName`."""
 
-    node_name: str | None = Field(default=None, alias="nodeName")
-    attempt: int | None = None
-    claim_uid: str | None = Field(default=None, alias="claimUID")
-    pod_uid: str | None = Field(default=None, alias="podUID")
-    contract_version: int | None = Field(default=None, alias="contractVersion")
-    conditions: list[Condition] | None = None
+    conditions: Conditions | None = Field(default=None, description="Prepared, Fenced, Listening.")
+    node_name: Name | None = Field(default=None, alias="nodeName", description="The node that speaks.")
+    attempt: Attempt | None = Field(default=None, description="The attempt that it speaks of.")
+    claim_uid: UID | None = Field(default=None, alias="claimUID", description="The claim that is prepared.")
+    pod_uid: UID | None = Field(default=None, alias="podUID", description="The pod whose network namespace is fenced.")
+    contract_version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
+        default=None, alias="contractVersion", description="The contract that the node agent speaks."
+    )

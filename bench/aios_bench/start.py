@@ -6,18 +6,18 @@ Prepared (`prepared`) and Fenced (`hooked`), and the Agent's own Ready (`ready`)
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from aios_api import names
 from aios_bench.result import Options, Result, percentile
-from aios_kube.client import KubeClient
+from aios_kube.client import KubeClient, connect
 from aios_kube.errors import NotFound
 from aios_kube.protocol import Object, Selection
 from aios_kube.reflector import Reflector
 from aios_kube.resources import AGENT_RUNTIMES, AGENTS, NAMESPACES, PODS, Resource
-from aios_kube.transport import Credentials
 
 SPACE = "aios-bench-start"
 MANAGER = "aios-bench"
@@ -108,7 +108,7 @@ async def measure(options: Options) -> Result:
     image = "localhost/kubeaios/example:dev"
     count = 3 if options.quick else 20
     moments = Moments()
-    client = await KubeClient.connect(Credentials.from_kubeconfig(options.kubeconfig))
+    client = await connect(options.kubeconfig, user_agent=MANAGER)
     watchers: list[asyncio.Task[None]] = []
     try:
         await client.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}}, field_manager=MANAGER)
@@ -130,10 +130,8 @@ async def measure(options: Options) -> Result:
         for task in watchers:
             task.cancel()
         await asyncio.gather(*watchers, return_exceptions=True)
-        try:
+        with contextlib.suppress(NotFound):
             await client.delete(NAMESPACES, SPACE)
-        except NotFound:
-            pass
         await client.close()
     return summarise(moments, one_by_one, at_once)
 
@@ -156,12 +154,15 @@ def summarise(moments: Moments, one_by_one: list[str], at_once: list[str]) -> Re
     return Result(
         figures=figures,
         samples=samples,
-        method=(
-            f"{len(one_by_one)} Agents with 1Gi of VRAM each, image present, after one warm-up: applied one after the other, each once the one "
-            f"before is Ready (apply_to_ready), then {len(at_once)} at once (burst_apply_to_ready). Times are when this program's watches saw each "
-            "fact; *_share_percent is the step's part of all the time from apply to Ready."
-        ),
+        method=METHOD.format(count=len(one_by_one)),
     )
+
+
+METHOD = (
+    "{count} Agents with 1Gi of VRAM each, image present, after one warm-up: applied one after the other, each once the one before is Ready "
+    "(apply_to_ready), then {count} at once (burst_apply_to_ready). Times are when this program's watches saw each fact; *_share_percent is "
+    "the step's part of all the time from apply to Ready."
+)
 
 
 def bench(options: Options) -> Result:

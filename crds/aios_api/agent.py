@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, WithJsonSchema
 
-from aios_api.meta import UID, Attempt, Condition, Generation, Message, Model, Name, Time, Word
+from aios_api.meta import UID, Attempt, AttemptName, Condition, Generation, Message, Model, Name, Time, Word
 from aios_api.schema import list_type, rule, rules
 from aios_api.template import pod_template
 
@@ -31,14 +31,14 @@ class AgentGPU(Model):
     """A share of one GPU."""
 
     memory: Memory = Field(
-        description="VRAM of the share: a Kubernetes quantity of at least 1Mi, such as 16Gi. It is booked on one GPU, in whole MiB, rounded up.",
+        description="VRAM of the share: a quantity of at least 1Mi, such as 16Gi. It is booked on one GPU, in whole MiB, rounded up.",
         json_schema_extra=_MEMORY_RULES,
     )
     models: list[GPUModel] | None = Field(
         default=None,
         min_length=1,
         max_length=16,
-        description="GPU models to accept, as nodes publish them (attribute model in kubectl get resourceslices -o yaml). Absent accepts any model.",
+        description="GPU models to accept, as nodes publish them (see model in kubectl get resourceslices -o yaml). Absent accepts any.",
         json_schema_extra=list_type(unique=True),
     )
 
@@ -92,13 +92,17 @@ class Failure(Model):
 class AgentStatus(Model):
     """What a person reads back; written by the operator."""
 
-    conditions: Conditions | None = Field(default=None, description="Accepted, Placed, Prepared, Ready, Completed; Reconciling and Stalled for tools that wait.")
+    conditions: Conditions | None = Field(
+        default=None, description="Accepted, Placed, Prepared, Ready, Completed; Reconciling and Stalled for tools that wait."
+    )
     observed_generation: Generation | None = Field(
         default=None, alias="observedGeneration", description="The generation of the spec that this status speaks of."
     )
-    attempt: Attempt | None = Field(default=None, description="The number of the current attempt; claim and pod are named <agent>-<attempt>.")
+    attempt: Attempt | None = Field(
+        default=None, description="The number of the current attempt; claim and pod are named <agent>-<attempt>."
+    )
     node_name: Name | None = Field(default=None, alias="nodeName", description="The node of the current attempt.")
-    pod_name: Name | None = Field(default=None, alias="podName", description="The pod of the current attempt.")
+    pod_name: AttemptName | None = Field(default=None, alias="podName", description="The pod of the current attempt.")
     gpu: PlacedGPU | None = Field(default=None, description="The share that is booked.")
     pending: Pending | None = Field(default=None, description="Set while the Agent waits for a place.")
     failed_attempts: Attempt | None = Field(

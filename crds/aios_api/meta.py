@@ -25,6 +25,8 @@ Message = Annotated[str, BeforeValidator(_clip), Field(max_length=MAX_MESSAGE)]
 Word = Annotated[str, Field(min_length=1, max_length=128, pattern="^[A-Za-z][A-Za-z0-9]*$")]
 """A CamelCase word that programs compare: see `aios_api.reasons`."""
 Name = Annotated[str, Field(min_length=1, max_length=253)]
+AttemptName = Annotated[str, Field(min_length=1, max_length=63)]
+"""`<agent>-<attempt>`: a host name and a label value."""
 UID = Annotated[str, Field(min_length=1, max_length=64)]
 Attempt = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Generation = Annotated[int, Field(ge=0, le=2**63 - 1)]

@@ -11,6 +11,8 @@ API_VERSION: Final = f"{GROUP}/{VERSION}"
 
 AGENTS: Final = "agents"
 AGENT_RUNTIMES: Final = "agentruntimes"
+CATEGORY: Final = "aios"
+"""`kubectl get aios` lists all our kinds."""
 
 DRIVER: Final = "gpu.aios.dev"
 """The DRA driver of the node agent; the name of its ResourceSlices' driver and the domain of its attributes."""

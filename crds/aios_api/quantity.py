@@ -1,7 +1,8 @@
 """Kubernetes quantities: `16Gi`, `1.5G`, `500m`, `1e9`.
 
-Strict: what the API server refuses is refused here (`NaN`, `1_000`, `1e3Ki`, an empty text). So are four things that it lets pass: surrounding
-spaces, a text without a digit (`.`, which it reads as 0), numbers below 0, and numbers above 2^63-1, which it caps or not depending on the suffix.
+Strict: what the API server refuses is refused here (`NaN`, `1_000`, `1e3Ki`, an empty text). So is some of what it lets pass: surrounding
+spaces; a text without a digit (`.`, which it reads as 0); numbers below 0; numbers above 2^63-1, which it caps or not, depending on the
+suffix; exponents beyond 100, which it may wrap around.
 """
 
 import re
@@ -31,7 +32,9 @@ def parse(text: str) -> Fraction:
     """The exact number that `text` stands for, at least 0 and at most 2^63-1. Raises `InvalidQuantity`."""
     match = _NUMBER.fullmatch(text) if len(text) <= _MAX_LENGTH else None
     if match is None:
-        raise InvalidQuantity(f"{text[:_MAX_LENGTH]!r} must be a Kubernetes quantity of at most {_MAX_LENGTH} characters, such as 16Gi, 1.5G or 500m")
+        raise InvalidQuantity(
+            f"{text[:_MAX_LENGTH]!r} must be a Kubernetes quantity of at most {_MAX_LENGTH} characters, such as 16Gi, 1.5G or 500m"
+        )
     part = match["part"] or match["only_part"] or ""
     digits = int((match["whole"] or "") + part)
     number = Fraction(digits, 10 ** len(part)) * _factor(text, match["exponent"], match["suffix"] or "")

@@ -1,43 +1,48 @@
 """The closed sets of words in which we explain ourselves: condition types, and the reasons of conditions, pending and failures.
 
-A reason is a word that programs compare; its sentence says what it means wherever it stands, and its anchor leads to the page that says more.
-What is particular to one Agent (which node, how many MiB) belongs into the message beside it.
+A reason is a word that programs compare; its sentence says what it means wherever it stands, and its anchor leads to the page that says
+more. What is particular to one Agent (which node, how many MiB) belongs into the message beside it.
 """
 
 from enum import StrEnum
+from typing import Self
 
 REASONS_PAGE = "docs/reference/reasons.md"
 
 
-class ConditionType(StrEnum):
-    """Adjectives and participles that are True or False of an `Agent` or an `AgentRuntime`."""
-
-    Accepted = "Accepted"
-    Placed = "Placed"
-    Prepared = "Prepared"
-    Fenced = "Fenced"
-    Listening = "Listening"
-    Ready = "Ready"
-    Completed = "Completed"
-    Reconciling = "Reconciling"
-    Stalled = "Stalled"
-
-
-class Reason(StrEnum):
-    """Why a condition is as it is, why an Agent waits, why an attempt failed. `str(reason)` is the word on the wire."""
+class _Explained(StrEnum):
+    """A word on the wire, and the sentence that explains it."""
 
     sentence: str
 
-    def __new__(cls, word: str, sentence: str) -> "Reason":
-        reason = str.__new__(cls, word)
-        reason._value_ = word
-        reason.sentence = sentence
-        return reason
+    def __new__(cls, word: str, sentence: str) -> Self:
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.sentence = sentence
+        return member
 
     @property
     def anchor(self) -> str:
-        """Where the reference says more about this reason."""
+        """Where the reference says more."""
         return f"{REASONS_PAGE}#{self.value.lower()}"
+
+
+class ConditionType(_Explained):
+    """Adjectives and participles that are true or not of an `Agent` or an `AgentRuntime`."""
+
+    Accepted = "Accepted", "The spec is one that can be run."
+    Placed = "Placed", "A node, and with VRAM a GPU, are booked for the current attempt."
+    Prepared = "Prepared", "The node has prepared the claim of the current attempt."
+    Fenced = "Fenced", "The fence stands in the pod's network namespace (on the AgentRuntime)."
+    Listening = "Listening", "The agent's socket and loopback listener are served (on the AgentRuntime)."
+    Ready = "Ready", "The pod is ready, the fence is in force and the listeners are open, for the current attempt."
+    Completed = "Completed", "The agent ended for good, and what was booked is released."
+    Reconciling = "Reconciling", "The Agent is on its way to what its spec says (for tools that wait)."
+    Stalled = "Stalled", "The Agent cannot get there without a change (for tools that wait)."
+
+
+class Reason(_Explained):
+    """Why a condition is as it is, why an Agent waits, why an attempt failed. `str(reason)` is the word on the wire."""
 
     # Is the order one that can be carried out?
     Accepted = "Accepted", "The spec is one that can be run."
@@ -54,7 +59,10 @@ class Reason(StrEnum):
     LargerThanAnyGPU = "LargerThanAnyGPU", "No published GPU could hold the share, even when empty."
     UnknownModel = "UnknownModel", "No published GPU is of a model that the Agent accepts."
     WaitingForScheduler = "WaitingForScheduler", "The place is chosen and ordered; kube-scheduler has not booked it yet."
-    SchedulerRefused = "SchedulerRefused", "kube-scheduler did not accept the chosen place; another is looked for, and that node is left out for a while."
+    SchedulerRefused = (
+        "SchedulerRefused",
+        "kube-scheduler did not accept the chosen place; another is looked for, and that node is left out for a while.",
+    )
     WaitingForRelease = "WaitingForRelease", "The pod or claim of the attempt before is still going away; two never run at once."
     BackOff = "BackOff", "Attempts failed in a row; the next one waits, longer each time."
 

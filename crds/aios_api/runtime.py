@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from aios_api.agent import Conditions, PlacedGPU
-from aios_api.meta import UID, Attempt, Model, Name
+from aios_api.meta import UID, Attempt, AttemptName, Model, Name
 from aios_api.schema import rule, rules
 
 _ORDER_RULES = rules(
@@ -29,8 +29,8 @@ class AgentRuntimeSpec(Model):
         alias="templateDigest", description="Of the template and the GPU share that this attempt runs."
     )
     node_name: Name = Field(alias="nodeName", description="The node that is to run it.")
-    claim_name: Name = Field(alias="claimName", description="The ResourceClaim of this attempt.")
-    pod_name: Name = Field(alias="podName", description="The pod of this attempt.")
+    claim_name: AttemptName = Field(alias="claimName", description="The ResourceClaim of this attempt.")
+    pod_name: AttemptName = Field(alias="podName", description="The pod of this attempt.")
     gpu: PlacedGPU | None = Field(default=None, description="The share that is to be booked. Absent means no GPU.")
 
 

@@ -1,7 +1,8 @@
 """From pydantic models to structural schemas: what the API server accepts in a CustomResourceDefinition.
 
 `structural` translates a model; the small builders below it write the parts that no model describes (`template`). Both give plain dicts.
-The rules of translation: an absent field is absent, never null; nested models are inlined; a literal is an enum; unions and open bounds are refused.
+The rules of translation: an absent field is absent, never null; nested models are inlined; a literal is an enum; unions and open bounds are
+refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,9 @@ from pydantic import BaseModel
 Schema = dict[str, Any]
 
 _DROPPED = {"title", "$defs"}
+INT_OR_STRING: Schema = {"x-kubernetes-int-or-string": True}
+RULES = "x-kubernetes-validations"
+_RULE_ORDER = ("rule", "message", "messageExpression", "fieldPath", "reason")
 _KEY_ORDER = ("description", "type", "format", "enum", "default")
 
 
@@ -66,7 +70,9 @@ def _resolve(node: Schema, definitions: Mapping[str, Schema], path: str) -> Sche
 
 def _ordered(node: Schema) -> Schema:
     """What a reader wants first comes first; the long parts come last."""
-    last = ("required", "properties", "items", "additionalProperties", "x-kubernetes-validations")
+    last = ("required", "properties", "items", "additionalProperties", RULES)
+    if RULES in node:
+        node = {**node, RULES: [{key: one[key] for key in _RULE_ORDER if key in one} for one in node[RULES]]}
     first = {key: node[key] for key in _KEY_ORDER if key in node}
     middle = {key: value for key, value in node.items() if key not in first and key not in last}
     return first | middle | {key: node[key] for key in last if key in node}
@@ -90,7 +96,7 @@ def rule(
 
 def node(kind: str | None, description: str = "", rules: Sequence[Schema] = (), **more: Any) -> Schema:
     """One node of a schema; empty parts are left out."""
-    parts = {"description": description, "type": kind, **more, "x-kubernetes-validations": list(rules)}
+    parts = {"description": description, "type": kind, **more, RULES: list(rules)}
     return _ordered({key: value for key, value in parts.items() if value not in (None, "", [], {})})
 
 
@@ -103,7 +109,7 @@ def choice(*words: str, description: str = "") -> Schema:
 
 
 def integer(minimum: int, maximum: int, *rules: Schema, description: str = "") -> Schema:
-    return node("integer", description, rules, format="int64") | {"minimum": minimum, "maximum": maximum}
+    return node("integer", description, rules, format="int64", minimum=minimum, maximum=maximum)
 
 
 def boolean(*rules: Schema, description: str = "") -> Schema:
@@ -123,7 +129,15 @@ def mapping(values: Schema, max_properties: int, *rules: Schema, description: st
     return node("object", description, rules, maxProperties=max_properties, additionalProperties=values)
 
 
-def listing(items: Schema, max_items: int, *rules: Schema, keys: Sequence[str] = (), unique: bool = False, min_items: int = 0, description: str = "") -> Schema:
+def listing(
+    items: Schema,
+    max_items: int,
+    *rules: Schema,
+    keys: Sequence[str] = (),
+    unique: bool = False,
+    min_items: int = 0,
+    description: str = "",
+) -> Schema:
     """A list: a map by `keys`, a set when `unique`, otherwise replaced as a whole."""
     bounds = {"minItems": min_items or None, "maxItems": max_items}
     return node("array", description, rules, **bounds, **list_type(keys=keys, unique=unique), items=items)
@@ -138,4 +152,4 @@ def list_type(*, keys: Sequence[str] = (), unique: bool = False) -> Schema:
 
 def rules(*several: Schema) -> Schema:
     """CEL rules as `json_schema_extra` of a model or a field."""
-    return {"x-kubernetes-validations": list(several)}
+    return {RULES: list(several)}

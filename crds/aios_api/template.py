@@ -1,12 +1,12 @@
 """The pod template of an Agent: the part of a Pod that a user may say, and for the rest a sentence why not.
 
-Closed by construction: a field that is not named here is unknown to the API server, so a field that Kubernetes adds tomorrow is not in an agent's pod
-before somebody has thought about it. What is named and refused carries a rule with its reason. The rules are at least as strict as the `restricted` Pod
-Security standard; only the image's own user is left alone where the template names none.
+Closed by construction: a field that is not named here is unknown to the API server, so a field that Kubernetes adds tomorrow is not in an
+agent's pod before somebody has thought about it. What is named and refused carries a rule with its reason. The rules are at least as strict
+as the `restricted` Pod Security standard; only the image's own user is left alone where the template names none.
 """
 
 from aios_api import names
-from aios_api.schema import Schema, boolean, choice, free, integer, listing, mapping, node, rule, struct, text
+from aios_api.schema import INT_OR_STRING, RULES, Schema, boolean, choice, free, integer, listing, mapping, node, rule, struct, text
 
 MAX_CONTAINERS = 16
 MAX_ARGUMENT = 131_072  # the longest single argument or variable that Linux hands to a program
@@ -14,7 +14,10 @@ MAX_ARGUMENT = 131_072  # the longest single argument or variable that Linux han
 ALLOWED_RUNTIME_CLASSES = "[]"
 """The CEL list in the rule of `runtimeClassName`; the chart puts its value `operator.allowedRuntimeClasses` in its place."""
 
-OUR_VARIABLES = ("NVIDIA_VISIBLE_DEVICES", *(v for name in ("HTTP", "HTTPS", "ALL", "NO") for v in (f"{name}_PROXY", f"{name.lower()}_proxy")))
+OUR_VARIABLES = (
+    "NVIDIA_VISIBLE_DEVICES",
+    *(v for name in ("HTTP", "HTTPS", "ALL", "NO") for v in (f"{name}_PROXY", f"{name.lower()}_proxy")),
+)
 OUR_VARIABLE_PREFIX = "AIOS_"
 COUNTED_RESOURCES = ("cpu", "memory", "ephemeral-storage")
 ALLOWED_VOLUMES = ("configMap", "secret", "downwardAPI", "projected", "emptyDir", "persistentVolumeClaim", "ephemeral", "csi", "image")
@@ -45,13 +48,15 @@ def _keys(values: Schema, field: str) -> Schema:
         "container.apparmor.security.beta.kubernetes.io/": "use securityContext.appArmorProfile",
     }
     return mapping(
-        values, 64, *(rule(f"self.all(key, !key.startsWith('{p}'))", f"{field} must not begin with {p}: {why}") for p, why in prefixes.items())
+        values,
+        64,
+        *(rule(f"self.all(key, !key.startsWith('{p}'))", f"{field} must not begin with {p}: {why}") for p, why in prefixes.items()),
     )
 
 
 def refused(kind: Schema, field: str, why: str) -> Schema:
     """A field that must be absent. It is declared so that its absence can be explained."""
-    return {**kind, "x-kubernetes-validations": [rule("false", f"{field} must not be set: {why}")]}
+    return {**kind, RULES: [rule("false", f"{field} must not be set: {why}")]}
 
 
 def never(field: str, why: str) -> Schema:
@@ -62,6 +67,7 @@ def never(field: str, why: str) -> Schema:
 def _pod_spec() -> Schema:
     word, number, anything, several = text(253), integer(-(2**31), 2**31 - 1), free(), listing(free(), 64)
     chosen = "the operator chooses the node"
+    no_names = "an agent has no way to a name server; names are resolved on the node"
     ours = {
         "nodeName": refused(word, "nodeName", f"{chosen}; narrow the choice with nodeSelector or affinity"),
         "schedulerName": refused(word, "schedulerName", "agents are booked by the cluster's default scheduler"),
@@ -77,12 +83,14 @@ def _pod_spec() -> Schema:
         "resourceClaims": refused(several, "resourceClaims", "the operator adds the Agent's claim; ask for a share of a GPU with spec.gpu"),
         "resources": refused(anything, "resources", "set resources on the containers; that is what is counted"),
         "ephemeralContainers": refused(several, "ephemeralContainers", "they are added to a running pod, for example with kubectl debug"),
-        "dnsPolicy": refused(word, "dnsPolicy", "an agent has no way to a name server; names are resolved on the node"),
-        "dnsConfig": refused(anything, "dnsConfig", "an agent has no way to a name server; names are resolved on the node"),
+        "dnsPolicy": refused(word, "dnsPolicy", no_names),
+        "dnsConfig": refused(anything, "dnsConfig", no_names),
         "subdomain": refused(word, "subdomain", "nothing reaches an agent by name"),
         "hostnameOverride": refused(word, "hostnameOverride", "the pod is named after its Agent and attempt"),
         "setHostnameAsFQDN": never("setHostnameAsFQDN", "an agent has no domain"),
-        "readinessGates": refused(several, "readinessGates", "whether an agent is ready is said by its containers, its fence and its listeners"),
+        "readinessGates": refused(
+            several, "readinessGates", "whether an agent is ready is said by its containers, its fence and its listeners"
+        ),
         "serviceAccount": refused(word, "serviceAccount", "set serviceAccountName"),
         "automountServiceAccountToken": never("automountServiceAccountToken", "an agent holds no token of the Kubernetes API"),
         "hostNetwork": never("hostNetwork", "the fence stands in the pod's own network namespace"),
@@ -91,7 +99,9 @@ def _pod_spec() -> Schema:
     }
     allowed = {
         "containers": _containers("The containers of the agent, all of one trust.", _main_container(), min_items=1),
-        "initContainers": _containers("Containers that run before, or as sidecars (restartPolicy: Always) beside the others.", _init_container()),
+        "initContainers": _containers(
+            "Containers that run before, or as sidecars (restartPolicy: Always) beside the others.", _init_container()
+        ),
         "volumes": listing(_volume(), 32, keys=["name"]),
         "imagePullSecrets": listing(struct({"name": text(253)}, required=["name"]), 16, keys=["name"]),
         "serviceAccountName": text(253, description="Gives pull secrets; its token is not mounted."),
@@ -105,7 +115,7 @@ def _pod_spec() -> Schema:
             253,
             rule(
                 f"self in {ALLOWED_RUNTIME_CLASSES}",
-                "runtimeClassName must be absent or one of the chart's operator.allowedRuntimeClasses: a fence holds only in runc-type handlers",
+                "runtimeClassName must be absent or one of the chart's operator.allowedRuntimeClasses: not every runtime keeps the fence",
             ),
         ),
         "hostname": text(63),
@@ -199,7 +209,11 @@ def _variable() -> Schema:
 
 def _variables_from() -> Schema:
     prefix = text(
-        256, rule(f"!self.startsWith('{OUR_VARIABLE_PREFIX}')", f"envFrom.prefix must not begin with {OUR_VARIABLE_PREFIX}: those are KubeAIOS's own")
+        256,
+        rule(
+            f"!self.startsWith('{OUR_VARIABLE_PREFIX}')",
+            f"envFrom.prefix must not begin with {OUR_VARIABLE_PREFIX}: those are KubeAIOS's own",
+        ),
     )
     return struct({"prefix": prefix, "configMapRef": free(), "secretRef": free()})
 
@@ -210,10 +224,14 @@ def _resources() -> Schema:
         None,
         rules=[
             rule("isQuantity(string(self))", "resources must be quantities such as 500m or 2Gi", reason="FieldValueInvalid"),
-            rule("!isQuantity(string(self)) || quantity(string(self)).sign() >= 0", "resources must not be negative", reason="FieldValueInvalid"),
+            rule(
+                "!isQuantity(string(self)) || !quantity(string(self)).isLessThan(quantity('0'))",
+                "resources must not be negative",
+                reason="FieldValueInvalid",
+            ),
         ],
         maxLength=64,
-        **{"x-kubernetes-int-or-string": True},
+        **INT_OR_STRING,
     )
     counted = mapping(
         quantity,
@@ -246,9 +264,10 @@ def _mount() -> Schema:
         {
             "name": text(63, min_length=1),
             "mountPath": text(
-                4096,
+                1024,
                 rule(
-                    "self.startsWith('/') && !self.contains(':') && !self.contains('//') && !(self + '/').contains('/./') && !(self + '/').contains('/../')",
+                    "self.startsWith('/') && !self.contains(':') && !self.contains('//')"
+                    " && !(self + '/').contains('/./') && !(self + '/').contains('/../')",
                     "mountPath must be an absolute path without ':', '//', '.' and '..'",
                     reason="FieldValueInvalid",
                 ),
@@ -293,7 +312,7 @@ def _probe() -> Schema:
     network = {kind: refused(free(), kind, why) for kind in ("httpGet", "tcpSocket", "grpc")}
     times = ("initialDelaySeconds", "timeoutSeconds", "periodSeconds", "terminationGracePeriodSeconds")
     counts = {kind: integer(0, 1000) for kind in ("successThreshold", "failureThreshold")}
-    return struct({"exec": free()} | {kind: seconds for kind in times} | counts | network)
+    return struct({"exec": free()} | dict.fromkeys(times, seconds) | counts | network)
 
 
 def _hook() -> Schema:
@@ -324,21 +343,17 @@ def _security_context(*, pod: bool) -> Schema:
                 "sysctls": refused(listing(free(), 16), "sysctls", "the network namespace of an agent is the fence's"),
             }
         )
-    added = refused(listing(text(64), 64), "capabilities.add", "every capability is dropped")
+    added = listing(text(64), 64, rule("size(self) == 0", "capabilities.add must be empty: every capability is dropped"))
     return struct(
         {
             **shared,
             "privileged": never("privileged", "a privileged container is not kept apart"),
             "allowPrivilegeEscalation": never("allowPrivilegeEscalation", "an agent keeps the rights it starts with"),
-            "capabilities": struct({"add": {**added, "x-kubernetes-validations": [rule("size(self) == 0", _message(added))]}, "drop": listing(text(64), 64)}),
+            "capabilities": struct({"add": added, "drop": listing(text(64), 64)}),
             "procMount": text(16, rule("self == 'Default'", "procMount must be Default")),
             "readOnlyRootFilesystem": boolean(),
         }
     )
-
-
-def _message(schema: Schema) -> str:
-    return str(schema["x-kubernetes-validations"][0]["message"])
 
 
 def _profile(field: str) -> Schema:

@@ -44,11 +44,14 @@ class NetworkNamespace:
         """The namespace of a process. Raises NamespaceGone when there is no such process."""
         return cls(Path(f"/proc/{pid}/ns/net"))
 
+    def close(self) -> None:
+        os.close(self.fd)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        os.close(self.fd)
+        self.close()
 
 
 def identities(paths: Iterable[Path]) -> frozenset[Identity]:

@@ -1,0 +1,81 @@
+"""What the node says of a claim: `Prepared`, `Fenced`, `Listening`. Pure; each condition is one function."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from aios_api.meta import Condition
+from aios_api.reasons import ConditionType, Reason
+from aios_sidecar.contracts import ListenerKind
+from aios_sidecar.node.state import ClaimState
+
+ALL_LISTENERS: frozenset[ListenerKind] = frozenset(("socket", "loopback"))
+Word = Literal["True", "False", "Unknown"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What this program has seen of a claim since it started."""
+
+    fenced: bool | None = None
+    """Whether the fence was read back in the pod's network namespace; None before a container asked, or without a namespace."""
+    fence_message: str = ""
+    port_message: str = ""
+    """Why the loopback listener can't be opened; empty when it can."""
+    serving: frozenset[ListenerKind] = frozenset()
+    """The listeners that the gateway says it serves."""
+
+
+def of(state: ClaimState, facts: Facts, known: Iterable[Condition], now: datetime) -> tuple[Condition, ...]:
+    """The three conditions; one that says what `known` says keeps its time."""
+    found = (prepared(state, now), fenced(facts, now), listening(state, facts, now))
+    return keep_times(found, known)
+
+
+def failed(message: str, now: datetime) -> tuple[Condition, ...]:
+    """The three conditions of a claim that could not be prepared."""
+    waiting = "the claim is not prepared"
+    return (
+        _condition(ConditionType.Prepared, "False", Reason.PrepareFailed, message, now),
+        _condition(ConditionType.Fenced, "False", Reason.WaitingForContainer, waiting, now),
+        _condition(ConditionType.Listening, "False", Reason.WaitingForContainer, waiting, now),
+    )
+
+
+def prepared(state: ClaimState, now: datetime) -> Condition:
+    gpu = state.gpu
+    share = f"{gpu.memory} of {'fake ' if gpu.fake else ''}GPU {gpu.uuid}" if gpu else "no GPU"
+    return _condition(ConditionType.Prepared, "True", Reason.Prepared, f"claim {state.claim_name} is prepared: a slot, {share}", now)
+
+
+def fenced(facts: Facts, now: datetime) -> Condition:
+    if facts.fenced is None:
+        return _condition(ConditionType.Fenced, "Unknown", Reason.WaitingForContainer, Reason.WaitingForContainer.sentence, now)
+    if facts.fenced:
+        return _condition(ConditionType.Fenced, "True", Reason.Fenced, Reason.Fenced.sentence, now)
+    return _condition(ConditionType.Fenced, "False", Reason.FenceFailed, facts.fence_message, now)
+
+
+def listening(state: ClaimState, facts: Facts, now: datetime) -> Condition:
+    if state.pod_uid is None:
+        return _condition(ConditionType.Listening, "False", Reason.WaitingForContainer, Reason.WaitingForContainer.sentence, now)
+    if facts.port_message:
+        return _condition(ConditionType.Listening, "False", Reason.PortTaken, facts.port_message, now)
+    if facts.serving != ALL_LISTENERS:
+        return _condition(ConditionType.Listening, "False", Reason.GatewayAbsent, Reason.GatewayAbsent.sentence, now)
+    return _condition(ConditionType.Listening, "True", Reason.Listening, Reason.Listening.sentence, now)
+
+
+def keep_times(found: Iterable[Condition], known: Iterable[Condition]) -> tuple[Condition, ...]:
+    """`found`, where a condition whose status is that in `known` has stood since then."""
+    since = {(condition.type, condition.status): condition.last_transition_time for condition in known}
+    return tuple(
+        condition.model_copy(update={"last_transition_time": since.get((condition.type, condition.status), condition.last_transition_time)})
+        for condition in found
+    )
+
+
+def _condition(kind: ConditionType, status: Word, reason: Reason, message: str, now: datetime) -> Condition:
+    time = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Condition(type=str(kind), status=status, reason=str(reason), message=message, lastTransitionTime=time)

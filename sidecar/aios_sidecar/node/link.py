@@ -1,0 +1,128 @@
+"""The gateway's link: hands it every prepared claim's record and listeners, and takes back what it kept while we were away."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from dataclasses import replace
+
+from aios_sidecar import handover
+from aios_sidecar.contracts import AgentRecord, Held, Hello, ListenerKind, ProtocolError, Serve, Serving, Stop, Synced, Update
+from aios_sidecar.handover import Link, LinkClosedError, PeerRefusedError
+from aios_sidecar.node.live import LiveClaims
+from aios_sidecar.node.settings import NodeSettings
+
+log = logging.getLogger(__name__)
+
+Sent = dict[str, tuple[AgentRecord, dict[ListenerKind, socket.socket]]]
+
+
+class GatewayLink:
+    """Listens for the gateway. Of several links the newest counts: a gateway that connects again has lost the old one."""
+
+    def __init__(self, settings: NodeSettings, claims: LiveClaims) -> None:
+        self._settings = settings
+        self._claims = claims
+        self._listener: socket.socket | None = None
+        self.handed_back = asyncio.Event()
+        """Set once a gateway has said what it kept from before."""
+
+    def open(self) -> None:
+        """The gateway can connect from now on; it is answered while `run` runs."""
+        path = self._settings.gateway_socket
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._listener = handover.listen(path, owner_uid=self._settings.gateway_uid)
+
+    async def run(self) -> None:
+        """Serves one gateway after the other, until cancelled."""
+        if self._listener is None:
+            raise RuntimeError("open the link before it runs")
+        conversation: asyncio.Task[None] | None = None
+        try:
+            while True:
+                try:
+                    link = await handover.accept(self._listener, peer=self._settings.gateway_uid)
+                except PeerRefusedError as error:
+                    log.warning("refused on the gateway's socket: %s", error)
+                    continue
+                await _end(conversation)
+                conversation = asyncio.create_task(self._converse(link), name="gateway")
+        finally:
+            await _end(conversation)
+            self._listener.close()
+
+    async def _converse(self, link: Link) -> None:
+        try:
+            held = await self._take_back(link)
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._hear(link))
+                both.create_task(self._tell(link, held))
+        except* (LinkClosedError, ProtocolError) as errors:
+            log.info("the gateway's link ended: %s", errors.exceptions[0])
+        finally:
+            link.close()
+            for live in self._claims:
+                self._claims.learn(live, replace(live.facts, serving=frozenset()))
+
+    async def _take_back(self, link: Link) -> set[str]:
+        """Ends when the gateway has named all it serves; those claims are returned, their listeners adopted where we lack them."""
+        await link.send(Hello())
+        held: set[str] = set()
+        while True:
+            received = await link.receive()
+            match received.message:
+                case Hello():
+                    pass
+                case Held(claim_uid=uid):
+                    held.add(uid)
+                    self._claims.adopt(uid, received.listeners)
+                case Synced():
+                    self.handed_back.set()
+                    log.info("the gateway is connected; it kept %d agents", len(held))
+                    return held
+                case other:
+                    received.close()
+                    raise ProtocolError(f"a {other.type} message before synced")
+
+    async def _hear(self, link: Link) -> None:
+        while True:
+            received = await link.receive()
+            received.close()
+            if not isinstance(received.message, Serving):
+                raise ProtocolError(f"a {received.message.type} message after synced")
+            live = self._claims.get(received.message.claim_uid)
+            if live is not None:
+                self._claims.learn(live, replace(live.facts, serving=frozenset(received.message.kinds)))
+
+    async def _tell(self, link: Link, held: set[str]) -> None:
+        """Brings the gateway to what is prepared now, after every change: level-triggered, so nothing can be missed."""
+        sent: Sent = {}
+        for uid in held:
+            if self._claims.get(uid) is None:
+                await link.send(Stop(claim_uid=uid))
+        while True:
+            change = self._claims.next_change()
+            await self._bring_up_to_date(link, sent)
+            await change.wait()
+
+    async def _bring_up_to_date(self, link: Link, sent: Sent) -> None:
+        for uid in [uid for uid in sent if self._claims.get(uid) is None]:
+            del sent[uid]
+            await link.send(Stop(claim_uid=uid))
+        for live in self._claims:
+            uid, record, listeners = live.state.claim_uid, live.record(self._settings.node_name), dict(live.listeners)
+            before = sent.get(uid)
+            if not listeners or before == (record, listeners):
+                continue
+            sent[uid] = (record, listeners)
+            if before is not None and before[1] == listeners:
+                await link.send(Update(claim_uid=uid, record=record))
+            else:
+                await link.send(Serve(claim_uid=uid, record=record), listeners)
+
+
+async def _end(conversation: asyncio.Task[None] | None) -> None:
+    if conversation is not None:
+        conversation.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await conversation

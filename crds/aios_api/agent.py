@@ -83,10 +83,10 @@ class Pending(Model):
 class Failure(Model):
     """The last attempt that failed."""
 
-    attempt: Attempt
+    attempt: Attempt = Field(description="Its number.")
     reason: Word = Field(description="Why, in one word; docs/reference/reasons.md explains each.")
     message: Message = Field(description="Which container, which exit code, or what was refused.")
-    time: Time
+    time: Time = Field(description="When it failed.")
 
 
 class AgentStatus(Model):

@@ -36,7 +36,7 @@ class Condition(Model):
     """A `metav1.Condition`."""
 
     type: Word = Field(description="What is true or not.")
-    status: Literal["True", "False", "Unknown"]
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it is true.")
     reason: Word = Field(description="Why, in one word; docs/reference/reasons.md explains each.")
     message: Message = Field(description="Why, for a person.")
     observed_generation: Generation | None = Field(

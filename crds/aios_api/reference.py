@@ -29,7 +29,7 @@ def api_page(definitions: Sequence[Schema]) -> str:
 def reasons_page() -> str:
     """`docs/reference/reasons.md`."""
     parts = [_GENERATED, "# Conditions and reasons\n", "## Conditions\n"]
-    parts.extend(f"- `{kind.value}`: {kind.sentence}" for kind in ConditionType)
+    parts.extend(f"### {kind.value}\n\n{kind.sentence}\n" for kind in ConditionType)
     parts.append(
         "\n## Reasons\n\nA reason means the same wherever it stands; the message beside it has the numbers and names of the case.\n"
     )

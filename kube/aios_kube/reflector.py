@@ -1,0 +1,77 @@
+"""`Reflector`: keeps a callback told of what exists, across lost connections, expired versions and silent servers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from aios_kube.backoff import Backoff
+from aios_kube.errors import ApiError, Gone
+from aios_kube.protocol import ALL, ClusterClient, Object, Selection
+from aios_kube.resources import Resource
+
+log = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """Where a reflector's knowledge goes. Level-triggered: each call says what is, never what someone did."""
+
+    def replace(self, objects: list[Object]) -> None:
+        """These and no others exist now."""
+        ...
+
+    def upsert(self, obj: Object) -> None:
+        """This object is so now."""
+        ...
+
+    def remove(self, obj: Object) -> None:
+        """This object (its last state) is gone."""
+        ...
+
+
+@dataclass
+class Reflector:
+    """List, then watch, for ever: `await reflector.run()` in a task of your own; cancel it to stop.
+
+    A 410 or a watch that can't be resumed leads to a new list; anything else resumes from the last version. Objects that vanished
+    while nobody watched are missing from the next `replace`. `synced` is set after the first list. A sink that raises ends `run`.
+    """
+
+    client: ClusterClient
+    resource: Resource
+    sink: Sink
+    selection: Selection = ALL
+    backoff: Backoff = field(default_factory=Backoff)
+    chance: Callable[[], float] = random.random
+    synced: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        version: str | None = None
+        failures = 0
+        while True:
+            try:
+                if version is None:
+                    page = await self.client.list(self.resource, self.selection)
+                    self.sink.replace(page.items)
+                    version = page.resource_version
+                    self.synced.set()
+                async for event in self.client.watch(self.resource, self.selection, resource_version=version):
+                    version = event.object["metadata"]["resourceVersion"]
+                    failures = 0
+                    if event.type == "DELETED":
+                        self.sink.remove(event.object)
+                    elif event.type != "BOOKMARK":
+                        self.sink.upsert(event.object)
+            except Gone:
+                log.info("%s: version %s is too old for the server; listing again", self.resource.plural, version)
+                version = None
+                failures += 1
+            except ApiError as error:
+                failures += 1
+                log.warning("%s: %s; trying again", self.resource.plural, error)
+            # A server that ends every watch at once must not be asked in a tight loop, so even a clean end waits a little.
+            await asyncio.sleep(self.backoff.wait(max(failures, 1), self.chance))

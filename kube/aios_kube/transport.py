@@ -1,0 +1,170 @@
+"""HTTP to one API server: credentials, time limits, retries, and errors of ours. Knows nothing of objects."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+
+from aios_kube.backoff import Backoff
+from aios_kube.errors import TooManyRequests, Unauthorized, Unreachable, from_status
+
+Watcher = Callable[[str, str, int, float], None]
+"""Told of every answer: verb, path, HTTP code (0: no answer), seconds."""
+
+
+@dataclass(frozen=True)
+class TransportSettings:
+    """How requests are made."""
+
+    connect_seconds: float = 5.0
+    """To reach the server. A server that takes longer to accept a connection is not there."""
+    request_seconds: float = 30.0
+    """One try of a request, whole. The server's own limit is 60 s; a caller that waits longer than 30 s is better off trying again."""
+    watch_silence_seconds: float = 100.0
+    """A watch that says nothing for so long is taken for dead: the server sends a bookmark every minute."""
+    watch_seconds: int = 300
+    """The server ends a watch after this, give or take a half: connections spread over replicas again, and a stuck one ends."""
+    tries: int = 6
+    """Of one request, when what failed may pass: with the waits below about ten seconds, which a restart of the API server takes."""
+    backoff: Backoff = field(default_factory=lambda: Backoff(first_seconds=0.2, longest_seconds=5.0))
+    connections: int = 100
+    """Open connections at once. Watches hold one each."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Where the server is and who we are: a kubeconfig file, or the service account of our pod when `kubeconfig` is None."""
+
+    kubeconfig: Path | None = None
+    context: str | None = None
+
+    async def load(self, into: Configuration) -> None:
+        """`into` names the server and carries fresh credentials. Service-account tokens are read again every minute by the client."""
+        try:
+            if self.kubeconfig is None:
+                load_incluster_config(client_configuration=into)  # type: ignore[no-untyped-call]
+            else:
+                await load_kube_config(str(self.kubeconfig), self.context, client_configuration=into, persist_config=False)  # type: ignore[no-untyped-call]
+        except (ConfigException, OSError) as error:
+            source = "the pod's service account" if self.kubeconfig is None else str(self.kubeconfig)
+            raise Unreachable(f"credentials must be readable from {source}: {error}") from error
+
+
+class Transport:
+    """One pool of connections. Made by `Transport.open`, given back by `close`."""
+
+    def __init__(self, api: ApiClient, credentials: Credentials, settings: TransportSettings, observe: Watcher | None = None) -> None:
+        self._api = api
+        self._credentials = credentials
+        self.settings = settings
+        self.chance: Callable[[], float] = random.random
+        self._observe = observe
+
+    @classmethod
+    async def open(
+        cls, credentials: Credentials, settings: TransportSettings, user_agent: str, observe: Watcher | None = None
+    ) -> Transport:
+        configuration = Configuration()
+        configuration.connection_pool_maxsize = settings.connections
+        await credentials.load(configuration)
+        api = ApiClient(configuration)
+        api.user_agent = user_agent
+        return cls(api, credentials, settings, observe)
+
+    async def close(self) -> None:
+        await self._api.close()  # type: ignore[no-untyped-call]
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        verb: str,
+        query: dict[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+        repeatable: bool = True,
+    ) -> Any:
+        """The answer's JSON. What may pass is tried again; what isn't `repeatable` only when the server surely did not carry it out."""
+        renewed = False
+        for attempt in range(1, self.settings.tries + 1):
+            try:
+                return await self._once(method, path, verb, query, body, content_type, accept)
+            except Unauthorized:
+                if renewed:
+                    raise
+                renewed = True
+                await self._credentials.load(self._api.configuration)
+            except (TooManyRequests, Unreachable) as error:
+                if attempt == self.settings.tries or (isinstance(error, Unreachable) and not repeatable):
+                    raise
+                await asyncio.sleep(self.settings.backoff.wait(attempt, self.chance, error.retry_after_seconds))
+        raise AssertionError("the last try returns or raises")
+
+    async def _once(
+        self, method: str, path: str, verb: str, query: dict[str, str] | None, body: Any, content_type: str, accept: str
+    ) -> Any:
+        limit = aiohttp.ClientTimeout(total=self.settings.request_seconds, connect=self.settings.connect_seconds)
+        began, code = time.monotonic(), 0
+        try:
+            response = await self._send(method, path, query, body, content_type, accept, limit)
+            async with response:
+                code = response.status
+                raw = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unreachable(f"{method} {path}: {type(error).__name__}: {error}") from error
+        finally:
+            if self._observe:
+                self._observe(verb, path, code, time.monotonic() - began)
+        if code >= 400:
+            raise from_status(code, _status(raw), response.headers.get("Retry-After"))
+        return json.loads(raw)
+
+    async def stream(self, path: str, query: dict[str, str], accept: str) -> aiohttp.ClientResponse:
+        """An open answer of 200, to be read line by line and closed by the caller."""
+        limit = aiohttp.ClientTimeout(total=None, connect=self.settings.connect_seconds, sock_read=self.settings.watch_silence_seconds)
+        began, code = time.monotonic(), 0
+        try:
+            response = await self._send("GET", path, query, None, "application/json", accept, limit)
+            code = response.status
+            if code >= 400:
+                async with response:
+                    raise from_status(code, _status(await response.read()), response.headers.get("Retry-After"))
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unreachable(f"WATCH {path}: {type(error).__name__}: {error}") from error
+        finally:
+            if self._observe:
+                self._observe("watch", path, code, time.monotonic() - began)
+        return response
+
+    async def _send(
+        self, method: str, path: str, query: dict[str, str] | None, body: Any, content_type: str, accept: str, limit: aiohttp.ClientTimeout
+    ) -> aiohttp.ClientResponse:
+        headers = {"Accept": accept, "Content-Type": content_type, "User-Agent": self._api.user_agent}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = self._api.configuration.host + path + ("?" + urlencode(query) if query else "")
+        answer = await self._api.call_api(method, url, headers, body, _request_timeout=limit)
+        response: aiohttp.ClientResponse = answer.response
+        return response
+
+
+def _status(raw: bytes) -> dict[str, Any]:
+    with suppress(ValueError):
+        status = json.loads(raw)
+        if isinstance(status, dict) and status.get("kind") == "Status":
+            return status
+    return {"message": raw[:512].decode("utf-8", "replace").strip()}

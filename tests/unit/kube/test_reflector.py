@@ -1,0 +1,91 @@
+"""A reflector's sink always ends up with what exists."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from aios_kube import Reflector, Selection
+from aios_kube.backoff import Backoff
+from aios_kube.errors import Unreachable
+from aios_kube.fake import FakeCluster
+from aios_kube.resources import AGENT_RUNTIMES
+
+
+class Known:
+    def __init__(self) -> None:
+        self.objects: dict[str, Any] = {}
+        self.lists = 0
+
+    def replace(self, objects: list[Any]) -> None:
+        self.lists += 1
+        self.objects = {obj["metadata"]["name"]: obj for obj in objects}
+
+    def upsert(self, obj: Any) -> None:
+        self.objects[obj["metadata"]["name"]] = obj
+
+    def remove(self, obj: Any) -> None:
+        self.objects.pop(obj["metadata"]["name"], None)
+
+
+def order(name: str, node: str = "n1") -> dict[str, Any]:
+    return {"metadata": {"namespace": "ns", "name": name}, "spec": {"nodeName": node}}
+
+
+@asynccontextmanager
+async def reflecting(cluster: FakeCluster) -> AsyncIterator[Known]:
+    known = Known()
+    quick = Backoff(first_seconds=0.001, longest_seconds=0.001)
+    reflector = Reflector(cluster, AGENT_RUNTIMES, known, Selection(fields="spec.nodeName=n1"), backoff=quick)
+    task = asyncio.create_task(reflector.run())
+    await asyncio.wait_for(reflector.synced.wait(), 1)
+    try:
+        yield known
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(2):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+async def test_it_follows_orders_of_one_node():
+    cluster = FakeCluster()
+    cluster.put(AGENT_RUNTIMES, order("a"))
+    cluster.put(AGENT_RUNTIMES, order("elsewhere", "n2"))
+    async with reflecting(cluster) as known:
+        assert set(known.objects) == {"a"}
+        cluster.put(AGENT_RUNTIMES, order("b"))
+        await until(lambda: set(known.objects) == {"a", "b"})
+        cluster.remove(AGENT_RUNTIMES, "a", "ns")
+        await until(lambda: set(known.objects) == {"b"})
+
+
+async def test_it_resumes_when_the_server_ends_the_watch():
+    cluster = FakeCluster()
+    async with reflecting(cluster) as known:
+        cluster.end_watches()
+        cluster.put(AGENT_RUNTIMES, order("b"))
+        await until(lambda: "b" in known.objects)
+        assert known.lists == 1
+
+
+async def test_what_vanished_while_nobody_watched_is_missing_from_the_next_list():
+    cluster = FakeCluster()
+    cluster.put(AGENT_RUNTIMES, order("a"))
+    async with reflecting(cluster) as known:
+        refuse = [lambda call: Unreachable("down") if call.verb == "watch" else None]
+        cluster.refuse.extend(refuse)
+        cluster.end_watches()
+        cluster.remove(AGENT_RUNTIMES, "a", "ns")
+        cluster.put(AGENT_RUNTIMES, order("b"))
+        cluster.compact()
+        await asyncio.sleep(0.02)
+        assert set(known.objects) == {"a"}
+        cluster.refuse.clear()
+        await until(lambda: set(known.objects) == {"b"})
+        assert known.lists == 2

@@ -5,18 +5,19 @@
     gateway → node    hello · held (each agent it serves, with its listeners) · synced · serving (the acknowledgement of each serve)
     node → gateway    hello · serve (record and listeners) · update (the record changed) · stop
 
-Both sides open with `hello`. The gateway then names what it serves; after `synced` the node knows what survived: it adopts listeners that it
-lacks, stops what it no longer knows, and serves everything it has. Every message may be repeated; the last one is true. A link that ends says
-nothing about the agents: both sides keep their listeners and the gateway keeps serving.
+Both sides open with `hello`. The gateway then names what it serves; after `synced` the node knows what survived: it adopts listeners that
+it lacks, stops what it no longer knows, and serves everything it has. Every message may be repeated; the last one is true. A link that
+ends says nothing about the agents: both sides keep their listeners and the gateway keeps serving.
 """
 
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Protocol, Self
 
-from aios_api.agent import PlacedGPU
-from aios_api.meta import Condition
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
+
+from aios_api.agent import PlacedGPU
+from aios_api.meta import Condition
 
 MIB: Final = 1 << 20
 HANDOVER_VERSION: Final = 1

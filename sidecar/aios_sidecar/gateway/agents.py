@@ -1,0 +1,89 @@
+"""Who is served: each agent with its record, its listeners and its connections."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from aios_sidecar.contracts import AgentRecord, ListenerKind
+from aios_sidecar.gateway import routes
+from aios_sidecar.gateway.http import Head, Response
+from aios_sidecar.gateway.metrics import Metrics
+from aios_sidecar.gateway.server import Server
+from aios_sidecar.gateway.settings import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRoute:
+    """A route on its way to an answer, for one agent."""
+
+    name: str
+    agent: "ServedAgent"
+    to: routes.Answer
+
+    async def answer(self) -> Response:
+        return await self.to(self.agent.record)
+
+
+class ServedAgent:
+    """One agent. What arrives at its listeners is this agent, whatever the request says."""
+
+    def __init__(self, record: AgentRecord, limits: Limits, metrics: Metrics) -> None:
+        self.record = record
+        self.server = Server(self, limits)
+        self._metrics = metrics
+        self.listeners: Mapping[ListenerKind, socket.socket] = {}
+
+    def listen_on(self, listeners: Mapping[ListenerKind, socket.socket]) -> None:
+        """Be served on exactly these from now on."""
+        self.listeners = dict(listeners)
+        self.server.listen_on({**listeners})
+
+    def route(self, head: Head) -> AgentRoute:
+        name, answer = routes.find(head)
+        return AgentRoute(name, self, answer)
+
+    def answered(self, route: str, status: int) -> None:
+        self._metrics.answered(route, status)
+
+
+class Agents:
+    """All agents of this node, by the uid of their claim: the key that is never used twice."""
+
+    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+        self._limits = limits
+        self._metrics = metrics
+        self._agents: dict[str, ServedAgent] = {}
+        metrics.watch(
+            agents=lambda: len(self._agents), connections=lambda: sum(agent.server.connections for agent in self._agents.values())
+        )
+
+    def __iter__(self) -> Iterator[tuple[str, ServedAgent]]:
+        return iter(list(self._agents.items()))
+
+    def __len__(self) -> int:
+        return len(self._agents)
+
+    def serve(self, claim_uid: str, record: AgentRecord, listeners: Mapping[ListenerKind, socket.socket]) -> None:
+        """Serve this agent on exactly `listeners`, which are ours from now on."""
+        agent = self._agents.get(claim_uid)
+        if agent is None:
+            agent = self._agents[claim_uid] = ServedAgent(record, self._limits, self._metrics)
+        agent.record = record
+        agent.listen_on(listeners)
+
+    def update(self, claim_uid: str, record: AgentRecord) -> None:
+        """Show this record from now on. One that is not served is left so: its `serve` brings the record anew."""
+        if agent := self._agents.get(claim_uid):
+            agent.record = record
+
+    def stop(self, claim_uid: str) -> None:
+        """End this agent's listeners and connections. Unknown ones have ended before."""
+        with contextlib.suppress(KeyError):
+            self._agents.pop(claim_uid).server.end()
+
+    async def drain(self, seconds: float) -> None:
+        """Let requests in progress end, for at most `seconds`; nothing is accepted any more."""
+        await asyncio.gather(*(agent.server.drain(seconds) for agent in self._agents.values()))
+        self._agents.clear()

@@ -1,0 +1,238 @@
+"""One HTTP/1.1 connection: bytes to requests and back, within limits of size and time. Parsing is h11's; policy is the application's."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import h11
+
+from aios_sidecar.gateway.problems import PROBLEM_TYPE, Problem, ProblemKind
+from aios_sidecar.gateway.settings import Limits
+
+log = logging.getLogger(__name__)
+
+READ_BYTES: Final = 16 * 1024
+LINGER_BYTES: Final = 256 * 1024
+LINGER_SECONDS: Final = 1.0
+"""After a response to a request that was not read to its end: closing at once would reset the connection and lose the response."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request without its content. Header names are in lower case."""
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    via: str
+    """The kind of listener that it came by."""
+
+    def header(self, name: str) -> str | None:
+        return next((value for key, value in self.headers if key == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    body: bytes
+    content_type: str
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Route(Protocol):
+    """What answers a request."""
+
+    @property
+    def name(self) -> str:
+        """Of a closed set; a label of metrics."""
+
+    async def answer(self) -> Response:
+        """Called when the request has been read to its end. May raise Problem."""
+
+
+class Application(Protocol):
+    def route(self, head: Head) -> Route:
+        """What answers `head`. Raises Problem for a request that must not be answered."""
+
+    def answered(self, route: str, status: int) -> None:
+        """Told of every response; `route` is "none" when the request never got one."""
+
+
+class Connection:
+    """Serves one accepted connection until its end. Whoever creates it runs `run` once, and may `drain` it or cancel the run."""
+
+    def __init__(self, connection: socket.socket, via: str, application: Application, limits: Limits) -> None:
+        self._socket = connection
+        self._via = via
+        self._application = application
+        self._limits = limits
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
+        self._served_one = False
+        self._waits_for_another = False
+        self._draining = False
+
+    async def run(self) -> None:
+        """Serve requests in turn. Returns when the connection is closed; raises nothing but cancellation."""
+        with self._socket:
+            try:
+                more = True
+                while more:
+                    more = await self._serve_one()
+                    await asyncio.sleep(0)  # pipelined requests never wait on the socket; others get their turn here
+            except OSError as error:  # also TimeoutError
+                log.debug("a connection by %s ended: %s", self._via, error)
+
+    def drain(self) -> None:
+        """End after the request in progress. One that has just been opened is still answered; one that waits for another request ends."""
+        self._draining = True
+        if self._waits_for_another:
+            self._end_reading()
+
+    def _end_reading(self) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_RD)  # what has arrived already is still read and answered
+        except OSError as error:
+            log.debug("a connection by %s was gone before it was drained: %s", self._via, error)
+
+    async def _serve_one(self) -> bool:
+        """Answer one request. False when it was the last."""
+        route = "none"
+        head: h11.Request | None = None
+        try:
+            head = await self._read_head()
+            if head is None:
+                return False
+            chosen = self._application.route(_head(head, self._via))
+            route = chosen.name
+            await self._read_body()
+            response = await chosen.answer()
+        except Problem as problem:
+            response = _response_to(problem)
+        except h11.RemoteProtocolError as error:
+            response = _response_to(self._malformed(error))
+        except OSError:
+            raise  # the connection's, not the route's: nobody is left to tell
+        except Exception:
+            log.exception("route %s failed", route)
+            response = _response_to(Problem(ProblemKind.INTERNAL, "An error of the gateway's own; its log says more."))
+        self._application.answered(route, response.status)
+        return await self._respond(response, without_body=head is not None and head.method == b"HEAD")
+
+    def _malformed(self, error: h11.RemoteProtocolError) -> Problem:
+        if error.error_status_hint == 431:
+            return Problem(ProblemKind.HEADERS_TOO_LARGE, f"Request line and headers may have {self._limits.header_bytes} bytes.")
+        return Problem(ProblemKind.MALFORMED, str(error))
+
+    async def _read_head(self) -> h11.Request | None:
+        """The next request, None at the end of the connection or of the time that it may be idle."""
+        now = asyncio.get_running_loop().time
+        deadline = now() + self._limits.idle_seconds
+        begun = False
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            if not begun and self._http.trailing_data[0]:
+                begun, deadline = True, now() + self._limits.head_seconds
+            data = await self._receive(deadline, idle=not begun)
+            if data is None:
+                if begun:
+                    raise Problem(ProblemKind.TIMEOUT, f"The headers must arrive within {self._limits.head_seconds:g} seconds.")
+                return None
+            self._http.receive_data(data)
+        return event if isinstance(event, h11.Request) else None
+
+    async def _receive(self, deadline: float, *, idle: bool) -> bytes | None:
+        """What arrives next, b"" at the end, None when nothing came until `deadline`."""
+        loop = asyncio.get_running_loop()
+        self._waits_for_another = idle and self._served_one
+        if self._waits_for_another and self._draining:
+            self._end_reading()
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await loop.sock_recv(self._socket, READ_BYTES)
+        except TimeoutError:
+            return None
+        finally:
+            self._waits_for_another = False
+
+    async def _read_body(self) -> None:
+        """Read the content to its end and drop it."""
+        deadline = asyncio.get_running_loop().time() + self._limits.body_seconds
+        size = 0
+        while not isinstance(event := self._http.next_event(), h11.EndOfMessage):
+            if event is h11.NEED_DATA:
+                if self._http.they_are_waiting_for_100_continue:
+                    await self._send(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
+                data = await self._receive(deadline, idle=False)
+                if data is None:
+                    raise Problem(ProblemKind.TIMEOUT, f"The content must arrive within {self._limits.body_seconds:g} seconds.")
+                self._http.receive_data(data)
+            elif isinstance(event, h11.Data):
+                size += len(event.data)
+                if size > self._limits.body_bytes:
+                    raise Problem(ProblemKind.CONTENT_TOO_LARGE, f"The content may have {self._limits.body_bytes} bytes.")
+
+    async def _respond(self, response: Response, *, without_body: bool) -> bool:
+        """Send `response`. True when the connection can take another request."""
+        read_to_its_end = self._read_to_its_end()
+        last = self._draining or not read_to_its_end
+        await self._send(encode(self._http, response, last=last, without_body=without_body))
+        if not read_to_its_end:
+            await self._linger()
+        if last or self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+            return False
+        self._http.start_next_cycle()
+        self._served_one = True
+        return True
+
+    def _read_to_its_end(self) -> bool:
+        """Whether nothing of the request is left to read, so that another may follow."""
+        if self._http.their_state is not h11.SEND_BODY:
+            return self._http.their_state not in (h11.IDLE, h11.ERROR)
+        try:
+            return isinstance(self._http.next_event(), h11.EndOfMessage)
+        except h11.RemoteProtocolError:
+            return False
+
+    async def _send(self, data: bytes) -> None:
+        async with asyncio.timeout(self._limits.write_seconds):
+            await asyncio.get_running_loop().sock_sendall(self._socket, data)
+
+    async def _linger(self) -> None:
+        self._socket.shutdown(socket.SHUT_WR)
+        left = LINGER_BYTES
+        deadline = asyncio.get_running_loop().time() + LINGER_SECONDS
+        while left > 0 and (data := await self._receive(deadline, idle=False)):
+            left -= len(data)
+
+
+def encode(http: h11.Connection, response: Response, *, last: bool, without_body: bool = False) -> bytes:
+    """The bytes of `response`, `last` when none follows on the connection."""
+    headers = {
+        "Content-Type": response.content_type,
+        "Content-Length": str(len(response.body)),
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        **response.headers,
+        **({"Connection": "close"} if last else {}),
+    }
+    parts = [http.send(h11.Response(status_code=response.status, headers=list(headers.items())))]
+    if response.body and not without_body:
+        parts.append(http.send(h11.Data(data=response.body)))
+    parts.append(http.send(h11.EndOfMessage()))
+    return b"".join(part for part in parts if part)
+
+
+def _response_to(problem: Problem) -> Response:
+    return Response(problem.body(), PROBLEM_TYPE, problem.kind.status, problem.headers)
+
+
+def encode_refusal(problem: Problem) -> bytes:
+    """The bytes that refuse a connection before anything is read from it."""
+    return encode(h11.Connection(h11.SERVER), _response_to(problem), last=True)
+
+
+def _head(request: h11.Request, via: str) -> Head:
+    headers = tuple((name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers)
+    return Head(request.method.decode("ascii"), request.target.decode("latin-1"), headers, via)

@@ -1,0 +1,75 @@
+"""`aios-gateway`: puts the rooms together, and ends them in order."""
+
+import asyncio
+import logging
+import os
+import random
+import resource
+import signal
+import socket
+import sys
+
+from aios_sidecar.gateway.agents import Agents
+from aios_sidecar.gateway.link import NodeLink
+from aios_sidecar.gateway.metrics import Metrics, Operations
+from aios_sidecar.gateway.server import Server
+from aios_sidecar.gateway.settings import InvalidSettingsError, Settings
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve agents until `stop` is set, then drain. Raises OSError when the operations address can't be had."""
+    metrics = Metrics()
+    agents = Agents(settings.limits, metrics)
+    link = NodeLink(settings, agents, metrics, random.Random())  # noqa: S311  spreads reconnects, protects nothing
+    operations = Server(Operations(metrics, lambda: link.up), settings.limits)
+    operations.listen_on({"operations": _operations_listener(settings)})
+    linking = asyncio.create_task(link.run())
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((linking, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if linking.done():
+            await linking  # it never returns; this raises what it failed with
+    finally:
+        for task in (linking, stopped):
+            task.cancel()
+        await asyncio.gather(linking, stopped, return_exceptions=True)
+        await agents.drain(settings.drain_seconds)
+        operations.end()
+
+
+def _operations_listener(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.metrics_host else socket.AF_INET
+    listener = socket.create_server((settings.metrics_host, settings.metrics_port), family=family)
+    log.info("metrics and probes at %s port %d", *listener.getsockname()[:2])
+    return listener
+
+
+def _allow_many_descriptors() -> None:
+    """Agents times connections can pass the usual soft limit of 1024; the hard one is the host's to set."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _run(settings: Settings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await serve(settings, stop)
+
+
+def main() -> None:
+    """The entry point. Exits with 2 for settings that can't be, 1 when it fails while serving."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        settings = Settings.from_environment(os.environ)
+    except InvalidSettingsError as error:
+        log.error("aios-gateway does not start: %s", error)
+        sys.exit(2)
+    _allow_many_descriptors()
+    try:
+        asyncio.run(_run(settings))
+    except OSError as error:
+        log.error("aios-gateway ends: %s", error)
+        sys.exit(1)

@@ -1,0 +1,84 @@
+"""What the gateway counts, and the endpoint where it is read: `/metrics`, `/healthz`, `/readyz`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from aios_sidecar.gateway.http import Head, Response
+from aios_sidecar.gateway.problems import Problem, ProblemKind
+
+
+class Metrics:
+    """All labels are from closed sets: nothing that an agent sends becomes one."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "aios_gateway_requests",
+            "Responses by route and status code; route is none for what no route took.",
+            ("route", "code"),
+            registry=self.registry,
+        )
+        self._agents = Gauge("aios_gateway_agents", "Agents that are served.", registry=self.registry)
+        self._connections = Gauge("aios_gateway_connections", "Open connections of agents.", registry=self.registry)
+        self._linked = Gauge("aios_gateway_linked", "1 while connected to the node agent.", registry=self.registry)
+        self._links = Counter("aios_gateway_links", "Connections to the node agent since the start.", registry=self.registry)
+
+    def answered(self, route: str, status: int) -> None:
+        self._requests.labels(route, str(status)).inc()
+
+    def watch(self, *, agents: Callable[[], float], connections: Callable[[], float]) -> None:
+        """Read these when the metrics are asked for."""
+        self._agents.set_function(agents)
+        self._connections.set_function(connections)
+
+    def linked(self, yes: bool) -> None:
+        self._linked.set(1 if yes else 0)
+        if yes:
+            self._links.inc()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    name: str
+    content: Callable[[], Response]
+
+    async def answer(self) -> Response:
+        return self.content()
+
+
+PLAIN: Final = "text/plain; charset=utf-8"
+
+
+class Operations:
+    """The application on the operations port: for the kubelet and for Prometheus, not for agents."""
+
+    def __init__(self, metrics: Metrics, is_linked: Callable[[], bool]) -> None:
+        self._metrics = metrics
+        self._is_linked = is_linked
+
+    def route(self, head: Head) -> Page:
+        if head.method not in ("GET", "HEAD"):
+            raise Problem(ProblemKind.METHOD_NOT_ALLOWED, "This endpoint is read only.", {"Allow": "GET, HEAD"})
+        pages = {"/metrics": self._exposition, "/healthz": self._health, "/readyz": self._readiness}
+        path = head.target.partition("?")[0]
+        if path not in pages:
+            raise Problem(ProblemKind.NOT_FOUND, f"There are {', '.join(pages)}.")
+        return Page(path, pages[path])
+
+    def answered(self, route: str, status: int) -> None:
+        """Not counted: requests are those of agents."""
+
+    def _exposition(self) -> Response:
+        return Response(generate_latest(self._metrics.registry), CONTENT_TYPE_PLAIN_0_0_4)
+
+    def _health(self) -> Response:
+        return Response(b"ok\n", PLAIN)  # that the loop came round to this is the proof
+
+    def _readiness(self) -> Response:
+        if not self._is_linked():
+            raise Problem(ProblemKind.NOT_READY, "There is no link to the node agent.")
+        return Response(b"ok\n", PLAIN)

@@ -1,0 +1,76 @@
+"""Every refusal is a problem of RFC 9457: what is wrong, the word that programs compare, and what to do next."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+PROBLEM_TYPE: Final = "application/problem+json"
+
+
+class ProblemKind(Enum):
+    """The closed set: reason, status, title, next step. The value is the reason on the wire."""
+
+    status: int
+    title: str
+    next_step: str
+
+    def __new__(cls, reason: str, status: int, title: str, next_step: str) -> "ProblemKind":
+        kind = object.__new__(cls)
+        kind._value_ = reason
+        kind.status, kind.title, kind.next_step = status, title, next_step
+        return kind
+
+    MALFORMED = "Malformed", 400, "The request is not HTTP/1.1", "Use an HTTP client library, or send the request as RFC 9112 says."
+    EGRESS_DENIED = (
+        "EgressDenied",
+        403,
+        "egress is denied: no tool binding allows it",
+        "Nothing leaves an agent's pod. Set NO_PROXY to 127.0.0.1,localhost for requests to this endpoint itself.",
+    )
+    FOREIGN_HOST = (
+        "ForeignHost",
+        403,
+        "The Host is not one of this endpoint",
+        "Address it as http://127.0.0.1:2489 or http://localhost:2489, and on the Unix socket also as http://aios.",
+    )
+    BROWSER = (
+        "BrowserOrigin",
+        403,
+        "Browsers may not speak for an agent",
+        "Send the request from the agent's program, without an Origin header.",
+    )
+    NOT_FOUND = "NotFound", 404, "There is nothing at this path", "GET /v1/agent says who this agent is."
+    METHOD_NOT_ALLOWED = "MethodNotAllowed", 405, "The method is not one of this path", "Use a method that the Allow header names."
+    TIMEOUT = "RequestTimeout", 408, "The request took too long to arrive", "Send it again, without pauses."
+    CONTENT_TOO_LARGE = "ContentTooLarge", 413, "The content is too large", "Send less content."
+    HEADERS_TOO_LARGE = "HeadersTooLarge", 431, "The headers are too large", "Send fewer or shorter headers."
+    INTERNAL = "Internal", 500, "The gateway failed", "Send the request again; if it fails again, tell those who run the cluster."
+    NOT_READY = "NotReady", 503, "The gateway is not connected to the node agent", "Wait; agents that it knows are served meanwhile."
+    TOO_MANY_CONNECTIONS = (
+        "TooManyConnections",
+        503,
+        "The agent has too many connections",
+        "Close connections that are not needed, or keep and reuse them.",
+    )
+
+
+@dataclass(eq=False)
+class Problem(Exception):
+    """One refusal. `detail` is about this request."""
+
+    kind: ProblemKind
+    detail: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self) -> bytes:
+        document = {
+            "type": f"urn:aios:problem:{self.kind.value}",
+            "title": self.kind.title,
+            "status": self.kind.status,
+            "detail": self.detail,
+            "reason": self.kind.value,
+            "nextStep": self.kind.next_step,
+        }
+        return json.dumps(document, ensure_ascii=False).encode()

@@ -1,0 +1,76 @@
+"""What an agent may ask, and the checks that every request passes first, in the order in which they explain themselves best."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from aios_sidecar.contracts import AgentRecord
+from aios_sidecar.gateway.http import Head, Response
+from aios_sidecar.gateway.problems import Problem, ProblemKind
+
+LOOPBACK_HOST: Final = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
+SOCKET_HOST: Final = "aios"
+"""A name for clients that must put something into the URL of a Unix socket."""
+
+Check = Callable[[Head], Problem | None]
+Answer = Callable[[AgentRecord], Awaitable[Response]]
+
+
+def is_no_egress(head: Head) -> Problem | None:
+    """CONNECT and an absolute target ask a proxy for the outside. No policy allows any of it."""
+    if head.method == "CONNECT" or re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", head.target):
+        return Problem(ProblemKind.EGRESS_DENIED, f"{head.method} {head.target[:200]} would leave the agent's pod.")
+    return None
+
+
+def has_no_origin(head: Head) -> Problem | None:
+    """A page in an agent's browser can send requests here, but not without telling its origin."""
+    if head.header("origin") is None:
+        return None
+    return Problem(ProblemKind.BROWSER, "The request has an Origin header.")
+
+
+def has_our_host(head: Head) -> Problem | None:
+    """A foreign name that resolves to this address (DNS rebinding) would make a page's requests look like the agent's own."""
+    host = head.header("host")
+    if host is not None and (LOOPBACK_HOST.fullmatch(host) or (head.via == "socket" and host.lower() == SOCKET_HOST)):
+        return None
+    return Problem(ProblemKind.FOREIGN_HOST, "The request has no Host." if host is None else f"The Host is {host[:200]}.")
+
+
+CHECKS: Final[tuple[Check, ...]] = (is_no_egress, has_no_origin, has_our_host)
+
+
+async def who_am_i(record: AgentRecord) -> Response:
+    """`GET /v1/agent`."""
+    return Response(record.model_dump_json(by_alias=True).encode(), "application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a path offers; `name` is its label in metrics."""
+
+    name: str
+    methods: Mapping[str, Answer]
+
+
+ROUTES: Final[Mapping[str, Entry]] = {
+    "/v1/agent": Entry("agent", {"GET": who_am_i, "HEAD": who_am_i}),
+}
+
+
+def find(head: Head) -> tuple[str, Answer]:
+    """The name and the answer of the route for `head`. Raises Problem when a check or the table refuses it."""
+    for check in CHECKS:
+        if problem := check(head):
+            raise problem
+    path = head.target.partition("?")[0]
+    entry = ROUTES.get(path)
+    if entry is None:
+        raise Problem(ProblemKind.NOT_FOUND, f"{path[:200]} is not a path of this endpoint.")
+    answer = entry.methods.get(head.method)
+    if answer is None:
+        allowed = ", ".join(entry.methods)
+        raise Problem(ProblemKind.METHOD_NOT_ALLOWED, f"{path} allows {allowed}, not {head.method[:40]}.", {"Allow": allowed})
+    return entry.name, answer

@@ -1,0 +1,73 @@
+"""What can be set, from the environment: `AIOS_GATEWAY_` and the field's name in upper case."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Final, Self
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+PREFIX: Final = "AIOS_GATEWAY_"
+
+Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=65536)]
+
+
+class InvalidSettingsError(Exception):
+    """The environment asks for something that can't be; the message names each variable."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one agent may take. They hold for each agent alone, so that none can starve another."""
+
+    connections: Count = 64
+    """Open connections. An HTTP pool rarely keeps more than 10; beyond the limit a connection is answered with 503 and closed."""
+    header_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 16 * 1024
+    """Request line and headers together. As much as common servers accept."""
+    body_bytes: Annotated[int, Field(ge=0, le=1 << 30)] = 64 * 1024
+    """Of a request's content. No present route takes any; what comes is read and dropped so that the connection stays usable."""
+    idle_seconds: Seconds = 75.0
+    """Between requests of a kept connection. Longer than the 60 s after which clients commonly drop one, so that they close it, not we."""
+    head_seconds: Seconds = 10.0
+    """From the first byte of a request to the end of its headers. Both ends are on one machine: more than this is an attack or a bug."""
+    body_seconds: Seconds = 30.0
+    """From the end of the headers to the end of the content."""
+    write_seconds: Seconds = 30.0
+    """For a response to be taken by its reader."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of one gateway process."""
+
+    node_socket: Path = Path("/run/aios/gateway/node.sock")
+    """Where the node agent hands over listeners."""
+    node_uid: Annotated[int, Field(ge=0)] = 0
+    """The user that the node agent runs as. Root, since it enters network namespaces; any other peer is refused."""
+    metrics_host: str = "127.0.0.1"
+    """Where metrics and probes are answered. The chart sets the pod's address; the default is reachable from nowhere else."""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9490
+    """0 takes a free one and logs it."""
+    reconnect_min_seconds: Seconds = 0.1
+    """First pause before connecting to the node agent again; it restarts in about a second, and agents are served meanwhile."""
+    reconnect_max_seconds: Seconds = 5.0
+    """The pause doubles up to this. An agent that starts while the node agent is back waits at most as long for its endpoint."""
+    drain_seconds: Seconds = 10.0
+    """For requests in progress after SIGTERM. Less than the 30 s after which the kubelet kills."""
+    limits: Limits = field(default_factory=Limits)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """The settings that `environment` asks for. Raises InvalidSettingsError for a variable that is unknown or out of range."""
+        given = {name.removeprefix(PREFIX).lower(): text for name, text in environment.items() if name.startswith(PREFIX)}
+        limits = {f.name for f in fields(Limits)}
+        nested: dict[str, object] = {name: text for name, text in given.items() if name not in limits}
+        nested["limits"] = {name: text for name, text in given.items() if name in limits}
+        unknown = sorted(set(given) - limits - ({f.name for f in fields(cls)} - {"limits"}))
+        if unknown:
+            raise InvalidSettingsError(f"{PREFIX}{unknown[0].upper()} is not a setting of the gateway")
+        try:
+            return TypeAdapter(cls).validate_python(nested)
+        except ValidationError as error:
+            raise InvalidSettingsError("; ".join(f"{PREFIX}{str(e['loc'][-1]).upper()}: {e['msg']}" for e in error.errors())) from None

@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+"""An agent that does nothing yet but wait, and can look around from inside its pod. Standard library only.
+
+agent                 idle until it is told to stop
+agent whoami          what KubeAIOS says of this agent: GET $AIOS_URL/v1/agent
+agent get URL         ask a URL directly, without the proxy, and say how that went
+agent connect HOST PORT   open a TCP connection and say how that went
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+TIMEOUT_SECONDS = 5
+
+# The agent's own endpoint is on the loopback of its pod: a proxy would be asked for somebody else's.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def idle() -> int:
+    """Wait for SIGTERM or SIGINT. As process 1 of a container it would otherwise ignore them."""
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    print(f"{os.environ.get('AIOS_AGENT', 'an agent without KubeAIOS')} is up", flush=True)
+    stopped.wait()
+    return 0
+
+
+def get(url: str) -> int:
+    """Print the answer; JSON is indented."""
+    try:
+        with DIRECT.open(url, timeout=TIMEOUT_SECONDS) as answer:
+            body = answer.read().decode()
+    except urllib.error.HTTPError as refused:
+        print(f"{url}: {refused.code} {refused.read().decode()}")
+        return 1
+    except OSError as failed:
+        print(f"{url}: {failed}")
+        return 1
+    try:
+        body = json.dumps(json.loads(body), indent=2)
+    except ValueError:
+        pass
+    print(body)
+    return 0
+
+
+def connect(host: str, port: int) -> int:
+    """Print whether a connection came about, and after how long."""
+    began = time.monotonic()
+    try:
+        socket.create_connection((host, port), timeout=TIMEOUT_SECONDS).close()
+        outcome = "connected"
+    except OSError as failed:
+        outcome = failed.strerror or str(failed)
+    print(f"{host} port {port}: {outcome} after {(time.monotonic() - began) * 1000:.0f} ms")
+    return 0 if outcome == "connected" else 1
+
+
+def main(arguments: list[str]) -> int:
+    match arguments:
+        case []:
+            return idle()
+        case ["whoami"]:
+            return get(os.environ["AIOS_URL"] + "/v1/agent")
+        case ["get", url]:
+            return get(url)
+        case ["connect", host, port] if port.isdigit():
+            return connect(host, int(port))
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -7,6 +7,7 @@ agent get URL         ask a URL directly, without the proxy, and say how that we
 agent connect HOST PORT   open a TCP connection and say how that went
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -44,10 +45,8 @@ def get(url: str) -> int:
     except OSError as failed:
         print(f"{url}: {failed}")
         return 1
-    try:
+    with contextlib.suppress(ValueError):
         body = json.dumps(json.loads(body), indent=2)
-    except ValueError:
-        pass
     print(body)
     return 0
 

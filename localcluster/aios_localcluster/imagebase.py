@@ -1,4 +1,4 @@
-"""The base of our images: a public Python image where one is named, else a Debian or Ubuntu that is bootstrapped once, as this machine's own."""
+"""The base of our images: a public Python image where one is named, else this machine's own Debian or Ubuntu, bootstrapped once."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ SOURCES = ("/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list.d/ub
 
 @dataclass(frozen=True)
 class Base:
-    """What images are built from. `packages` is a directory of Debian packages for the node image; empty when the base brings its own apt."""
+    """What images are built from. `packages` holds Debian packages for the node image; empty when the base brings its own apt."""
 
     key: str
     image: str
@@ -40,9 +40,7 @@ def suite() -> str:
     words = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
     name = words.get("VERSION_CODENAME", "").strip('"')
     if not name:
-        raise RuntimeError(
-            "/etc/os-release names no VERSION_CODENAME: name a base image instead, this is no Debian or Ubuntu to bootstrap from"
-        )
+        raise RuntimeError("/etc/os-release names no VERSION_CODENAME: this is no Debian or Ubuntu to bootstrap; name a base image instead")
     return name
 
 
@@ -91,6 +89,7 @@ def _bootstrap(archive: Path, packages: Path) -> None:
     packages.mkdir()
     run(
         "mmdebstrap", "--mode=root", "--variant=essential", f"--include={','.join(PACKAGES)}", '--aptopt=APT::Install-Recommends "false"',
-        *([f"--hook-dir={MERGED_USR}"] if MERGED_USR.exists() else []), *options, f"--customize-hook={fetch}", f"--customize-hook={remove}", suite(), partial, *sources,
+        *([f"--hook-dir={MERGED_USR}"] if MERGED_USR.exists() else []), *options,
+        f"--customize-hook={fetch}", f"--customize-hook={remove}", suite(), partial, *sources,
     )  # fmt: skip
     partial.rename(archive)

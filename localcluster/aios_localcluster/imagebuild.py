@@ -2,15 +2,14 @@
 
     python -m aios_localcluster.imagebuild [--base IMAGE]
 
-An image is named by what it is made of: `localhost/kubeaios/<name>:<digest of its inputs>`. Images that are built together leave one archive,
-in which they share their layers, so that importing them reads the base once.
+An image is named by what it is made of: `localhost/kubeaios/<name>:<digest of its inputs>`. Images that are built together leave one
+archive, in which they share their layers, so that importing them reads the base once.
 """
 
 import argparse
 import hashlib
 import json
 import os
-import shutil
 import sys
 import tarfile
 import tempfile
@@ -18,12 +17,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from aios_localcluster import images as imports
 from aios_localcluster.build import default_cache
 from aios_localcluster.buildah import Buildah, run
 from aios_localcluster.imagebase import base_key, prepare_base
 from aios_localcluster.imagetrees import PROGRAMS, Trees, digest_of
 from aios_localcluster.locks import exclusive_file_lock
+
+if TYPE_CHECKING:
+    from aios_localcluster.cluster import LocalCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = (*PROGRAMS, "example")
@@ -44,7 +48,7 @@ class ImageSettings:
     cache: Path = default_cache(os.environ) / "images"
     """Outside the tree: base, libraries, buildah's storage and archives outlive a clean checkout."""
     base: str | None = None
-    """A public image to build from. None: the Debian or Ubuntu of this machine, bootstrapped, which needs a package mirror and no registry."""
+    """A public image to build from. None: this machine's Debian or Ubuntu, bootstrapped, which needs a package mirror and no registry."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,18 @@ def _remove_old_archives(settings: ImageSettings, keep: set[Path]) -> None:
     for path in (settings.cache / "archives").glob("*.tar"):
         if path not in keep and path.stat().st_mtime < oldest:
             path.unlink()
+
+
+def import_images(cluster: "LocalCluster", images: Mapping[str, BuiltImage], progress: Progress) -> None:
+    """Every image is in the cluster's containerd, under its own tag and under the stable one; what is there already is not read again."""
+    present = imports.present(cluster)
+    archives = {image.archive_path for image in images.values() if present.get(image.tag) != image.digest}
+    for archive in sorted(archives):
+        progress(f"importing {archive.stat().st_size / 1e6:.0f} MB of images")
+        imports.import_archive(cluster, archive)
+    for image in images.values():
+        if present.get(image.stable) != image.digest:
+            imports.tag(cluster, image.tag, image.stable)
 
 
 class _Builder:

@@ -18,7 +18,7 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def single_program_archive(program: Path, image: str, machine: str) -> bytes:
-    """A docker archive of an image that is one static program at `/<its name>`, which is also its entry point. The same input gives the same bytes."""
+    """A docker archive of an image that is one static program at `/<its name>`, its entry point. The same input gives the same bytes."""
     layer = _tar({program.name: (program.read_bytes(), 0o755)})
     config = json.dumps(
         {
@@ -59,6 +59,13 @@ def import_archive(cluster: "LocalCluster", archive: Path) -> list[str]:
     if done.returncode != 0:
         raise LocalClusterError(f"{archive} must be a docker or OCI archive that containerd can import; ctr said: {done.stderr.strip()}")
     return [line.split()[0] for line in done.stdout.splitlines() if line.strip()]
+
+
+def tag(cluster: "LocalCluster", image: str, name: str) -> None:
+    """Give an image of the cluster's containerd a further name, taken from whichever image had it. Raises LocalClusterError."""
+    done = cluster.node_exec(_ctr(cluster, "images", "tag", "--force", image, name))
+    if done.returncode != 0:
+        raise LocalClusterError(f"ctr must name {image} {name}; it said: {done.stderr.strip()}")
 
 
 def present(cluster: "LocalCluster") -> dict[str, str]:

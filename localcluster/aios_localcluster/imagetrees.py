@@ -1,6 +1,6 @@
 """The directories that images copy: locked packages, split by which images share them, and our own packages per image.
 
-Everything is fetched and compiled outside of the image builds, which then need no network, no index and none of this machine's certificates.
+Everything is fetched and compiled outside of the image builds, which then need no network and none of this machine's certificates.
 """
 
 import configparser
@@ -40,7 +40,7 @@ for tree in pathlib.Path("/trees").glob(sys.argv[1]):
 def digest_of(paths: Iterable[Path], root: Path) -> str:
     """Over names and contents of files and of everything below directories; Python's caches aside."""
     digest = hashlib.sha256()
-    for path in sorted(file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])):
+    for path in sorted(file for start in paths for file in (start.rglob("*") if start.is_dir() else [start])):
         if path.is_file() and "__pycache__" not in path.parts:
             content = path.read_bytes()
             digest.update(f"{path.relative_to(root)}\0{len(content)}\0".encode())
@@ -55,7 +55,7 @@ class Trees:
         self._buildah, self._base, self._root, self._cache = buildah, base, root, cache
 
     def libraries(self) -> Path:
-        """A directory with `shared` (in all images), `cluster` (operator and node), and what each image has alone. Made once per locks and base."""
+        """`shared` (in all images), `cluster` (operator and node), and what each image has alone. Made once per locks and base."""
         locks = {name: self._root / "requirements" / f"{name}.txt" for name in PROGRAMS}
         key = hashlib.sha256(f"{self._base.key} {digest_of(locks.values(), self._root)}".encode()).hexdigest()[:12]
         trees = self._cache / "libraries" / key
@@ -107,7 +107,8 @@ def _install(lock: Path, target: Path, python: str) -> None:
     """The locked packages as wheels for the image's Python, checked against their hashes; sources are never built."""
     uv = Path(sys.executable).with_name("uv")
     run(
-        uv, "pip", "install", "--quiet", "--target", target, "--python-version", python, "--python-platform", f"{platform.machine()}-manylinux_2_28",
+        uv, "pip", "install", "--quiet", "--target", target,
+        "--python-version", python, "--python-platform", f"{platform.machine()}-manylinux_2_28",
         "--require-hashes", "--no-deps", "--only-binary", ":all:", "--link-mode", "copy", "--requirements", lock,
     )  # fmt: skip
     # Commands of libraries would start with this machine's Python, and no image calls them.

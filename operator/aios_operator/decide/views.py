@@ -1,0 +1,262 @@
+"""Frozen views of what the API holds: the only things that planners see.
+
+A view keeps what a decision needs and drops the rest, so that a thousand Agents cost megabytes. Planners share views and never
+change them; the store replaces a view when its object changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+MIB = 1 << 20
+
+
+class Key(NamedTuple):
+    """An Agent, and everything that belongs to it."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """What kube-scheduler counts against a node."""
+
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    pods: int = 0
+
+    def __add__(self, other: Requests) -> Requests:
+        return Requests(self.cpu_milli + other.cpu_milli, self.memory_bytes + other.memory_bytes, self.pods + other.pods)
+
+
+@dataclass(frozen=True, slots=True)
+class VramRequest:
+    """A share of one GPU, in the steps in which it is booked. Empty `models` accepts any."""
+
+    mebibytes: int
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    """An Agent as its user wrote it. When `spec_error` is set the spec can't be read, and `template` and `gpu` mean nothing."""
+
+    key: Key
+    uid: str
+    resource_version: str
+    generation: int
+    created: datetime
+    deleting_since: datetime | None
+    finalizers: tuple[str, ...]
+    template: Mapping[str, Any]
+    gpu: VramRequest | None
+    restart_policy: Literal["Always", "OnFailure", "Never"]
+    running: bool
+    digest: str
+    requests: Requests
+    spec_error: str | None
+    status: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A condition that the node wrote."""
+
+    status: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A share of one GPU, chosen or booked."""
+
+    uuid: str
+    model: str
+    mebibytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeView:
+    """An AgentRuntime: the order that is in force, and the node's facts about `fact_claim_uid`."""
+
+    key: Key
+    uid: str
+    resource_version: str
+    owner_uid: str
+    agent_uid: str
+    attempt: int
+    digest: str
+    node_name: str
+    gpu: Gpu | None
+    deleting: bool
+    fact_attempt: int | None = None
+    fact_node: str | None = None
+    fact_claim_uid: str | None = None
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a claim takes of one device. Exactly one of the two amounts is not 0."""
+
+    pool: str
+    device: str
+    mebibytes: int = 0
+    slots: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimView:
+    """A ResourceClaim that is ours (`agent` is set) or holds devices of our driver."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    agent: Key | None
+    agent_uid: str | None
+    attempt: int | None
+    shares: tuple[Share, ...]
+    """Empty until kube-scheduler has allocated the claim."""
+    deleting: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """A pod of an Agent. `waiting` and `ended` speak of the first container that explains the pod's state."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    agent: Key
+    agent_uid: str
+    attempt: int
+    phase: str
+    """Pending, Running, Succeeded, Failed or Unknown."""
+    ready: bool
+    node_name: str | None
+    unschedulable_since: datetime | None
+    """Since when kube-scheduler says that it can't bind the pod; None when it does not say so."""
+    unschedulable_message: str
+    waiting: tuple[str, str] | None
+    """Reason and message of a container that can't start."""
+    ended: tuple[str, int, str] | None
+    """Container, exit code and reason of a container that ended badly."""
+    reason: str
+    message: str
+    deleting: bool
+    requests: Requests
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    key: str
+    value: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A Node, as kube-scheduler sees it."""
+
+    name: str
+    uid: str
+    resource_version: str
+    ready: bool
+    unschedulable: bool
+    taints: tuple[Taint, ...]
+    labels: Mapping[str, str]
+    allocatable: Requests
+
+
+@dataclass(frozen=True, slots=True)
+class GpuDevice:
+    """A GPU that a node publishes."""
+
+    device: str
+    uuid: str
+    model: str
+    mebibytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SliceView:
+    """A ResourceSlice of our driver: what one node offers. `contract` is None when it publishes no `runtime` device."""
+
+    name: str
+    uid: str
+    resource_version: str
+    node_name: str
+    pool: str
+    pool_generation: int
+    gpus: tuple[GpuDevice, ...]
+    slots: int
+    contract: int | None
+    gpus_refused: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyView:
+    """Our NetworkPolicy of one namespace; `current` when it says what ours must say."""
+
+    namespace: str
+    uid: str
+    resource_version: str
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """kube-scheduler refused an Agent's place on `node`: not there again before `until`."""
+
+    node: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why there is no place, the sentence that the user reads, and the smallest change that would help."""
+
+    reason: str
+    message: str
+    smallest_change: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentState:
+    """All that concerns one Agent: what the agent planner sees of the world."""
+
+    key: Key
+    agent: AgentView | None
+    runtime: RuntimeView | None
+    claims: tuple[ClaimView, ...] = ()
+    pods: tuple[PodView, ...] = ()
+    policy: PolicyView | None = None
+    """The NetworkPolicy of the Agent's namespace."""
+    refusal: Refusal | None = None
+    """What the cluster planner last said, while the Agent waits for a place."""
+    template_refused: tuple[str, str] | None = None
+    """Digest and message: the API server refused the pod or claim made from the template of that digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """What the cluster planner sees: everything that offers or takes a place."""
+
+    nodes: Mapping[str, NodeView]
+    slices: Iterable[SliceView]
+    claims: Iterable[ClaimView]
+    """All that hold devices of our driver, ours or not, and ours that wait for kube-scheduler."""
+    runtimes: Iterable[RuntimeView]
+    pods: Iterable[PodView]
+    foreign: Mapping[str, Requests]
+    """Per node, what pods that are not ours request."""
+    waiting: Iterable[AgentView]
+    """Agents that need a place, in any order."""
+    exclusions: Mapping[Key, tuple[Exclusion, ...]] = field(default_factory=dict)

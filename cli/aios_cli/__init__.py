@@ -1,0 +1,1 @@
+"""The command line: `aiosctl` for people, with one module per group of commands."""

@@ -1,0 +1,13 @@
+"""The command `aiosctl`: each group of commands lives in a module of its own and is registered here."""
+
+import click
+
+from aios_cli.local import local
+
+
+@click.group()
+def main() -> None:
+    """KubeAIOS from the command line."""
+
+
+main.add_command(local)

@@ -7,7 +7,19 @@ import socket
 from dataclasses import replace
 
 from aios_sidecar import handover
-from aios_sidecar.contracts import AgentRecord, Held, Hello, ListenerKind, ProtocolError, Serve, Serving, Stop, Synced, Update
+from aios_sidecar.contracts import (
+    HANDOVER_VERSION,
+    AgentRecord,
+    Held,
+    Hello,
+    ListenerKind,
+    ProtocolError,
+    Serve,
+    Serving,
+    Stop,
+    Synced,
+    Update,
+)
 from aios_sidecar.handover import Link, LinkClosedError, PeerRefusedError
 from aios_sidecar.node.live import LiveClaims
 from aios_sidecar.node.settings import NodeSettings
@@ -71,8 +83,9 @@ class GatewayLink:
         while True:
             received = await link.receive()
             match received.message:
-                case Hello():
-                    pass
+                case Hello(contract=contract):
+                    if contract != HANDOVER_VERSION:
+                        raise ProtocolError(f"the gateway must speak contract {HANDOVER_VERSION}, not {contract}")
                 case Held(claim_uid=uid):
                     held.add(uid)
                     self._claims.adopt(uid, received.listeners)

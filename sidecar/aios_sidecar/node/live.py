@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from aios_api.agent import PlacedGPU
@@ -11,6 +11,7 @@ from aios_api.meta import Condition
 from aios_sidecar.contracts import AgentIdentity, AgentRecord, ListenerKind, Share
 from aios_sidecar.node import conditions
 from aios_sidecar.node.conditions import Facts
+from aios_sidecar.node.netns import Identity
 from aios_sidecar.node.state import ClaimState
 
 Clock = Callable[[], datetime]
@@ -23,6 +24,8 @@ class LiveClaim:
     state: ClaimState
     facts: Facts = field(default_factory=Facts)
     listeners: dict[ListenerKind, socket.socket] = field(default_factory=dict)
+    loopback_in: Identity | None = None
+    """The network namespace in which the loopback listener is."""
     conditions: tuple[Condition, ...] = ()
 
     def record(self, node_name: str) -> AgentRecord:
@@ -89,6 +92,8 @@ class LiveClaims:
                 listener.close()
             else:
                 self.give(live, kind, listener)
+                if kind == "loopback":  # it was the gateway that held the port
+                    self.learn(live, replace(live.facts, port_message=""))
 
     def drop(self, claim_uid: str) -> None:
         """The claim is not known any more; its listeners are closed on our side."""

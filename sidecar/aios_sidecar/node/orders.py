@@ -8,10 +8,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from aios_api.runtime import AgentRuntimeSpec
+from aios_sidecar.node.mirror import Mirror, Object
 
 log = logging.getLogger(__name__)
-
-Object = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -22,48 +21,29 @@ class Order:
     name: str
     uid: str
     spec: AgentRuntimeSpec
-    status: Object
+    status: dict[str, Any]
 
 
 class Orders:
-    """A sink for the reflector that selects `spec.nodeName`. Whoever waits for an order is woken at each change."""
+    """Orders by uid, out of a mirror of the AgentRuntimes whose `spec.nodeName` is this node's."""
 
-    def __init__(self) -> None:
-        self._by_uid: dict[str, Order] = {}
-        self._changed = asyncio.Event()
-        self.heard = False
-        """Whether the list was heard since this program started: only then does an absent order mean that there is none."""
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
 
-    def replace(self, objects: list[Object]) -> None:
-        self._by_uid = {order.uid: order for order in map(_order, objects) if order is not None}
-        self.heard = True
-        self._wake()
-
-    def upsert(self, obj: Object) -> None:
-        order = _order(obj)
-        if order is None:
-            self._by_uid.pop(obj["metadata"]["uid"], None)
-        else:
-            self._by_uid[order.uid] = order
-        self._wake()
-
-    def remove(self, obj: Object) -> None:
-        self._by_uid.pop(obj["metadata"]["uid"], None)
-        self._wake()
+    @property
+    def heard(self) -> bool:
+        return self._mirror.heard
 
     def get(self, uid: str) -> Order | None:
-        return self._by_uid.get(uid)
+        found = self._mirror.get(uid)
+        return None if found is None else _order(found)
 
     def all(self) -> list[Order]:
-        return list(self._by_uid.values())
+        return [order for order in map(_order, self._mirror.all()) if order is not None]
 
     def next_change(self) -> asyncio.Event:
-        """Set by the next change from now on. Take it before looking, wait for it afterwards: then nothing is missed."""
-        return self._changed
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        """As `Mirror.next_change`."""
+        return self._mirror.next_change()
 
 
 def _order(obj: Object) -> Order | None:

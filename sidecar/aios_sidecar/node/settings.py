@@ -48,8 +48,8 @@ class NodeSettings:
     """How long one question of the hook may take. The hook itself waits 30 s in all, so a lost answer leaves time for another."""
     api_seconds: float = 5.0
     """How long the hook's answer waits for the API server before the question is left unanswered (and asked again)."""
-    handback_seconds: float = 2.0
-    """How long a start waits for the gateway to hand listeners back before it opens them anew; a gateway reconnects in under a second."""
+    handback_seconds: float = 6.0
+    """How long a start waits for the gateway to hand listeners back before it opens them anew; a gateway tries at least every 5 s."""
 
     @property
     def plugin_dir(self) -> Path:

@@ -1,0 +1,141 @@
+"""The node agent as a whole: its parts put together, started in the order in which others rely on them, and ended without a trace to agents."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+from aios_api.names import DRIVER
+from aios_kube.events import EventRecorder, Regarding
+from aios_kube.protocol import ClusterClient, Selection
+from aios_kube.reflector import Reflector
+from aios_kube.resources import AGENT_RUNTIMES, NODES, RESOURCE_SLICES
+from aios_sidecar.contracts import Inventory
+from aios_sidecar.node.endpoints import Endpoints
+from aios_sidecar.node.files import write_atomically
+from aios_sidecar.node.gate import Gate
+from aios_sidecar.node.hook_server import HookServer
+from aios_sidecar.node.link import GatewayLink
+from aios_sidecar.node.live import LiveClaims
+from aios_sidecar.node.metrics import Metrics
+from aios_sidecar.node.mirror import Mirror
+from aios_sidecar.node.orders import Orders
+from aios_sidecar.node.plugin import DRAService, Plugin
+from aios_sidecar.node.preparer import Preparer
+from aios_sidecar.node.publisher import Publisher
+from aios_sidecar.node.reporter import Reporter
+from aios_sidecar.node.sandbox import Processes
+from aios_sidecar.node.settings import NodeSettings
+from aios_sidecar.node.state import StateFiles
+from aios_sidecar.node.waiting import Turns, to_the_end
+from aios_sidecar.node.web import Web
+
+log = logging.getLogger(__name__)
+
+
+class NodeAgent:
+    """One per node. What it keeps for agents (files, listeners, fences) outlives it and is found again by the next one."""
+
+    def __init__(self, settings: NodeSettings, client: ClusterClient, inventory: Inventory, clock: Callable[[], datetime]) -> None:
+        self.settings = settings
+        self.metrics = Metrics(time.monotonic)
+        self.claims = LiveClaims(clock)
+        self.nodes, self.slices, runtimes = Mirror(), Mirror(), Mirror()
+        self.orders = Orders(runtimes)
+        self._files = StateFiles(settings.claims_dir)
+        self._turns, processes = Turns(), Processes()
+        self._endpoints = Endpoints(settings, self.claims, processes)
+        self._events = EventRecorder(client, DRIVER, settings.node_name, clock)
+        self._reporter = Reporter(settings, client, self.orders, self.claims, clock)
+        self._publisher = Publisher(settings, client, inventory, self.nodes, self.slices, self._events, self.metrics)
+        self._preparer = Preparer(settings, client, self.orders, inventory, self._files, self.claims, self._endpoints, self._turns)
+        gate = Gate(settings, client, self.orders, self._files, self.claims, self._endpoints, processes, self._turns)
+        self._hooks = HookServer(settings, gate, self.metrics)
+        self._plugin = Plugin(settings, DRAService(self._preparer, self._reporter, self.metrics))
+        self._link = GatewayLink(settings, self.claims)
+        self._web = Web(settings.http_host, settings.http_port, self.metrics, self.unhealthy, self.unready)
+        on_node = Selection(fields=f"spec.nodeName={settings.node_name}")
+        self._reflectors = (
+            Reflector(client, AGENT_RUNTIMES, runtimes, on_node),
+            Reflector(client, RESOURCE_SLICES, self.slices, on_node),
+            Reflector(client, NODES, self.nodes, Selection(fields=f"metadata.name={settings.node_name}")),
+        )
+        self.metrics.claims.set_function(lambda: len(list(self.claims)))
+
+    async def run(self, stop: asyncio.Event, started: asyncio.Event | None = None) -> None:
+        """Works until `stop` is set or a part fails, whose exception is raised then. Agents that run are not disturbed by the end."""
+        damaged = self._restore_files()
+        self._link.open()
+        try:
+            await self._hooks.start()
+            await self._web.start()
+            await self._plugin.start()
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(reflector.run()) for reflector in self._reflectors]
+                tasks += [group.create_task(part.run()) for part in (self._link, self._reporter, self._publisher, self._events)]
+                tasks.append(group.create_task(self._restore_listeners(damaged)))
+                if started is not None:
+                    started.set()
+                await stop.wait()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await self._plugin.stop()
+            await self._hooks.stop()
+            await self._web.stop()
+
+    def unhealthy(self) -> str | None:
+        """Why a restart would help: a socket by which we are found was removed."""
+        sockets = (self.settings.registration_socket, self.settings.plugin_socket, self.settings.hook_socket, self.settings.gateway_socket)
+        missing = [path for path in sockets if not path.is_socket()]
+        return f"{missing[0]} was removed" if missing else None
+
+    def unready(self) -> str | None:
+        """Why no agent could start here now."""
+        if not self._plugin.registration.registered:
+            return "the kubelet has not registered the driver yet"
+        if not self.orders.heard:
+            return "the orders for this node were not heard yet"
+        return self.unhealthy()
+
+    def _restore_files(self) -> list[str]:
+        """Directories, the hook on the host, and what prepared claims need on the disk: containers may be started from here on."""
+        for path, mode in ((self.settings.run_dir, 0o755), (self.settings.run_dir / "agents", 0o700), (self.settings.plugin_dir, 0o750)):
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(mode)
+        self._files.open()
+        hook = self.settings.hook_binary.read_bytes()
+        if not self.settings.hook_path.is_file() or self.settings.hook_path.read_bytes() != hook:
+            write_atomically(self.settings.hook_path, hook, 0o755)
+        damaged = self._preparer.restore_files()
+        self.metrics.damaged.inc(len(damaged))
+        log.info("%d claims are prepared, the state of %d could not be read", len(list(self.claims)), len(damaged))
+        return damaged
+
+    async def _restore_listeners(self, damaged: list[str]) -> None:
+        """The gateway's own are taken first: it may be serving on them."""
+        restored = list(self.claims)
+        if restored:
+            try:
+                async with asyncio.timeout(self.settings.handback_seconds):
+                    await self._link.handed_back.wait()
+            except TimeoutError:
+                log.info("no gateway handed listeners back within %.0f s", self.settings.handback_seconds)
+        for live in restored:
+            async with self._turns.at(live.state.claim_uid):
+                if self.claims.get(live.state.claim_uid) is live:
+                    await to_the_end(self._endpoints.restore(live))
+        if damaged:
+            await self._recover(damaged)
+
+    async def _recover(self, damaged: list[str]) -> None:
+        while not (self.orders.heard and self.nodes.heard):
+            await asyncio.sleep(1.0)
+        missing = await self._preparer.recover(damaged)
+        note = f"the state of {len(damaged)} prepared claims could not be read and was set aside in {self.settings.claims_dir}; "
+        note += f"{len(damaged) - len(missing)} were prepared anew, no order names {', '.join(missing) or 'none'} of them"
+        log.error("%s", note)
+        for node in self.nodes.all():
+            regarding = Regarding("v1", "Node", "", self.settings.node_name, node["metadata"]["uid"])
+            self._events.record(regarding, "Warning", "StateUnreadable", "Restore", note)

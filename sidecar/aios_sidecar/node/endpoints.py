@@ -1,0 +1,90 @@
+"""The two listeners of an agent: a Unix socket in the directory that its containers see, a loopback port in their network namespace."""
+
+import asyncio
+import logging
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+from aios_api.names import AGENT_PORT
+from aios_sidecar.node import fence
+from aios_sidecar.node.live import LiveClaim, LiveClaims
+from aios_sidecar.node.netns import LISTEN_BACKLOG, NamespaceGone, NetworkNamespace, PortTaken, listen_on_loopback
+from aios_sidecar.node.sandbox import Processes
+from aios_sidecar.node.settings import NodeSettings
+
+log = logging.getLogger(__name__)
+
+
+class Endpoints:
+    """Opens what a claim lacks. Every call may be repeated."""
+
+    def __init__(self, settings: NodeSettings, claims: LiveClaims, processes: Processes) -> None:
+        self._settings = settings
+        self._claims = claims
+        self._processes = processes
+
+    def open_socket(self, live: LiveClaim) -> None:
+        """The claim has its Unix socket, in place and listening."""
+        path = self._settings.agent_socket(live.state.claim_uid)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        if "socket" not in live.listeners or not path.is_socket():
+            self._claims.give(live, "socket", listen_on_socket(path))
+
+    async def open_loopback(self, live: LiveClaim, namespace: NetworkNamespace) -> None:
+        """The claim has its loopback listener in this namespace, or the condition says what is in the way."""
+        if "loopback" in live.listeners and live.loopback_in == namespace.identity:
+            return
+        try:
+            listener = await asyncio.to_thread(listen_on_loopback, namespace, AGENT_PORT)
+        except PortTaken as error:
+            if "loopback" not in live.listeners:
+                self._claims.learn(live, replace(live.facts, port_message=str(error)))
+            return
+        live.loopback_in = namespace.identity
+        self._claims.learn(live, replace(live.facts, port_message=""))
+        self._claims.give(live, "loopback", listener)
+
+    async def restore(self, live: LiveClaim) -> None:
+        """After a start: the claim has its listeners again and its fence was read back, as far as its pod still has a process."""
+        self.open_socket(live)
+        if live.state.sandbox is None:
+            return
+        try:
+            namespace = self._processes.open_namespace(live.state.sandbox)
+        except NamespaceGone as error:
+            log.info("claim %s: %s; its next container brings it", live.state.claim_name, error)
+            return
+        with namespace:
+            try:
+                await self.raise_fence(live, namespace)
+            except fence.FenceFailed as error:
+                log.error("claim %s: %s", live.state.claim_name, error)
+            if "loopback" in live.listeners:
+                live.loopback_in = namespace.identity  # handed back by the gateway: it was opened for this sandbox
+            await self.open_loopback(live, namespace)
+
+    async def raise_fence(self, live: LiveClaim, namespace: NetworkNamespace) -> None:
+        """The fence stands in the namespace and was read back; the facts say so, or why not. Raises FenceFailed."""
+        try:
+            await asyncio.to_thread(fence.ensure, namespace)
+        except fence.FenceFailed as error:
+            self._claims.learn(live, replace(live.facts, fenced=False, fence_message=str(error)))
+            raise
+        self._claims.learn(live, replace(live.facts, fenced=True, fence_message=""))
+
+
+def listen_on_socket(path: Path) -> socket.socket:
+    """A listening socket at `path`, to which every user may connect that sees it. Takes the place of what was there, without a gap."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        listener.bind(str(temporary))
+        temporary.chmod(0o666)
+        listener.listen(LISTEN_BACKLOG)
+        temporary.rename(path)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

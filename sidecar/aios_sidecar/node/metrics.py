@@ -1,0 +1,44 @@
+"""What the node agent counts."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0)
+"""From a claim that is prepared already to the kubelet's patience."""
+
+
+class Metrics:
+    """In a registry of its own, so that two node agents may live in one process (tests do so)."""
+
+    def __init__(self, clock_seconds: Callable[[], float]) -> None:
+        self._clock_seconds = clock_seconds
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "aios_node_requests_total", "Requests of kubelet and hook.", ("request", "outcome"), registry=self._registry
+        )
+        self._seconds = Histogram(
+            "aios_node_request_seconds", "Time to their answer.", ("request",), buckets=SECONDS, registry=self._registry
+        )
+        self.claims = Gauge("aios_node_prepared_claims", "Claims that are prepared.", registry=self._registry)
+        self.gpus = Gauge("aios_node_gpus", "GPUs that are offered in the ResourceSlice.", registry=self._registry)
+        self.publications = Counter("aios_node_slice_writes_total", "Writes of the ResourceSlice.", registry=self._registry)
+        self.damaged = Counter("aios_node_damaged_state_files_total", "State files that were set aside.", registry=self._registry)
+
+    @contextmanager
+    def request(self, name: str) -> Iterator[None]:
+        """Counts what happens inside as one request: `ok`, or the name of the exception that leaves it."""
+        began = self._clock_seconds()
+        outcome = "ok"
+        try:
+            yield
+        except BaseException as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            self._requests.labels(name, outcome).inc()
+            self._seconds.labels(name).observe(self._clock_seconds() - began)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)

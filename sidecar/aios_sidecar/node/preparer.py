@@ -1,0 +1,168 @@
+"""Prepares claims for the kubelet and undoes it: orders are waited for, everything else is local and may be repeated."""
+
+import asyncio
+import logging
+import shutil
+
+from aios_kube.errors import ApiError, NotFound
+from aios_kube.protocol import ClusterClient
+from aios_kube.resources import RESOURCE_CLAIMS
+from aios_sidecar.contracts import Inventory
+from aios_sidecar.node import cdi
+from aios_sidecar.node.claims import ClaimRef, NotYet, PrepareFailed, order_of, prepared
+from aios_sidecar.node.endpoints import Endpoints
+from aios_sidecar.node.files import remove, write_atomically
+from aios_sidecar.node.live import LiveClaims
+from aios_sidecar.node.orders import Orders
+from aios_sidecar.node.settings import NodeSettings
+from aios_sidecar.node.state import UID, ClaimState, StateFiles
+from aios_sidecar.node.waiting import Turns, first_of, to_the_end
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN_SECONDS = 1.0
+"""A claim is not watched: its allocation is looked for this often while Prepare waits."""
+
+
+class Preparer:
+    """The kubelet's two requests. At most one of them works on a claim at a time; a release ends the preparations that still wait."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        client: ClusterClient,
+        orders: Orders,
+        inventory: Inventory,
+        files: StateFiles,
+        claims: LiveClaims,
+        endpoints: Endpoints,
+        turns: Turns,
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._orders = orders
+        self._inventory = inventory
+        self._files = files
+        self._claims = claims
+        self._endpoints = endpoints
+        self._turns = turns
+        self._calls: dict[str, set[asyncio.Task[ClaimState]]] = {}
+
+    async def prepare(self, ref: ClaimRef) -> ClaimState:
+        """The claim is prepared, and stays so until it is released. Raises PrepareFailed."""
+        if not UID.fullmatch(ref.uid):
+            raise PrepareFailed(f"claim {ref}: {ref.uid!r} is not a uid")
+        call = asyncio.create_task(self._prepare(ref), name=f"prepare {ref}")
+        calls = self._calls.setdefault(ref.uid, set())
+        calls.add(call)
+        try:
+            return await call
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if caller is not None and caller.cancelling():
+                raise
+            raise PrepareFailed(f"claim {ref} was released while it was being prepared") from None
+        finally:
+            calls.discard(call)
+            if not calls:
+                self._calls.pop(ref.uid, None)
+
+    async def release(self, claim_uid: str) -> None:
+        """Nothing of the claim is left on the node. Asks nobody; a claim that is not prepared is released already."""
+        if not UID.fullmatch(claim_uid):
+            raise PrepareFailed(f"{claim_uid!r} is not the uid of a claim")
+        for call in tuple(self._calls.get(claim_uid, ())):
+            call.cancel()
+        async with self._turns.at(claim_uid):
+            await to_the_end(self._undo(claim_uid))
+
+    def restore_files(self) -> list[str]:
+        """After a start: every readable state is known, with CDI file and directory. The claims whose state was set aside are returned."""
+        damaged = []
+        for uid in self._files.uids():
+            try:
+                state = self._files.read(uid)
+            except Exception as error:  # noqa: BLE001  whatever is wrong with one file, the other claims must be restored
+                log.error("the state of claim %s can't be used: %s; it is kept as %s", uid, error, self._files.set_aside(uid))
+                damaged.append(uid)
+                continue
+            if state is not None:
+                self._claims.put(state)
+                self._settings.agent_dir(uid).mkdir(parents=True, exist_ok=True, mode=0o755)
+                self._write_cdi(state)
+        return damaged
+
+    async def recover(self, damaged: list[str]) -> list[str]:
+        """Prepares claims whose state was set aside from what the API server says of them. Those that no order names are returned."""
+        missing = set(damaged)
+        for order in self._orders.all():
+            if not missing:
+                break
+            try:
+                claim = await self._client.get(RESOURCE_CLAIMS, order.spec.claim_name, order.namespace)
+                uid = claim["metadata"]["uid"]
+                if uid in missing:
+                    await self.prepare(ClaimRef(order.namespace, order.spec.claim_name, uid))
+                    missing.discard(uid)
+            except (ApiError, PrepareFailed) as error:
+                log.warning("claim %s/%s is not recovered: %s", order.namespace, order.spec.claim_name, error)
+        return sorted(missing)
+
+    async def _prepare(self, ref: ClaimRef) -> ClaimState:
+        known = self._claims.get(ref.uid)
+        state = known.state if known else await self._wait_for_order(ref)
+        async with self._turns.at(ref.uid):
+            return await to_the_end(self._settle(state))
+
+    async def _wait_for_order(self, ref: ClaimRef) -> ClaimState:
+        """The claim as it is to be prepared. Waits for what may still come, as long as the kubelet's call allows."""
+        missing: Exception = PrepareFailed(f"the API server did not answer about claim {ref}")
+        try:
+            async with asyncio.timeout(self._settings.prepare_seconds):
+                while True:
+                    change = self._orders.next_change()
+                    try:
+                        return await self._ask(ref)
+                    except NotFound:
+                        raise PrepareFailed(f"claim {ref} does not exist") from None
+                    except (NotYet, ApiError) as error:
+                        missing = error
+                    await first_of(change, seconds=LOOK_AGAIN_SECONDS)
+        except TimeoutError:
+            raise PrepareFailed(f"{missing} (waited {self._settings.prepare_seconds:.0f} s)") from missing
+
+    async def _ask(self, ref: ClaimRef) -> ClaimState:
+        claim = await self._client.get(RESOURCE_CLAIMS, ref.name, ref.namespace)
+        order = order_of(ref, claim, self._orders, self._settings.node_name)
+        report = await self._inventory.read()
+        state = prepared(ref, claim, order, report.gpus, self._settings.node_name)
+        if state.gpu is None or state.gpu.fake:
+            return state
+        try:
+            device = await asyncio.to_thread(cdi.vendor_device, self._settings.vendor_cdi_dirs, state.gpu.uuid)
+        except cdi.VendorDeviceMissing as error:
+            raise PrepareFailed(str(error)) from None
+        return state.model_copy(update={"vendor_device": device})
+
+    async def _settle(self, state: ClaimState) -> ClaimState:
+        """State first: from it everything that follows is made again, whenever this program stops."""
+        live = self._claims.get(state.claim_uid)
+        if live is None:
+            await asyncio.to_thread(self._files.write, state)
+            live = self._claims.put(state)
+        self._endpoints.open_socket(live)
+        await asyncio.to_thread(self._write_cdi, live.state)
+        return live.state
+
+    async def _undo(self, claim_uid: str) -> None:
+        """State last: as long as something is left, so is the knowledge of it."""
+        await asyncio.to_thread(remove, self._settings.cdi_file(claim_uid))
+        self._claims.drop(claim_uid)  # the gateway hears of it, and both sides close the listeners
+        await asyncio.to_thread(shutil.rmtree, self._settings.agent_dir(claim_uid), ignore_errors=True)
+        await asyncio.to_thread(self._files.remove, claim_uid)
+
+    def _write_cdi(self, state: ClaimState) -> None:
+        path, content = self._settings.cdi_file(state.claim_uid), cdi.content(self._settings, state)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_bytes() != content:
+            write_atomically(path, content, 0o644)

@@ -1,4 +1,4 @@
-"""The node agent as a whole: its parts put together, started in the order in which others rely on them, and ended without a trace to agents."""
+"""The node agent as a whole: its parts, started in the order in which others rely on them, and ended without disturbing an agent."""
 
 import asyncio
 import logging
@@ -130,8 +130,8 @@ class NodeAgent:
             await self._recover(damaged)
 
     async def _recover(self, damaged: list[str]) -> None:
-        while not (self.orders.heard and self.nodes.heard):
-            await asyncio.sleep(1.0)
+        for reflector in self._reflectors:
+            await reflector.synced.wait()
         missing = await self._preparer.recover(damaged)
         note = f"the state of {len(damaged)} prepared claims could not be read and was set aside in {self.settings.claims_dir}; "
         note += f"{len(damaged) - len(missing)} were prepared anew, no order names {', '.join(missing) or 'none'} of them"

@@ -1,0 +1,1 @@
+"""Where the rooms of the sidecar meet: programs that put together what knows nothing of one another."""

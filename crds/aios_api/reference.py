@@ -41,6 +41,9 @@ def _fields(schema: Schema, path: str, *, required: bool) -> Iterator[tuple[str,
     yield path, schema, required
     needed = schema.get("required", ())
     for name, child in schema.get("properties", {}).items():
+        if name == "initContainers":
+            yield f"{path}.{name}", child, False  # their fields are those of containers
+            continue
         yield from _fields(child, f"{path}.{name}", required=name in needed)
     for inner, mark in (("items", "[]"), ("additionalProperties", ".*")):
         if isinstance(child := schema.get(inner), dict) and ("properties" in child or RULES in child):
@@ -69,9 +72,9 @@ def _type(schema: Schema) -> str:
     if schema.get("x-kubernetes-int-or-string"):
         return "integer or string"
     if schema["type"] == "array":
-        return f"list of {_type(schema['items'])} (at most {schema['maxItems']})"
+        return f"list (at most {schema['maxItems']}) of {_type(schema['items'])}"
     if "maxProperties" in schema:
-        return f"map to {_type(schema['additionalProperties'])} (at most {schema['maxProperties']})"
+        return f"map (at most {schema['maxProperties']}) to {_type(schema['additionalProperties'])}"
     if schema.get("x-kubernetes-preserve-unknown-fields"):
         return "object, as in a Pod"
     if "maxLength" in schema:

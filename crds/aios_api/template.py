@@ -100,7 +100,7 @@ def _pod_spec() -> Schema:
     allowed = {
         "containers": _containers("The containers of the agent, all of one trust.", _main_container(), min_items=1),
         "initContainers": _containers(
-            "Containers that run before, or as sidecars (restartPolicy: Always) beside the others.", _init_container()
+            "Run before the others, or as sidecars (restartPolicy: Always) beside them. Fields as in containers.", _init_container()
         ),
         "volumes": listing(_volume(), 32, keys=["name"]),
         "imagePullSecrets": listing(struct({"name": text(253)}, required=["name"]), 16, keys=["name"]),

@@ -11,11 +11,12 @@ from aios_api.generate import differences, files, main
 from aios_api.reasons import ConditionType, Reason
 
 ROOT = Path(__file__).parents[3]
+GENERATED = files()
 WORDS = [*Reason, *ConditionType]
 
 
 def test_the_committed_files_are_as_generated() -> None:
-    assert "".join(differences(ROOT, files())) == ""
+    assert "".join(differences(ROOT, GENERATED)) == ""
 
 
 def test_check_says_what_differs_and_writing_mends_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,7 +41,7 @@ def rendered(template: str, *, keep: bool, classes: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("definition", definitions(), ids=lambda definition: str(definition["spec"]["names"]["kind"]))
 def test_the_charts_copy_is_the_same_definition(definition: dict[str, dict[str, dict[str, str]]]) -> None:
-    template = files()[f"charts/kubeaios/templates/crds/{definition['spec']['names']['plural']}.yaml"]
+    template = GENERATED[f"charts/kubeaios/templates/crds/{definition['spec']['names']['plural']}.yaml"]
     plain = rendered(template, keep=False, classes="[]")
     assert plain["metadata"] == {**definition["metadata"], "annotations": None}
     assert plain["spec"] == definition["spec"]
@@ -51,7 +52,7 @@ def test_the_charts_copy_is_the_same_definition(definition: dict[str, dict[str, 
 
 
 def test_the_charts_runtime_classes_stand_in_the_rule() -> None:
-    template = files()["charts/kubeaios/templates/crds/agents.yaml"]
+    template = GENERATED["charts/kubeaios/templates/crds/agents.yaml"]
     assert """'rule': 'self in ["nvidia", "runc"]'""" in str(rendered(template, keep=False, classes='["nvidia", "runc"]'))
 
 
@@ -61,4 +62,4 @@ def test_every_word_is_camel_case_has_a_sentence_and_a_place_in_the_reference(wo
     assert word.name == word.value == str(word)
     assert word.sentence.endswith(".")
     page, anchor = word.anchor.split("#")
-    assert anchor in re.findall("^### (.*)$", files()[page].lower(), re.MULTILINE)
+    assert anchor in re.findall("^### (.*)$", GENERATED[page].lower(), re.MULTILINE)

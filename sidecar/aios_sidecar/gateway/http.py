@@ -101,6 +101,7 @@ class Connection:
         """Answer one request. False when it was the last."""
         route = "none"
         head: h11.Request | None = None
+        last = False
         try:
             head = await self._read_head()
             if head is None:
@@ -112,14 +113,14 @@ class Connection:
         except Problem as problem:
             response = _response_to(problem)
         except h11.RemoteProtocolError as error:
-            response = _response_to(self._malformed(error))
+            response, last = _response_to(self._malformed(error)), True
         except OSError:
             raise  # the connection's, not the route's: nobody is left to tell
         except Exception:
             log.exception("route %s failed", route)
             response = _response_to(Problem(ProblemKind.INTERNAL, "An error of the gateway's own; its log says more."))
         self._application.answered(route, response.status)
-        return await self._respond(response, without_body=head is not None and head.method == b"HEAD")
+        return await self._respond(response, last=last, without_body=head is not None and head.method == b"HEAD")
 
     def _malformed(self, error: h11.RemoteProtocolError) -> Problem:
         if error.error_status_hint == 431:
@@ -140,7 +141,11 @@ class Connection:
                     raise Problem(ProblemKind.TIMEOUT, f"The headers must arrive within {self._limits.head_seconds:g} seconds.")
                 return None
             self._http.receive_data(data)
-        return event if isinstance(event, h11.Request) else None
+        if not isinstance(event, h11.Request):
+            return None
+        if event.http_version not in (b"1.0", b"1.1"):
+            raise h11.RemoteProtocolError(f"HTTP/{event.http_version.decode()} is not spoken here")
+        return event
 
     async def _receive(self, deadline: float, *, idle: bool) -> bytes | None:
         """What arrives next, b"" at the end, None when nothing came until `deadline`."""
@@ -173,10 +178,10 @@ class Connection:
                 if size > self._limits.body_bytes:
                     raise Problem(ProblemKind.CONTENT_TOO_LARGE, f"The content may have {self._limits.body_bytes} bytes.")
 
-    async def _respond(self, response: Response, *, without_body: bool) -> bool:
+    async def _respond(self, response: Response, *, last: bool, without_body: bool) -> bool:
         """Send `response`. True when the connection can take another request."""
         read_to_its_end = self._read_to_its_end()
-        last = self._draining or not read_to_its_end
+        last = last or self._draining or not read_to_its_end
         await self._send(encode(self._http, response, last=last, without_body=without_body))
         if not read_to_its_end:
             await self._linger()

@@ -1,0 +1,96 @@
+"""An agent served over real sockets by the real handler, in this process."""
+
+import asyncio
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from aios_api.agent import PlacedGPU
+from aios_api.meta import Condition
+from aios_sidecar.contracts import AgentIdentity, AgentRecord, ListenerKind, Share
+from aios_sidecar.gateway.agents import Agents
+from aios_sidecar.gateway.metrics import Metrics
+from aios_sidecar.gateway.settings import Limits
+
+CLAIM = "0b8e2b1e-6d2f-4f0e-9a53-1d3c5b0c7a01"
+
+
+def a_record(name: str = "coder") -> AgentRecord:
+    return AgentRecord(
+        identity=AgentIdentity(namespace="team", name=name, uid="6a9c", attempt=3),
+        node="node-1",
+        gpu=PlacedGPU(uuid="GPU-1", model="NVIDIA H100 80GB HBM3", memory="16Gi"),
+        share=Share(memory_bytes=16 << 30, gpu_memory_bytes=80 << 30),
+        conditions=(Condition(type="Fenced", status="True", reason="Fenced", message="", last_transition_time="2026-01-01T00:00:00Z"),),
+    )
+
+
+def listeners_in(directory: Path) -> dict[ListenerKind, socket.socket]:
+    directory.mkdir(parents=True, exist_ok=True)
+    unix = socket.socket(socket.AF_UNIX)
+    unix.bind(str(directory / "agent.sock"))
+    unix.listen(128)
+    return {"socket": unix, "loopback": socket.create_server(("127.0.0.1", 0), backlog=128)}
+
+
+@dataclass
+class Served:
+    """An agent under test and how to reach it."""
+
+    agents: Agents
+    metrics: Metrics
+    path: Path
+    port: int
+
+    async def connect(self, via: ListenerKind = "loopback") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if via == "socket":
+            return await asyncio.open_unix_connection(str(self.path))
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def exchange(self, request: bytes, via: ListenerKind = "loopback") -> bytes:
+        """All that comes back until the gateway closes the connection, after `request` and the end of the writing side."""
+        reader, writer = await self.connect(via)
+        try:
+            writer.write(request)
+            writer.write_eof()
+            return await asyncio.wait_for(reader.read(), 10)
+        finally:
+            writer.close()
+
+    def count(self, route: str, code: int) -> float:
+        return self.metrics.registry.get_sample_value("aios_gateway_requests_total", {"route": route, "code": str(code)}) or 0.0
+
+
+Serving = Callable[..., AbstractAsyncContextManager[Served]]
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory of its own whose path leaves room for a socket's name (108 bytes in all)."""
+    with tempfile.TemporaryDirectory(prefix="aios-") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def serving(short_path: Path) -> Serving:
+    @asynccontextmanager
+    async def serve(
+        name: str = "coder", limits: Limits | None = None, agents: Agents | None = None, claim: str = CLAIM
+    ) -> AsyncIterator[Served]:
+        metrics = Metrics()
+        agents = agents or Agents(limits or Limits(), metrics)
+        listeners = listeners_in(short_path / claim)
+        port = listeners["loopback"].getsockname()[1]
+        agents.serve(claim, a_record(name), listeners)
+        try:
+            yield Served(agents, metrics, short_path / claim / "agent.sock", port)
+        finally:
+            agents.stop(claim)
+            await asyncio.sleep(0.01)
+
+    return serve

@@ -1,0 +1,122 @@
+"""No agent can crash the gateway, leak its descriptors, or starve another agent."""
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aios_sidecar.gateway.settings import Limits
+
+GET = b"GET /v1/agent HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+FRAGMENTS = st.sampled_from(
+    [
+        b"GET ",
+        b"CONNECT ",
+        b"/v1/agent",
+        b"http://x/",
+        b" HTTP/1.1\r\n",
+        b" HTTP/1.0\r\n",
+        b"Host: localhost\r\n",
+        b"Host:\r\n",
+        b"\r\n",
+        b"Content-Length: 5\r\n",
+        b"Content-Length: 99999999999999999999\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: x\r\n",
+        b"5\r\nhello\r\n0\r\n\r\n",
+        b"ffffffffffffffff\r\n",
+        b"Expect: 100-continue\r\n",
+        b"Upgrade: h2c\r\nConnection: upgrade\r\n",
+        b"Connection: close\r\n",
+        b"\x00",
+        b"\xff\xfe",
+        b"\n",
+        b" ",
+    ]
+)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def answers(agent, via="loopback") -> bool:
+    return (await agent.exchange(GET, via)).startswith(b"HTTP/1.1 200")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sent=st.lists(st.one_of(st.binary(max_size=64), FRAGMENTS), max_size=12).map(b"".join), via=st.sampled_from(["socket", "loopback"]))
+def test_no_bytes_crash_it_and_what_it_says_is_http(serving, sent, via):
+    async def attempt() -> None:
+        claim = f"{time.monotonic_ns():x}"
+        async with serving(claim=claim) as agent:
+            with contextlib.suppress(ConnectionError):
+                response = await agent.exchange(sent, via)
+                assert response == b"" or response.startswith(b"HTTP/1.1 ")
+            assert agent.count("none", 500) == agent.count("agent", 500) == 0
+            assert await answers(agent, via)
+
+    asyncio.run(attempt())
+
+
+async def test_connections_beyond_the_limit_are_refused_with_a_reason_and_room_comes_back(serving):
+    async with serving(limits=Limits(connections=3)) as agent:
+        held = [await agent.connect() for _ in range(3)]
+        await asyncio.sleep(0.05)
+        reader, writer = await agent.connect()
+        refusal = await reader.read()
+        assert refusal.startswith(b"HTTP/1.1 503")
+        assert b"TooManyConnections" in refusal
+        writer.close()
+        for _, kept in held:
+            kept.close()
+        await asyncio.sleep(0.05)
+        assert await answers(agent)
+
+
+async def test_one_agents_flood_leaves_another_its_turn(serving):
+    async with serving("noisy", claim="aaaa") as noisy, serving("quiet", agents=noisy.agents, claim="bbbb") as quiet:
+        flooding = True
+
+        async def flood() -> None:
+            while flooding:
+                with contextlib.suppress(OSError):
+                    reader, writer = await noisy.connect("socket")
+                    writer.write(GET * 200)
+                    writer.write_eof()
+                    await reader.read()
+                    writer.close()
+
+        floods = [asyncio.create_task(flood()) for _ in range(100)]
+        await asyncio.sleep(0.2)
+        took = []
+        for _ in range(20):
+            began = time.monotonic()
+            assert await asyncio.wait_for(answers(quiet), 5)
+            took.append(time.monotonic() - began)
+        flooding = False
+        for task in floods:
+            task.cancel()
+        await asyncio.gather(*floods, return_exceptions=True)
+        # The flood's own client runs in this loop too; without the turns, a pipelined flood holds the loop for seconds.
+        assert sorted(took)[10] < 1.0
+
+
+async def test_descriptors_are_given_back(serving):
+    async with serving(claim="warm") as agent:
+        assert await answers(agent)
+    before = descriptors()
+    for round_ in range(5):
+        async with serving(claim=f"{round_:x}") as agent:
+            kept = [await agent.connect("socket") for _ in range(10)]
+            for request in (GET, b"garbage\r\n\r\n", b"GET / HT", b""):
+                with contextlib.suppress(ConnectionError):
+                    await agent.exchange(request)
+            for _, writer in kept:
+                writer.close()
+        await asyncio.sleep(0.05)
+    assert descriptors() == before

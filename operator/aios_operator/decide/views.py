@@ -229,6 +229,16 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderRefusal:
+    """The claim or the pod of `attempt` could not be created: `Forbidden` (403: quota, Pod Security, a policy; it may pass later), or
+    `NameTaken` (409, and the object of that name is not ours)."""
+
+    attempt: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class AgentState:
     """All that concerns one Agent: what the agent planner sees of the world."""
 
@@ -242,13 +252,16 @@ class AgentState:
     refusal: Refusal | None = None
     """What the cluster planner last said, while the Agent waits for a place."""
     template_refused: tuple[str, str] | None = None
-    """Digest and message: the API server refused the pod or claim made from the template of that digest."""
+    """Digest and message: the API server found the pod or claim made from the template of that digest invalid (422)."""
+    order_refused: OrderRefusal | None = None
+    """The API server refused the claim or the pod of this attempt for another reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
     """What the cluster planner sees: everything that offers or takes a place."""
 
+    agents: Mapping[Key, AgentView]
     nodes: Mapping[str, NodeView]
     slices: Iterable[SliceView]
     claims: Iterable[ClaimView]

@@ -27,9 +27,8 @@ def bench(name: str | None, quick: bool, json_path: Path | None, kubeconfig: Pat
     if name not in found:
         raise click.UsageError(f"NAME must be one of: {', '.join(sorted(found))}.")
     try:
-        from aios_localcluster.cluster import default_kubeconfig
-
         from aios_bench.result import Options, write
+        from aios_localcluster.cluster import default_kubeconfig
 
         run = found[name].load()
     except ModuleNotFoundError as missing:

@@ -18,14 +18,20 @@ FOLLOW_SECONDS = 0.5
 
 @click.group()
 @click.option("--name", default="aios", show_default=True, help="Which cluster: several may run side by side.")
-@click.option("--state-dir", type=click.Path(path_type=Path), help="Where its files are; its last part is the name. [default: /var/lib/kubeaios-local/NAME]")
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    help="Where its files are; its last part is the name. [default: /var/lib/kubeaios-local/NAME]",
+)
 @click.pass_context
 def local(context: click.Context, name: str, state_dir: Path | None) -> None:
     """A real Kubernetes on this machine: control plane and one node, in namespaces of its own."""
     try:
         from aios_localcluster.settings import environment_settings
     except ImportError as problem:
-        raise click.ClickException("`aiosctl local` needs a source checkout of KubeAIOS: the local cluster is no part of the package") from problem
+        raise click.ClickException(
+            "`aiosctl local` needs a source checkout of KubeAIOS: the local cluster is no part of the package"
+        ) from problem
     try:
         context.obj = environment_settings(os.environ, name, state_dir)
     except ValueError as problem:
@@ -38,7 +44,7 @@ def _cluster(settings: "ClusterSettings") -> Iterator["LocalCluster"]:
     from aios_localcluster import LocalCluster, LocalClusterError
 
     try:
-        yield LocalCluster(settings, say=click.echo)
+        yield LocalCluster(settings)
     except LocalClusterError as problem:
         raise click.ClickException(str(problem)) from problem
     except PermissionError as problem:
@@ -60,7 +66,8 @@ def up(settings: "ClusterSettings", api_only: bool, subnet: str | None) -> None:
     except ValueError as problem:
         raise click.UsageError(str(problem)) from problem
     with _cluster(settings) as cluster:
-        cluster.up()
+        began = time.monotonic()
+        cluster.up(lambda step: click.echo(f"{time.monotonic() - began:6.1f} s  {step}"))
         click.echo(f"\nexport KUBECONFIG={cluster.kubeconfig}\nexport PATH={cluster.kubectl_path.parent}:{cluster.helm_path.parent}:$PATH")
 
 

@@ -2,6 +2,7 @@
 
 import click
 
+from aios_cli.bench import bench
 from aios_cli.local import local
 
 
@@ -11,3 +12,4 @@ def main() -> None:
 
 
 main.add_command(local)
+main.add_command(bench)

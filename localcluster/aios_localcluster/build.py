@@ -82,7 +82,7 @@ def version_of(module: Module, sources: Path = SOURCES) -> str:
 
 
 def link_flags(module: Module, version: str) -> str:
-    """What the linker is told: no symbol tables, and for Kubernetes the version that its programs report."""
+    """What the linker is told: no symbol tables, and the version that the programs report."""
     flags = ["-s", "-w"]
     if module.name == "kubernetes":
         major, minor, _ = version.split(".", 2)
@@ -90,6 +90,8 @@ def link_flags(module: Module, version: str) -> str:
             flags += [
                 f"-X {package}.{key}={value}" for key, value in (("gitVersion", f"v{version}"), ("gitMajor", major), ("gitMinor", minor))
             ]
+    if module.name == "containerd":
+        flags.append(f"-X {CONTAINERD}/version.Version={version}")
     return " ".join(flags)
 
 

@@ -1,7 +1,7 @@
 """One cgroup per cluster in every hierarchy of the machine, cgroup v1 or v2.
 
-All of a cluster's processes start below it, and a cgroup namespace makes it the root that kubelet, containerd and runc see. So whatever they
-make is below it, and removing it removes everything.
+All of a cluster's processes start below it, and a cgroup namespace makes it the root that kubelet, containerd and runc see. So whatever
+they make is below it, and removing it removes everything.
 """
 
 import errno

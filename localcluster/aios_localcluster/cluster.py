@@ -10,30 +10,38 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from aios_localcluster import build, cgroups, control, host, kernel, locks, network, preparation
+from aios_localcluster import build, cgroups, configuration, control, files, host, kernel, locks, network
 from aios_localcluster.configuration import Programs
 from aios_localcluster.errors import CannotRunHere, LocalClusterError, NotRunning
 from aios_localcluster.network import ClusterNetwork
-from aios_localcluster.readiness import Api
+from aios_localcluster.readiness import Api, http_is_ok
 from aios_localcluster.settings import ClusterSettings
 
 POLL_SECONDS = 0.1
+GIVE_UP_AFTER_STARTS = 5
+"""A component that ended this often during `up` will not come: that is 6 s of back-off."""
 LOCK_SECONDS = 60.0
 """Longer than any launch or stop: whoever waits this long is told."""
+
+
+def default_kubeconfig() -> Path:
+    """The kubeconfig of the cluster that `aiosctl local up` and the demo make."""
+    return ClusterSettings().layout.kubeconfig
 
 
 class LocalCluster:
     """A cluster by its settings, whether it runs or not. Used as a context manager it is up inside and down after."""
 
-    def __init__(self, settings: ClusterSettings | None = None, say: Callable[[str], None] = print) -> None:
-        self.settings = settings or ClusterSettings()
+    def __init__(self, settings: ClusterSettings | None = None, *, name: str | None = None) -> None:
+        """With `name`: the cluster of that name, other settings as given or by default."""
+        chosen = settings or ClusterSettings()
+        self.settings = replace(chosen, name=name) if name is not None else chosen
         self.layout = self.settings.layout
-        self.say = say
-        self._began = time.monotonic()
 
     def __enter__(self) -> Self:
         self.up()
@@ -71,6 +79,11 @@ class LocalCluster:
         return self.programs.containerd / "ctr"
 
     @property
+    def kubelet_dir(self) -> Path:
+        """The kubelet's root directory, as the node sees it."""
+        return configuration.KUBELET_DIR
+
+    @property
     def network(self) -> ClusterNetwork:
         """The cluster's addresses. Raises NotRunning before the first `up`."""
         found = network.read(self.layout.network)
@@ -80,17 +93,21 @@ class LocalCluster:
 
     # ── up and down ──
 
-    def up(self) -> None:
-        """The cluster runs and is ready: the API answers, the node takes pods. Returns at once where that is so already."""
-        self._began = time.monotonic()
+    def up(self, say: Callable[[str], None] = print) -> None:
+        """The cluster runs and is ready: the API answers, the node takes pods. Returns at once where that is so already.
+
+        Packages that are missing are installed, programs that are missing are built; `say` gets a line for each step.
+        """
         if self.settings.has_node:
-            host.install_missing(self.say, host.NODE_PACKAGES)
+            host.install_missing(say, host.NODE_PACKAGES)
         with self._lock() as lock:
-            if self._holder() is None:
-                self._launch(lock.fileno())
-            else:
+            if self.is_running:
                 self._refuse_other_components()
-        self._wait_until_ready()
+            else:
+                self._launch(lock.fileno(), say)
+        with self._lock():
+            pass  # the holder inherited the lock: it lets go when its namespaces are made, or when it ends
+        self._wait_until_ready(say)
 
     def down(self, keep_state: bool = False) -> None:
         """Nothing of the cluster is left: no process, mount, namespace, link, cgroup, and (unless `keep_state`) no file."""
@@ -102,9 +119,25 @@ class LocalCluster:
             self._clear_kernel_state()
             self.layout.holder.unlink(missing_ok=True)
             if not keep_state:
-                shutil.rmtree(self.layout.root, ignore_errors=False) if self.layout.root.exists() else None
-                with contextlib.suppress(OSError):
-                    self.settings.state_root.rmdir()
+                self._remove_files()
+
+    def _remove_files(self) -> None:
+        root, marker = self.layout.root, self.layout.marker
+        if not root.exists():
+            return
+        if not marker.exists() and any(root.iterdir()):
+            raise LocalClusterError(f"{root} must be the directory of a local cluster to be removed; it has no file {marker.name}")
+        for child in root.iterdir():
+            if child == marker:
+                continue  # last, so that a removal that is cut short can be continued
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child)
+            else:
+                child.unlink()
+        marker.unlink(missing_ok=True)
+        root.rmdir()
+        with contextlib.suppress(OSError):
+            self.settings.state_root.rmdir()  # only when this was the last cluster there
 
     def _clear_kernel_state(self) -> None:
         timeout = self.settings.stop_timeout_seconds
@@ -115,19 +148,20 @@ class LocalCluster:
     def _lock(self) -> contextlib.closing[Any]:
         return contextlib.closing(locks.named_lock(f"kubeaios-local/{self.layout.identity}", LOCK_SECONDS))
 
-    def _launch(self, lock: int) -> None:
+    def _launch(self, lock: int, say: Callable[[str], None]) -> None:
         if reason := host.why_not(self.settings.has_node):
-            raise CannotRunHere(reason)
-        for name in ("kubernetes", *(("containerd", "pause") if self.settings.has_node else ())):
-            build.build(name, self.settings.cache, self.say)
+            raise CannotRunHere(f"this machine can't run the local cluster: {reason}")
+        if self.settings.has_node:
+            build.build_all(self.settings.cache, say)
+        else:
+            build.build("kubernetes", self.settings.cache, say)
         self._clear_kernel_state()  # of a cluster whose supervisor was killed
-        self.layout.logs.mkdir(parents=True, exist_ok=True)
-        self.layout.root.chmod(0o700)
+        self._make_directory()
         with contextlib.closing(locks.named_lock("kubeaios-local/networks", LOCK_SECONDS)) as networks:
             chosen = self._choose_network()
-            plan = preparation.prepare(self.settings, chosen, self.programs, datetime.datetime.now(datetime.UTC))
+            plan = files.write(self.settings, chosen, self.programs, datetime.datetime.now(datetime.UTC))
             plan.write(self.layout.plan)
-            self._step(f"prepared {self.layout.root}; node, pods and services in {chosen.subnet}")
+            say(f"the files are written to {self.layout.root}; node, pods and services are in {chosen.subnet}")
             inherited = (lock, networks.fileno())
             with self.layout.log("supervisor").open("a") as log:
                 subprocess.run(
@@ -139,6 +173,15 @@ class LocalCluster:
                     check=True,
                 )
 
+    def _make_directory(self) -> None:
+        root, marker = self.layout.root, self.layout.marker
+        root.mkdir(parents=True, exist_ok=True)
+        if not marker.exists() and any(root.iterdir()):
+            raise LocalClusterError(f"the state directory {root} must be empty or a local cluster's")
+        marker.write_text("aiosctl local down removes this directory\n")
+        root.chmod(0o700)
+        self.layout.logs.mkdir(exist_ok=True)
+
     def _choose_network(self) -> ClusterNetwork:
         kept = network.read(self.layout.network)
         wanted = self.settings.subnet or (str(kept.subnet) if kept else None)
@@ -149,40 +192,50 @@ class LocalCluster:
     def _refuse_other_components(self) -> None:
         runs = {component["name"] for component in self.status()}
         if lacking := [name for name in self.settings.components if name not in runs]:
-            raise LocalClusterError(f"the cluster {self.settings.name} runs without {', '.join(lacking)}: take it down first, or use another name")
+            raise LocalClusterError(
+                f"the cluster {self.settings.name} runs without {', '.join(lacking)}: take it down first, or use another name"
+            )
 
     # ── readiness ──
 
-    def _wait_until_ready(self) -> None:
-        api = self._api()
-        self._wait("the API is ready", lambda: (api.is_ready(2), api.not_ready_checks(2)), "kube-apiserver")
-        if "kube-controller-manager" in self.settings.components:
-            path = "/api/v1/namespaces/default/serviceaccounts/default"
-            self._wait("controllers work", lambda: (api.get(path, 2)[0] == 200, "no default service account yet"), "kube-controller-manager")
-        if self.settings.has_node:
-            self._wait("the node is ready", lambda: api.node_condition(self.settings.node_name, 2), "kubelet")
+    def _wait_until_ready(self, say: Callable[[str], None]) -> None:
+        api, until = self._api(), time.monotonic() + self.settings.start_timeout_seconds
+        account = "/api/v1/namespaces/default/serviceaccounts/default"
+        checks: list[tuple[str, str, Callable[[], tuple[bool, str]]]] = [
+            ("kube-apiserver", "the API is ready", lambda: (api.is_ready(2), api.not_ready_checks(2))),
+            ("kube-controller-manager", "controllers work", lambda: (api.get(account, 2)[0] == 200, "there is no default service account")),
+            ("kubelet", "the node is ready", lambda: api.node_condition(self.settings.node_name, 2)),
+            ("kube-proxy", "Services have their addresses", self._proxy_is_ready),
+        ]
+        for component, what, check in checks:
+            if component in self.settings.components:
+                self._wait(component, what, check, until)
+                say(what)
 
-    def _wait(self, what: str, check: Callable[[], tuple[bool, str]], component: str) -> None:
-        """Wait for `check`; fail when it takes too long or the cluster ends, with the end of the log that matters."""
-        until = self._began + self.settings.start_timeout_seconds
+    def _wait(self, component: str, what: str, check: Callable[[], tuple[bool, str]], until: float) -> None:
+        """Wait for `check`; fail with the end of a log when it takes too long, the cluster ends or `component` keeps ending."""
         while True:
             fine, why = check()
             if fine:
-                self._step(what)
                 return
-            if self._holder(settled=True) is None:
+            if not self.is_running:
                 raise NotRunning(f"the cluster ended while it started. The end of its log:\n{self._tail('supervisor')}")
+            ends = next((each["starts"] for each in self.status() if each["name"] == component and each["pid"] is None), 0)
+            if ends > GIVE_UP_AFTER_STARTS:
+                raise LocalClusterError(f"{component} ended {ends} times. The end of its log:\n{self._tail(component)}")
             if time.monotonic() > until:
-                took = self.settings.start_timeout_seconds
-                raise LocalClusterError(f"after {took:.0f} s: {what} must be true, but {why}. The end of {component}'s log:\n{self._tail(component)}")
+                took = f"after {self.settings.start_timeout_seconds:.0f} s"
+                raise LocalClusterError(
+                    f"{took} it must be true that {what}, but {why}. The end of {component}'s log:\n{self._tail(component)}"
+                )
             time.sleep(POLL_SECONDS)
+
+    def _proxy_is_ready(self) -> tuple[bool, str]:
+        return http_is_ok(f"http://{self.network.node}:10256/healthz", 2), "kube-proxy has not written its rules yet"
 
     def _api(self) -> Api:
         pki = self.layout.certificates
         return Api(self.network.api_url, str(pki / "ca.crt"), str(pki / "admin.crt"), str(pki / "admin.key"))
-
-    def _step(self, what: str) -> None:
-        self.say(f"{time.monotonic() - self._began:5.1f} s  {what}")
 
     def _tail(self, component: str) -> str:
         log = self.layout.log(component)
@@ -190,27 +243,13 @@ class LocalCluster:
 
     # ── a running cluster ──
 
-    def _holder(self, settled: bool = False) -> int | None:
-        """The process that holds the namespaces; None when the cluster does not run.
-
-        The holder records itself while it has the lock. With `settled` (called without the lock), a holder that is about to do so counts.
-        """
+    def _holder(self) -> int | None:
+        """The process that holds the namespaces; None when the cluster does not run."""
         try:
             recorded = json.loads(self.layout.holder.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
-            recorded = None
-        if recorded and kernel.start_time(recorded["pid"]) == recorded["start_time"]:
-            return int(recorded["pid"])
-        if settled and self._is_locked():
-            return 0
-        return None
-
-    def _is_locked(self) -> bool:
-        try:
-            locks.named_lock(f"kubeaios-local/{self.layout.identity}", 0).close()
-        except LocalClusterError:
-            return True
-        return False
+            return None
+        return int(recorded["pid"]) if kernel.start_time(recorded["pid"]) == recorded["start_time"] else None
 
     @property
     def is_running(self) -> bool:
@@ -257,11 +296,11 @@ class LocalCluster:
         namespaces = [f"--{kind}" for kind in ("mount", "net", "uts", "ipc", "cgroup")]
         return ["nsenter", f"--target={holder}", *namespaces, f"--pid=/proc/{holder}/ns/pid_for_children", "--", *argv]
 
-    def node_exec(self, argv: Sequence[str], timeout_seconds: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run `argv` on the node and wait; like subprocess.run with captured text."""
-        return subprocess.run(self.node_argv(argv), capture_output=True, text=True, check=False, timeout=timeout_seconds, **options)
-
-    def kubectl(self, *arguments: str, stdin: str | None = None, timeout_seconds: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run kubectl as administrator and wait; like subprocess.run with captured text."""
-        command = [str(self.kubectl_path), "--kubeconfig", str(self.kubeconfig), *arguments]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=timeout_seconds)
+    def node_exec(self, argv: Sequence[str], timeout_seconds: float = 60) -> str:
+        """What `argv` prints, run on the node. Raises LocalClusterError with what it said when it fails."""
+        done = subprocess.run(self.node_argv(argv), capture_output=True, text=True, check=False, timeout=timeout_seconds)
+        if done.returncode != 0:
+            raise LocalClusterError(
+                f"`{' '.join(argv)}` ended with {done.returncode} on the node; it said: {(done.stderr or done.stdout).strip()}"
+            )
+        return done.stdout

@@ -14,6 +14,10 @@ from aios_localcluster.plan import Component
 from aios_localcluster.settings import ClusterSettings, Layout
 
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
+KUBELET_DIR = Path("/var/lib/kubelet")
+CONTAINERD_DIR = Path("/var/lib/containerd")
+CNI_DIR = Path("/etc/cni/net.d")
+"""Where the node has them; they are the cluster's own directories, whatever the host has there."""
 PAUSE_IMAGE = "localhost/kubeaios/pause:1"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KUBECONFIGS = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
@@ -112,7 +116,7 @@ def containerd_configuration(runc: str) -> str:
     """containerd for one kubelet. Where it writes is private to the cluster, so the usual places are the right ones."""
     return f"""\
 version = 3
-root = "/var/lib/containerd"
+root = "{CONTAINERD_DIR}"
 state = "/run/containerd"
 
 [grpc]
@@ -125,7 +129,7 @@ state = "/run/containerd"
   cdi_spec_dirs = ["/etc/cdi", "/run/cdi"]
   [plugins."io.containerd.cri.v1.runtime".cni]
     bin_dirs = ["/usr/lib/cni", "/opt/cni/bin"]
-    conf_dir = "/etc/cni/net.d"
+    conf_dir = "{CNI_DIR}"
   [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
@@ -247,7 +251,16 @@ def _scheduler(layout: Layout, programs: Programs) -> Component:
 def _node(settings: ClusterSettings, network: ClusterNetwork, programs: Programs) -> tuple[Component, ...]:
     layout = settings.layout
     config = layout.configuration
-    import_images = (str(programs.containerd / "ctr"), "--address", CONTAINERD_SOCKET, "-n", "k8s.io", "images", "import", str(layout.pause_image))
+    import_images = (
+        str(programs.containerd / "ctr"),
+        "--address",
+        CONTAINERD_SOCKET,
+        "-n",
+        "k8s.io",
+        "images",
+        "import",
+        str(layout.pause_image),
+    )
     kubelet = _flags(
         config=config / "kubelet.yaml",
         kubeconfig=config / "kubelet.kubeconfig",
@@ -258,7 +271,9 @@ def _node(settings: ClusterSettings, network: ClusterNetwork, programs: Programs
     return (
         Component("containerd", (str(programs.containerd / "containerd"), "--config", str(config / "containerd.toml"))),
         Component("images", import_images, after_path=CONTAINERD_SOCKET, is_step=True),
-        Component("kubelet", (str(programs.kubernetes / "kubelet"), *kubelet), after_api=True, after_path=CONTAINERD_SOCKET, after_step="images"),
+        Component(
+            "kubelet", (str(programs.kubernetes / "kubelet"), *kubelet), after_api=True, after_path=CONTAINERD_SOCKET, after_step="images"
+        ),
         Component("kube-proxy", (str(programs.kubernetes / "kube-proxy"), *proxy), after_api=True),
     )
 

@@ -1,6 +1,6 @@
 """What the machine itself must bring: Debian packages, and a kernel that lets us make namespaces.
 
-    python -m aios_localcluster.host        install what is missing, and say whether the cluster can run
+python -m aios_localcluster.host        install what is missing, and say whether the cluster can run
 """
 
 import os

@@ -1,8 +1,9 @@
 """Puts one cluster into namespaces of its own and holds them: `python -m aios_localcluster.launcher PLAN LOCK-FD …`.
 
-The process that this program becomes (the holder) lives on the host: it records itself first, makes cgroup, namespaces, mounts and link, forks the
-supervisor as the first process of a new PID namespace and waits for it. Whichever of the two ends, the kernel ends everything else: the
-supervisor dies with the holder, and with the supervisor every process of its namespace; with the last process go mounts, links and rules.
+The process that this program becomes (the holder) lives on the host: it records itself first, makes cgroup, namespaces, mounts and link,
+forks the supervisor as the first process of a new PID namespace and waits for it. Whichever of the two ends, the kernel ends everything
+else: the supervisor dies with the holder, and with the supervisor every process of its namespace; with the last process go mounts, links
+and rules.
 """
 
 import json

@@ -7,6 +7,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 
+def http_is_ok(url: str, timeout_seconds: float) -> bool:
+    """Whether a plain HTTP request is answered with 200."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_seconds)
+    try:
+        connection.request("GET", parts.path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 class Api:
     """The API at `url`, asked as the client whose certificate is given."""
 

@@ -88,6 +88,11 @@ class Layout:
         return f"ka{hashlib.sha256(self.identity.encode()).hexdigest()[:8]}"
 
     @property
+    def marker(self) -> Path:
+        """Says that the directory is a cluster's: `down` removes no other one."""
+        return self.root / "local-cluster"
+
+    @property
     def plan(self) -> Path:
         """What the supervisor runs, as JSON."""
         return self.root / "plan.json"

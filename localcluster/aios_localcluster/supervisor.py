@@ -55,7 +55,14 @@ class Running:
         else:
             state = "waiting"
         age = round(now - self.started_at, 1) if self.pid is not None else None
-        return {"name": self.component.name, "state": state, "pid": self.pid, "age_seconds": age, "starts": self.starts, "last_end": self.last_end}
+        return {
+            "name": self.component.name,
+            "state": state,
+            "pid": self.pid,
+            "age_seconds": age,
+            "starts": self.starts,
+            "last_end": self.last_end,
+        }
 
 
 class Supervisor:
@@ -71,19 +78,20 @@ class Supervisor:
     def run(self) -> None:
         """Supervise until the holder ends."""
         listener = control.listen(Path(self.plan.control))
+        door = listener.fileno()
         wake_read, wake_write = os.pipe()
         for descriptor in (wake_read, wake_write):
             os.set_blocking(descriptor, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         while True:
-            ready, _, _ = select.select([listener, wake_read, self.alive], [], [], TICK_SECONDS)
+            ready, _, _ = select.select([door, wake_read, self.alive], [], [], TICK_SECONDS)
             if self.alive in ready:
                 return  # nobody writes: readable means that the holder has ended
             if wake_read in ready:
                 os.read(wake_read, 4096)
             self.reap()
-            if listener in ready:
+            if door in ready:
                 control.answer(listener, self.command)
             self.start_what_may_start()
 
@@ -119,7 +127,13 @@ class Supervisor:
         """Start every component that is due and whose conditions hold."""
         now = time.monotonic()
         for running in self.all.values():
-            if running.pid is None and not running.done and not running.held and now >= running.not_before and self.may_start(running.component):
+            if (
+                running.pid is None
+                and not running.done
+                and not running.held
+                and now >= running.not_before
+                and self.may_start(running.component)
+            ):
                 self.start(running)
 
     def may_start(self, component: Component) -> bool:

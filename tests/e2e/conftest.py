@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from aios_localcluster.cluster import LocalCluster
-from aios_localcluster.host import unable_reason
+from aios_localcluster.host import why_not
 
 from aios_localcluster import kubeaios
 from e2e.support import Space, namespace
@@ -17,7 +17,7 @@ COUNTER = itertools.count(1)
 @pytest.fixture(scope="session")
 def bare_cluster() -> Iterator[LocalCluster]:
     """A cluster of the tests' own, beside one that a person may have running."""
-    if reason := unable_reason():
+    if reason := why_not():
         pytest.skip(reason)
     cluster = LocalCluster(name="e2e")
     cluster.down()

@@ -2,6 +2,7 @@
 
 import datetime
 import platform
+from ipaddress import IPv4Address
 
 from aios_localcluster import certificates, configuration, host, images
 from aios_localcluster.certificates import Pair
@@ -13,7 +14,7 @@ from aios_localcluster.settings import ClusterSettings
 API_NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost")
 
 
-def prepare(settings: ClusterSettings, network: ClusterNetwork, programs: Programs, now: datetime.datetime) -> Plan:
+def write(settings: ClusterSettings, network: ClusterNetwork, programs: Programs, now: datetime.datetime) -> Plan:
     """Write the files below the state directory; returns the plan, which the caller writes last.
 
     Authorities and the service accounts' key stay what they were in an earlier start; everything else is made anew.
@@ -41,9 +42,9 @@ def prepare(settings: ClusterSettings, network: ClusterNetwork, programs: Progra
         private=str(layout.private),
         binds={
             # Real directories of a disk, not of an overlay: containerd makes overlays of its own there, and the kubelet measures its disk.
-            "/var/lib/kubelet": str(layout.private / "kubelet"),
-            "/var/lib/containerd": str(layout.private / "containerd"),
-            "/etc/cni/net.d": str(layout.configuration / "cni"),
+            str(configuration.KUBELET_DIR): str(layout.private / "kubelet"),
+            str(configuration.CONTAINERD_DIR): str(layout.private / "containerd"),
+            str(configuration.CNI_DIR): str(layout.configuration / "cni"),
         },
         logs=str(layout.logs),
         control=str(layout.control),
@@ -67,8 +68,6 @@ def _certificates(settings: ClusterSettings, network: ClusterNetwork, now: datet
         certificates.write_private(folder / "service-account.key", certificates.new_key())
 
     def signed(by: Pair, file: str, user: str, *groups: str, names: tuple[str, ...] = (), local: bool = False, node: bool = False) -> Pair:
-        from ipaddress import IPv4Address
-
         addresses = [*([IPv4Address("127.0.0.1")] if local else []), *([network.node] if node else [])]
         if file == "apiserver":
             addresses.append(network.api_service)

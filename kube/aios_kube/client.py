@@ -73,16 +73,21 @@ class KubeClient:
         self, resource: Resource, body: Object, *, field_manager: str, force: bool = False, subresource: str | None = None
     ) -> Object:
         metadata = body["metadata"]
-        return _object(
-            await self._transport.call(
-                "PATCH",
-                resource.path(metadata.get("namespace"), metadata["name"], subresource),
-                verb="apply",
-                query={"fieldManager": field_manager, "force": "true" if force else "false"},
-                body={"apiVersion": resource.api_version, "kind": resource.kind, **body},
-                content_type="application/apply-patch+yaml",
+        try:
+            return _object(
+                await self._transport.call(
+                    "PATCH",
+                    resource.path(metadata.get("namespace"), metadata["name"], subresource),
+                    verb="apply",
+                    query={"fieldManager": field_manager, "force": "true" if force else "false"},
+                    body={"apiVersion": resource.api_version, "kind": resource.kind, **body},
+                    content_type="application/apply-patch+yaml",
+                )
             )
-        )
+        except Invalid as error:
+            if _is_about_another_object(error):
+                raise Conflict(error.message, code=409, reason="Conflict") from error
+            raise
 
     async def patch(
         self,
@@ -115,7 +120,8 @@ class KubeClient:
                 )
             )
         except Invalid as error:
-            if isinstance(patch, list) and expected and "test" in error.message and "fail" in error.message:
+            # A failed `test` of a JSON patch comes back as a 422 that names nothing.
+            if _is_about_another_object(error) or (isinstance(patch, list) and expected and not error.causes):
                 raise Conflict(error.message, code=409, reason="Conflict") from error
             raise
 
@@ -184,6 +190,11 @@ async def connect(
 def _selectors(selection: Selection) -> dict[str, str]:
     chosen = {"labelSelector": selection.labels, "fieldSelector": selection.fields}
     return {key: value for key, value in chosen.items() if value}
+
+
+def _is_about_another_object(error: Invalid) -> bool:
+    """The server answers a wrong uid with 422 and "metadata.uid: field is immutable", not with 409."""
+    return any(cause.field == "metadata.uid" for cause in error.causes)
 
 
 def _object(answer: Any) -> Object:

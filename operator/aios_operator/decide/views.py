@@ -258,18 +258,37 @@ class AgentState:
 
 
 @dataclass(frozen=True, slots=True)
+class NamespaceState:
+    """What the namespace planner sees."""
+
+    namespace: str
+    has_agents: bool
+    policy: PolicyView | None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order that stands and whose pod is not bound yet: it takes its place before kube-scheduler has booked it."""
+
+    runtime: RuntimeView
+    requests: Requests
+    allocated: bool
+    """Its claim is allocated already, so that the claim counts, and of the order only `requests`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterView:
     """What the cluster planner sees: everything that offers or takes a place."""
 
-    agents: Mapping[Key, AgentView]
     nodes: Mapping[str, NodeView]
     slices: Iterable[SliceView]
     claims: Iterable[ClaimView]
-    """All that hold devices of our driver, ours or not, and ours that wait for kube-scheduler."""
-    runtimes: Iterable[RuntimeView]
+    """All that hold devices of our driver, ours or not."""
+    orders: Iterable[Order]
     pods: Iterable[PodView]
+    """Pods of Agents that are bound and have not ended."""
     foreign: Mapping[str, Requests]
     """Per node, what pods that are not ours request."""
-    waiting: Iterable[AgentView]
+    waiting: Iterable[AgentState]
     """Agents that need a place, in any order."""
     exclusions: Mapping[Key, tuple[Exclusion, ...]] = field(default_factory=dict)

@@ -1,0 +1,270 @@
+"""Where an Agent goes: best fit on VRAM over the GPUs that nodes publish, minus what all claims and standing orders take.
+
+A `Board` is the bookkeeping of one planning cycle. Placing books on it, so that two Agents of one cycle never get the same bytes.
+A refusal is the answer of the first check in `PLACEMENT` that fails; its order is the order in which a person wants to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from aios_api.names import CONTRACT_VERSION
+from aios_api.reasons import Reason
+from aios_operator.decide.nodes import node_obstacle
+from aios_operator.decide.objects import format_mebibytes
+from aios_operator.decide.views import AgentView, ClusterView, Exclusion, Gpu, GpuDevice, NodeView, Refusal, Requests, SliceView
+
+
+@dataclass(slots=True)
+class Place:
+    """One node on the board: what it offers and what is still free of it."""
+
+    node: NodeView
+    slice: SliceView
+    free_mebibytes: dict[str, int]
+    """By GPU uuid. Below 0 when more is booked than the GPU has now."""
+    free_slots: int
+    free: Requests
+
+
+@dataclass(slots=True)
+class Held:
+    """What one Agent holds already: free for itself when it is placed anew, since the old attempt ends first."""
+
+    mebibytes: dict[tuple[str, str], int] = field(default_factory=dict)
+    """By node and GPU uuid."""
+    slots: dict[str, int] = field(default_factory=dict)
+    requests: dict[str, Requests] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Board:
+    """Every node that understands us, by name, and what each Agent holds."""
+
+    places: dict[str, Place]
+    held: dict[str, Held]
+    slices: tuple[SliceView, ...]
+
+    @classmethod
+    def of(cls, view: ClusterView) -> Board:
+        newest: dict[str, SliceView] = {}
+        for each in view.slices:
+            if each.pool not in newest or each.pool_generation > newest[each.pool].pool_generation:
+                newest[each.pool] = each
+        places = {}
+        for each in newest.values():
+            node = view.nodes.get(each.node_name)
+            if node is None or each.contract != CONTRACT_VERSION:
+                continue
+            free = _minus(node.allocatable, view.foreign.get(node.name, Requests()))
+            places[node.name] = Place(node, each, {gpu.uuid: gpu.mebibytes for gpu in each.gpus}, each.slots, free)
+        board = cls(places, {}, tuple(newest.values()))
+        board._book_claims(view)
+        board._book_orders(view)
+        for pod in view.pods:
+            if pod.node_name is not None:
+                board.take(pod.agent_uid, pod.node_name, None, 0, 0, pod.requests)
+        return board
+
+    def _book_claims(self, view: ClusterView) -> None:
+        devices = {(s.pool, gpu.device): (s.node_name, gpu.uuid) for s in self.slices for gpu in s.gpus}
+        nodes = {s.pool: s.node_name for s in self.slices}
+        for claim in view.claims:
+            for share in claim.shares:
+                node, uuid = devices.get((share.pool, share.device), (nodes.get(share.pool), None))
+                if node is not None:
+                    self.take(claim.agent_uid, node, uuid, share.mebibytes, share.slots, Requests())
+
+    def _book_orders(self, view: ClusterView) -> None:
+        for order in view.orders:
+            runtime, gpu = order.runtime, order.runtime.gpu
+            if order.allocated:
+                self.take(runtime.agent_uid, runtime.node_name, None, 0, 0, order.requests)
+            else:
+                uuid, mebibytes = (gpu.uuid, gpu.mebibytes) if gpu is not None else (None, 0)
+                self.take(runtime.agent_uid, runtime.node_name, uuid, mebibytes, 1, order.requests)
+
+    def take(self, agent_uid: str | None, node: str, uuid: str | None, mebibytes: int, slots: int, requests: Requests) -> None:
+        """So much is no longer free on `node`; `agent_uid` (None: not an Agent) holds it."""
+        place = self.places.get(node)
+        if place is None:
+            return
+        if uuid is not None and uuid in place.free_mebibytes:
+            place.free_mebibytes[uuid] -= mebibytes
+        place.free_slots -= slots
+        place.free = _minus(place.free, requests)
+        if agent_uid is not None:
+            held = self.held.setdefault(agent_uid, Held())
+            if uuid is not None:
+                held.mebibytes[node, uuid] = held.mebibytes.get((node, uuid), 0) + mebibytes
+            held.slots[node] = held.slots.get(node, 0) + slots
+            held.requests[node] = held.requests.get(node, Requests()) + requests
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """One Agent's search on a board."""
+
+    agent: AgentView
+    board: Board
+    held: Held
+    obstacles: Mapping[str, str]
+    """Per node, why the Agent can't run there, VRAM aside; nodes that are not in it would do."""
+
+    def free_on(self, place: Place, gpu: GpuDevice) -> int:
+        """MiB that this Agent could have of `gpu`."""
+        return place.free_mebibytes[gpu.uuid] + self.held.mebibytes.get((place.node.name, gpu.uuid), 0)
+
+    def accepted(self) -> Iterable[tuple[Place, GpuDevice]]:
+        """Every GPU of a model that will do, on any node."""
+        models = self.agent.gpu.models if self.agent.gpu else ()
+        for place in self.board.places.values():
+            for gpu in place.slice.gpus:
+                if not models or gpu.model in models:
+                    yield place, gpu
+
+    def fitting(self) -> list[tuple[int, str, GpuDevice]]:
+        """GPUs with room on nodes that would do: what would be left of each, its node, itself."""
+        assert self.agent.gpu is not None
+        wanted = self.agent.gpu.mebibytes
+        return [
+            (self.free_on(place, gpu) - wanted, place.node.name, gpu)
+            for place, gpu in self.accepted()
+            if place.node.name not in self.obstacles and self.free_on(place, gpu) >= wanted
+        ]
+
+
+def search(agent: AgentView, board: Board, exclusions: Iterable[Exclusion], now: datetime) -> Search:
+    held = board.held.get(agent.uid, Held())
+    excluded = {each.node: each.until for each in exclusions if each.until > now}
+    obstacles: dict[str, str] = {}
+    for name, place in board.places.items():
+        if name in excluded:
+            obstacles[name] = f"kube-scheduler refused it there; left out for {(excluded[name] - now).seconds + 1} s"
+            continue
+        free = place.free + held.requests.get(name, Requests())
+        why = node_obstacle(agent, place.node, free, place.free_slots + held.slots.get(name, 0))
+        if why is not None:
+            obstacles[name] = why
+    return Search(agent, board, held, obstacles)
+
+
+def some_node_understands(s: Search) -> Refusal | None:
+    """A node agent of this contract must publish something."""
+    if s.board.places:
+        return None
+    return Refusal(
+        Reason.NoNodes,
+        "no node publishes a runtime that this operator understands",
+        "run the node agent (the DaemonSet aios-node) on a node; kubectl get resourceslices shows when it is there",
+    )
+
+
+def some_gpu_exists(s: Search) -> Refusal | None:
+    """Somebody must publish a GPU at all."""
+    if s.agent.gpu is None or any(place.slice.gpus for place in s.board.places.values()):
+        return None
+    withheld = sorted({f"{p.node.name}: {p.slice.gpus_refused}" for p in s.board.places.values() if p.slice.gpus_refused})
+    return Refusal(
+        Reason.NoGPUFits,
+        "no node publishes a GPU" + (f" ({'; '.join(withheld)})" if withheld else ""),
+        "add a node with a GPU, or leave spec.gpu out",
+    )
+
+
+def model_is_known(s: Search) -> Refusal | None:
+    """One of the accepted models must be published."""
+    if s.agent.gpu is None or any(True for _ in s.accepted()):
+        return None
+    known = sorted({gpu.model for place in s.board.places.values() for gpu in place.slice.gpus})
+    return Refusal(
+        Reason.UnknownModel,
+        f"accepts {_either(s.agent.gpu.models)}; the GPUs here are {', '.join(known)}",
+        f"add {_either(known)} to spec.gpu.models, or leave spec.gpu.models out to accept any",
+    )
+
+
+def fits_largest_gpu(s: Search) -> Refusal | None:
+    """Refuse what no GPU could ever hold, however long it waits."""
+    if s.agent.gpu is None:
+        return None
+    largest = max(gpu.mebibytes for _, gpu in s.accepted())
+    if s.agent.gpu.mebibytes <= largest:
+        return None
+    now = _most_free(s)
+    hint = f" ({format_mebibytes(now)} has room at once)" if 0 < now < largest else ""
+    return Refusal(
+        Reason.LargerThanAnyGPU,
+        f"asks for {format_mebibytes(s.agent.gpu.mebibytes)}; the largest GPU here has {format_mebibytes(largest)}",
+        f"lower spec.gpu.memory to {format_mebibytes(largest)}{hint}",
+    )
+
+
+def some_node_fits(s: Search) -> Refusal | None:
+    """A node must be able to run the pod; with VRAM, one whose GPU would do."""
+    relevant = {place.node.name for place, _ in s.accepted()} if s.agent.gpu else set(s.board.places)
+    if relevant - set(s.obstacles):
+        return None
+    told = sorted((s.obstacles[name], name) for name in relevant)
+    listed = "; ".join(f"{name}: {why}" for why, name in told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")
+    out_of_slots = all(why.startswith("no slot") for why, _ in told)
+    return Refusal(
+        Reason.NoSlots if out_of_slots else Reason.NoNodeFits,
+        f"no node fits: {listed}",
+        "stop an Agent, or raise node.slots in the chart" if out_of_slots else f"change what stands against one of them, such as {told[0][0]}",
+    )
+
+
+def some_gpu_has_room(s: Search) -> Refusal | None:
+    """One GPU, on a node that fits, must have enough VRAM free now."""
+    if s.agent.gpu is None or s.fitting():
+        return None
+    options = [(s.free_on(place, gpu), place.node.name, gpu.uuid) for place, gpu in s.accepted() if place.node.name not in s.obstacles]
+    most, node, uuid = max(options)
+    wanted = format_mebibytes(s.agent.gpu.mebibytes)
+    if most <= 0:
+        return Refusal(Reason.NoGPUFits, f"asks for {wanted}; no GPU has free VRAM", f"stop Agents that hold {wanted} of one GPU")
+    return Refusal(
+        Reason.NoGPUFits,
+        f"asks for {wanted}; the most free VRAM on one GPU is {format_mebibytes(most)} ({uuid} on {node})",
+        f"lower spec.gpu.memory to {format_mebibytes(most)}",
+    )
+
+
+PLACEMENT: tuple[Callable[[Search], Refusal | None], ...] = (
+    some_node_understands,
+    some_gpu_exists,
+    model_is_known,
+    fits_largest_gpu,
+    some_node_fits,
+    some_gpu_has_room,
+)
+
+
+def place(s: Search) -> tuple[str, Gpu | None] | Refusal:
+    """Node and GPU, or why there is none. Best fit: the GPU of which least is left; ties by node and uuid. Without VRAM: the node
+    with the fewest GPUs, then the most free CPU, so that Agents without a GPU leave GPU nodes to others."""
+    for check in PLACEMENT:
+        if (refusal := check(s)) is not None:
+            return refusal
+    if s.agent.gpu is None:
+        fitting = [p for p in s.board.places.values() if p.node.name not in s.obstacles]
+        best = min(fitting, key=lambda p: (len(p.slice.gpus), -p.free.cpu_milli, p.node.name))
+        return best.node.name, None
+    _, node, gpu = min(s.fitting(), key=lambda option: (option[0], option[1], option[2].uuid))
+    return node, Gpu(gpu.uuid, gpu.model, s.agent.gpu.mebibytes)
+
+
+def _most_free(s: Search) -> int:
+    return max((s.free_on(place, gpu) for place, gpu in s.accepted() if place.node.name not in s.obstacles), default=0)
+
+
+def _either(options: Iterable[Any]) -> str:
+    return " or ".join(options)
+
+
+def _minus(a: Requests, b: Requests) -> Requests:
+    return Requests(a.cpu_milli - b.cpu_milli, a.memory_bytes - b.memory_bytes, a.pods - b.pods)

@@ -5,13 +5,14 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from aios_kube.errors import Unreachable
 from aios_kube.resources import AGENT_RUNTIMES, RESOURCE_CLAIMS
-from aios_sidecar.contracts import ListenerKind, Serving
+from aios_sidecar.contracts import Hello, ListenerKind, Serve, Serving, Synced
 from aios_sidecar.handover import Link, connect
 from aios_sidecar.node import fence
 from aios_sidecar.node.netns import NetworkNamespace
@@ -34,6 +35,8 @@ from node.support import (
     unprepare,
 )
 
+UNFIT = b'{"nftables": [{"flush": {"chain": {"family": "inet", "table": "aios", "name": "none"}}}]}'
+TAKE_THE_PORT = "import socket, time; s = socket.create_server(('0.0.0.0', 2489)); print('taken', flush=True); time.sleep(999)"
 SAY = """
 import socket
 c = socket.create_connection(('127.0.0.1', 2489), 5)
@@ -107,11 +110,9 @@ async def test_no_datagram_gets_out(directory: Path, hook: Path, pod: Pod) -> No
 
 async def test_nothing_gets_in(directory: Path, hook: Path, pod: Pod) -> None:
     settings = settings_in(directory, hook)
-    inner = subprocess.Popen(
-        ["ip", "netns", "exec", pod.name, "python3", "-m", "http.server", "8080", "--bind", "::"], stderr=subprocess.DEVNULL
-    )
+    serve = [sys.executable, "-m", "http.server", "8080", "--bind", "::"]
+    inner = subprocess.Popen(["ip", "netns", "exec", pod.name, *serve], stderr=subprocess.DEVNULL)
     try:
-        address = pod.outside4.replace(".1", ".2") if pod.outside4.endswith(".1") else ""
         address = ".".join([*pod.outside4.split(".")[:3], "2"])
         await eventually(lambda: reachable(address, 8080))
         async with running(settings, a_cluster()):
@@ -127,12 +128,13 @@ async def test_a_fence_that_somebody_changed_is_raised_anew(directory: Path, hoo
     settings = settings_in(directory, hook)
     async with running(settings, a_cluster()):
         await prepare(settings)
-        for change in (
+        changes = (
             "insert rule inet aios output accept",
             "flush chain inet aios output",
             "add chain inet aios more",
             "delete table inet aios",
-        ):
+        )
+        for change in changes:
             assert (await ask(settings, pod.oci_state())).code == 0
             subprocess.run(["ip", "netns", "exec", pod.name, "nft", *change.split()], check=True)
             assert not standing(pod), change
@@ -149,9 +151,8 @@ async def test_a_pod_in_the_hosts_network_is_refused(directory: Path, hook: Path
         assert "must have a network namespace of its own" in answer.error
         unknown = settings_in(directory, hook, host_namespace_paths=())
     async with running(unknown, cluster):
-        assert "must have a network namespace of its own" in (await ask(unknown, oci_state(os.getpid()))).error, (
-            "the hook's own tells it too"
-        )
+        by_the_hooks_own = await ask(unknown, oci_state(os.getpid()))
+        assert "must have a network namespace of its own" in by_the_hooks_own.error
     assert subprocess.run(["nft", "list", "table", "inet", "aios"], capture_output=True, check=False).returncode != 0
 
 
@@ -190,7 +191,6 @@ async def test_an_unprepared_claim_a_new_order_and_nonsense_are_refused(director
         assert "the OCI state is not JSON" in (await ask(settings, b"{")).error
         assert "pid" in (await ask(settings, json.dumps({"pid": 0, "annotations": {}}).encode())).error
         cluster.put(AGENT_RUNTIMES, a_runtime(attempt=2))
-        await eventually(lambda: cluster.calls[-1] is not None)
         await asyncio.sleep(0.1)
         assert "orders claim agent-2 now" in (await ask(settings, pod.oci_state())).error
         cluster.remove(AGENT_RUNTIMES, "agent", NAMESPACE)
@@ -246,9 +246,9 @@ async def test_a_taken_port_is_a_condition_and_goes_when_the_port_is_free(direct
             "netns",
             "exec",
             pod.name,
-            "python3",
+            sys.executable,
             "-c",
-            "import socket,time; s=socket.create_server(('0.0.0.0',2489)); print(1,flush=True); time.sleep(999)",
+            TAKE_THE_PORT,
         ],
         stdout=subprocess.PIPE,
     )
@@ -278,7 +278,7 @@ async def test_a_fence_that_can_not_be_raised_refuses_and_is_a_condition(
         await prepare(settings)
         assert "did not read back as it was written" in (await ask(settings, pod.oci_state())).error
         await eventually(lambda: condition(cluster, "Fenced") == ("False", "FenceFailed"))
-        monkeypatch.setattr(fence, "_transaction", lambda: b"nonsense")
+        monkeypatch.setattr(fence, "_transaction", lambda: UNFIT)
         assert "nft could not install the fence" in (await ask(settings, pod.oci_state())).error
 
 
@@ -327,8 +327,6 @@ def condition(cluster: object, kind: str) -> tuple[str, str] | None:
 async def a_gateway(settings: NodeSettings) -> tuple[Link, dict[ListenerKind, socket.socket]]:
     """A gateway that takes what it is given for one claim and says so."""
     link = await connect(settings.gateway_socket, peer=os.geteuid())
-    from aios_sidecar.contracts import Hello, Serve, Synced
-
     await link.send(Hello())
     await link.send(Synced())
     while True:

@@ -214,7 +214,9 @@ def some_node_fits(s: Search) -> Refusal | None:
     return Refusal(
         Reason.NoSlots if out_of_slots else Reason.NoNodeFits,
         f"no node fits: {listed}",
-        "stop an Agent, or raise node.slots in the chart" if out_of_slots else f"change what stands against one of them, such as {told[0][0]}",
+        "stop an Agent, or raise node.slots in the chart"
+        if out_of_slots
+        else f"change what stands against one of them, such as {told[0][0]}",
     )
 
 

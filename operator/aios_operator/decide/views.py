@@ -127,6 +127,16 @@ class ClaimView:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """How a container ended. `reason` is the kubelet's word, such as Error, OOMKilled or StartError."""
+
+    container: str
+    exit_code: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class PodView:
     """A pod of an Agent. `waiting` and `ended` speak of the first container that explains the pod's state."""
 
@@ -142,12 +152,12 @@ class PodView:
     ready: bool
     node_name: str | None
     unschedulable_since: datetime | None
-    """Since when kube-scheduler says that it can't bind the pod; None when it does not say so."""
+    """Since when kube-scheduler says that it can't bind the pod; None when it does not say so, or makes room by preemption."""
     unschedulable_message: str
     waiting: tuple[str, str] | None
     """Reason and message of a container that can't start."""
-    ended: tuple[str, int, str] | None
-    """Container, exit code and reason of a container that ended badly."""
+    ended: Ended | None
+    """A container that ended badly."""
     reason: str
     message: str
     deleting: bool
@@ -177,12 +187,13 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True)
 class GpuDevice:
-    """A GPU that a node publishes."""
+    """A GPU that a node publishes. One with a taint takes nobody new."""
 
     device: str
     uuid: str
     model: str
     mebibytes: int
+    tainted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +237,8 @@ class Refusal:
     reason: str
     message: str
     smallest_change: str
+    at: datetime | None = field(default=None, compare=False)
+    """When the cluster planner said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,3 +305,5 @@ class ClusterView:
     waiting: Iterable[AgentState]
     """Agents that need a place, in any order."""
     exclusions: Mapping[Key, tuple[Exclusion, ...]] = field(default_factory=dict)
+    refusals: Mapping[Key, Refusal] = field(default_factory=dict)
+    """What this planner last said of those who wait."""

@@ -16,6 +16,7 @@ from aios_operator.decide.requests import of_pod, of_pod_or_one
 from aios_operator.decide.views import (
     AgentView,
     ClaimView,
+    Ended,
     Fact,
     Gpu,
     GpuDevice,
@@ -154,7 +155,7 @@ def pod(raw: Raw) -> PodView | None:
         return None
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled") or {}
-    refused = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+    refused = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable" and not status.get("nominatedNodeName")
     statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     return PodView(
         namespace=metadata["namespace"],
@@ -186,11 +187,11 @@ def _waiting(statuses: list[Raw]) -> tuple[str, str] | None:
     return None
 
 
-def _ended(statuses: list[Raw]) -> tuple[str, int, str] | None:
+def _ended(statuses: list[Raw]) -> Ended | None:
     for each in statuses:
         ended = (each.get("state") or {}).get("terminated") or (each.get("lastState") or {}).get("terminated")
         if ended and ended.get("exitCode"):
-            return each["name"], int(ended["exitCode"]), ended.get("message") or ended.get("reason") or ""
+            return Ended(each["name"], int(ended["exitCode"]), ended.get("reason") or "", ended.get("message") or "")
     return None
 
 
@@ -227,7 +228,8 @@ def resource_slice(raw: Raw) -> SliceView | None:
         elif kind == names.KIND_GPU:
             total = parse_bytes(str((capacity.get(names.CAPACITY_MEMORY) or {}).get("value", 0))) // MIB
             uuid, model = _attribute(attributes, names.ATTRIBUTE_UUID), _attribute(attributes, names.ATTRIBUTE_MODEL)
-            gpus.append(GpuDevice(device["name"], uuid, model or "", total))
+            tainted = any(taint["effect"] in ("NoSchedule", "NoExecute") for taint in device.get("taints") or ())
+            gpus.append(GpuDevice(device["name"], uuid, model or "", total, tainted))
     return SliceView(
         name=metadata["name"],
         uid=metadata["uid"],

@@ -143,7 +143,7 @@ def search(agent: AgentView, board: Board, exclusions: Iterable[Exclusion], now:
     obstacles: dict[str, str] = {}
     for name, place in board.places.items():
         if name in excluded:
-            obstacles[name] = f"kube-scheduler refused it there; left out for {(excluded[name] - now).seconds + 1} s"
+            obstacles[name] = f"kube-scheduler refused it there; left out until {excluded[name]:%H:%M:%S} UTC"
             continue
         free = place.free + held.requests.get(name, Requests())
         why = node_obstacle(agent, place.node, free, place.free_slots + held.slots.get(name, 0))

@@ -1,0 +1,153 @@
+"""The agent planner: what must be written so that one Agent is as its spec says. Planning again after acting yields nothing."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from aios_api.names import FINALIZER
+from aios_api.reasons import Reason
+from aios_operator.decide import attempts, conditions, objects
+from aios_operator.decide.attempts import Situation
+from aios_operator.decide.effects import (
+    AddFinalizer,
+    ApplyPolicy,
+    CreateClaim,
+    CreatePod,
+    DeleteClaim,
+    DeletePod,
+    DeletePolicy,
+    DeleteRuntime,
+    Effect,
+    Exclude,
+    NeedsPlace,
+    PlanAgainAt,
+    RecordEvent,
+    RemoveFinalizer,
+    Wait,
+    WriteStatus,
+)
+from aios_operator.decide.views import AgentState, AgentView, ClaimView, Exclusion, NamespaceState, PodView
+
+REMOVAL_LIMIT = timedelta(minutes=10)
+"""After that the Agent is let go even when something of it is left: owner references still name what garbage collection removes."""
+EXCLUDED_FOR = timedelta(seconds=60)
+"""How long an Agent is not placed again on a node where kube-scheduler refused it."""
+
+
+def plan_agent(state: AgentState, now: datetime) -> list[Effect]:
+    """The effects, to be performed in their order; the first that fails ends the list, and what it stood for is planned again."""
+    agent = state.agent
+    if agent is None:
+        return []
+    if agent.deleting_since is not None:
+        return _plan_removal(state, agent, agent.deleting_since, now)
+    if FINALIZER not in agent.finalizers:
+        return [AddFinalizer(agent.key, agent.uid, agent.resource_version)]
+    s = attempts.situation(state, agent, now)
+    return [*_report(s, now), *_follow(s), *_ask(s, now)]
+
+
+def plan_namespace(state: NamespaceState) -> list[Effect]:
+    """One NetworkPolicy where there are Agents, none where there are none."""
+    if state.has_agents and (state.policy is None or not state.policy.current):
+        return [ApplyPolicy(state.namespace, objects.network_policy(state.namespace))]
+    if not state.has_agents and state.policy is not None:
+        return [DeletePolicy(state.namespace, state.policy.uid)]
+    return []
+
+
+def _report(s: Situation, now: datetime) -> list[Effect]:
+    """The status when it has changed, with an event for what a person should notice."""
+    agent = s.agent
+    if s.needs_place and not s.open and s.ending is None and conditions.waits_for(s) is None:
+        return []  # the cluster planner speaks within its next cycle; a status before that would be one write more for each Agent
+    status = conditions.status(s, now)
+    if status == agent.status:
+        return []
+    return [WriteStatus(agent.key, agent.uid, status), *_events(s)]
+
+
+def _events(s: Situation) -> list[Effect]:
+    if s.ending is None:
+        return []
+    quiet = s.ending.reason in (Reason.Stopped, Reason.Completed)
+    action = "Stop" if s.ending.reason == Reason.Stopped else "EndAttempt"
+    events: list[Effect] = [RecordEvent(s.agent.key, s.agent.uid, not quiet, str(s.ending.reason), action, s.ending.message)]
+    if s.ending.reason == Reason.SchedulerRefused and s.order is not None and s.pod is not None and s.pod.unschedulable_since is not None:
+        until = s.pod.unschedulable_since + attempts.SCHEDULER_PATIENCE + EXCLUDED_FOR
+        events.append(Exclude(s.agent.key, Exclusion(s.order.node_name, until)))
+    return events
+
+
+def _follow(s: Situation) -> list[Effect]:
+    """What the order asks for, and no more: the old away first, then claim, then pod; never two attempts at once."""
+    if stale := _release(s.agent, s.stale_pods, s.stale_claims):
+        return stale
+    if s.stale_pods or s.stale_claims:
+        return []
+    if not s.open:
+        return _release_attempt(s)
+    policy = s.state.policy
+    if s.order is None or not s.recorded or s.outdated or s.agent.spec_error is not None or policy is None or not policy.current:
+        return []
+    effects: list[Effect] = []
+    if s.claim is None and s.pod is None:
+        effects.append(CreateClaim(s.agent.key, objects.claim(s.agent, s.order), s.agent.digest))
+    if s.pod is None and (s.claim is None or not s.claim.deleting):
+        effects.append(CreatePod(s.agent.key, objects.pod(s.agent, s.order), s.agent.digest))
+    return effects
+
+
+def _release_attempt(s: Situation) -> list[Effect]:
+    """Pod and claim of a closed order. A pod that has ended stays until the next attempt, so that its log can be read."""
+    pods = () if s.pod is None or (s.pod.phase in ("Succeeded", "Failed") and s.agent.running) else (s.pod,)
+    return _release(s.agent, pods, () if s.claim is None else (s.claim,))
+
+
+def _release(agent: AgentView, pods: tuple[PodView, ...], claims: tuple[ClaimView, ...]) -> list[Effect]:
+    """Pods first; claims when no pod that may still use them is left, since the kubelet needs the claim to end the pod."""
+    effects: list[Effect] = [DeletePod(agent.key, pod.name, pod.uid) for pod in pods if not pod.deleting]
+    if not pods:
+        effects += [DeleteClaim(agent.key, claim.name, claim.uid) for claim in claims if not claim.deleting]
+    return effects
+
+
+def _ask(s: Situation, now: datetime) -> list[Effect]:
+    """A place when one is needed, and to be planned again when only time has to pass."""
+    effects: list[Effect] = [NeedsPlace(s.agent.key)] if s.needs_place else []
+    if not s.needs_place and s.state.refusal is not None:
+        effects.append(Wait(s.agent.key, None))
+    if s.retry_at is not None and s.wanted:
+        effects.append(PlanAgainAt(s.agent.key, s.retry_at))
+    pod = s.pod
+    if s.open and pod is not None and pod.node_name is None and pod.unschedulable_since is not None:
+        effects.append(PlanAgainAt(s.agent.key, pod.unschedulable_since + attempts.SCHEDULER_PATIENCE))
+    ready = conditions.ready_since(s)
+    if ready is not None and s.agent.status.get("failedAttempts") and now < ready + attempts.FORGIVEN_AFTER:
+        effects.append(PlanAgainAt(s.agent.key, ready + attempts.FORGIVEN_AFTER))
+    return effects
+
+
+def _plan_removal(state: AgentState, agent: AgentView, since: datetime, now: datetime) -> list[Effect]:
+    """Pod, then claim, then order, then the Agent itself."""
+    if FINALIZER not in agent.finalizers:
+        return []
+    left = bool(state.pods or state.claims or state.runtime)
+    if not left:
+        return [RemoveFinalizer(agent.key, agent.uid, agent.resource_version)]
+    if now - since >= REMOVAL_LIMIT:
+        note = f"let go after {REMOVAL_LIMIT.seconds // 60} min although {_named(state)} is left; garbage collection removes what it can"
+        return [
+            RecordEvent(agent.key, agent.uid, True, str(Reason.Deleting), "Delete", note),
+            RemoveFinalizer(agent.key, agent.uid, agent.resource_version),
+        ]
+    effects = _release(agent, state.pods, state.claims)
+    if not state.pods and not state.claims and state.runtime is not None and not state.runtime.deleting:
+        effects.append(DeleteRuntime(agent.key, state.runtime.uid))
+    return [*effects, PlanAgainAt(agent.key, since + REMOVAL_LIMIT)]
+
+
+def _named(state: AgentState) -> str:
+    pods = [f"pod {pod.name}" for pod in state.pods]
+    claims = [f"claim {claim.name}" for claim in state.claims]
+    return ", ".join([*pods, *claims, *(["its AgentRuntime"] if state.runtime else [])])

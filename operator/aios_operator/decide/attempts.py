@@ -1,0 +1,217 @@
+"""What has become of an Agent's current attempt: the facts, sorted once, from which actions and conditions follow.
+
+An order is *open* while its attempt may still run. It is closed by the Agent's status: `attempt` is the order's and `Placed` is not
+True. Status is written before anything is made for an order and before anything of it is removed, so a crash between any two
+writes leads to the same end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from aios_api.reasons import ConditionType, Reason
+from aios_operator.decide.objects import order_name
+from aios_operator.decide.views import AgentState, AgentView, ClaimView, PodView, RuntimeView
+
+SCHEDULER_PATIENCE = timedelta(seconds=5)
+"""How long kube-scheduler may say Unschedulable before the place counts as refused: it may be waiting for another pod to end."""
+BACKOFF_FIRST = timedelta(seconds=10)
+BACKOFF_MOST = timedelta(minutes=5)
+"""As the kubelet's own back-off for containers."""
+BACKOFF_UNCHARGED = timedelta(seconds=10)
+"""After an attempt that failed through no fault of the Agent's."""
+FORGIVEN_AFTER = timedelta(minutes=10)
+"""Ready for so long, and former failures no longer count."""
+
+_AT_ONCE = {Reason.PodVanished, Reason.SchedulerRefused}
+_START_ERRORS = {"StartError", "RunContainerError", "CreateContainerError", "ContainerCannotRun"}
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why an open order ends. `final`: no further attempt of the same spec follows. `charged`: it counts for the back-off."""
+
+    reason: Reason
+    message: str
+    final: bool = False
+    charged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """One Agent that is not being deleted, its order, and what exists for it."""
+
+    agent: AgentView
+    state: AgentState
+    order: RuntimeView | None
+    pod: PodView | None
+    claim: ClaimView | None
+    stale_pods: tuple[PodView, ...]
+    stale_claims: tuple[ClaimView, ...]
+    ending: Ending | None
+    open: bool
+    """The order may run: not closed in status, not ending now."""
+    refused: str | None
+    """What the API server said against the template of this generation."""
+    final: bool
+    """The Agent came to an end of its own and its spec has not changed since."""
+    retry_at: datetime | None
+    """While the Agent is in its back-off: when that ends."""
+
+    @property
+    def outdated(self) -> bool:
+        """The open order is for a spec that has changed since."""
+        return self.order is not None and self.order.digest != self.agent.digest
+
+    @property
+    def wanted(self) -> bool:
+        """The user wants it to run, and it can be tried."""
+        return self.agent.running and self.agent.spec_error is None and self.refused is None and not self.final
+
+    @property
+    def needs_place(self) -> bool:
+        return self.wanted and (not self.open or self.outdated) and self.retry_at is None and not self.blocked
+
+    @property
+    def blocked(self) -> bool:
+        """An order of an earlier Agent of the same name is still there; garbage collection removes it."""
+        return self.state.runtime is not None and self.order is None
+
+    @property
+    def recorded(self) -> bool:
+        """The order stands in the Agent's status, so that claim and pod may be made."""
+        return self.order is not None and _is_recorded(self.agent.status, self.order)
+
+
+def situation(state: AgentState, agent: AgentView, now: datetime) -> Situation:
+    order = state.runtime
+    if order is not None and (order.agent_uid != agent.uid or order.deleting):
+        order = None
+    attempt = order.attempt if order is not None else None
+    pods = [pod for pod in state.pods if pod.agent_uid == agent.uid]
+    pod = next((p for p in pods if p.attempt == attempt), None)
+    claim = next((c for c in state.claims if c.agent_uid == agent.uid and c.attempt == attempt), None)
+    refused = _refused(state, agent)
+    closed = order is None or _is_closed(agent.status, order)
+    ending = _ending(agent, order, pod, refused, now) if order is not None and not closed else None
+    final = (
+        order is not None and order.digest == agent.digest and (_is_final(agent.status, order) if closed else bool(ending and ending.final))
+    )
+    is_open = not closed and ending is None
+    return Situation(
+        agent=agent,
+        state=state,
+        order=order,
+        pod=pod,
+        claim=claim,
+        stale_pods=tuple(p for p in state.pods if p is not pod),
+        stale_claims=tuple(c for c in state.claims if c is not claim),
+        ending=ending,
+        open=is_open,
+        refused=refused,
+        final=final,
+        retry_at=None if is_open or final else _retry_at(agent, order, ending, now),
+    )
+
+
+def failed_attempts(s: Situation) -> int:
+    """In a row, with the one that ends now."""
+    before = int(s.agent.status.get("failedAttempts") or 0)
+    return before + 1 if s.ending is not None and s.ending.charged else before
+
+
+def backoff(failed: int) -> timedelta:
+    """10 s, doubling with each failure in a row, at most 5 min."""
+    return min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(max(failed - 1, 0), 10))
+
+
+def condition(status: Mapping[str, Any], kind: ConditionType) -> Mapping[str, Any]:
+    """The condition of that type as last written; empty when there is none."""
+    return next((c for c in status.get("conditions") or () if c["type"] == kind), {})
+
+
+def _is_recorded(status: Mapping[str, Any], order: RuntimeView) -> bool:
+    return status.get("attempt") == order.attempt and condition(status, ConditionType.Placed).get("status") == "True"
+
+
+def _is_closed(status: Mapping[str, Any], order: RuntimeView) -> bool:
+    written = int(status.get("attempt") or 0)
+    return written > order.attempt or (written == order.attempt and not _is_recorded(status, order))
+
+
+def _is_final(status: Mapping[str, Any], order: RuntimeView) -> bool:
+    return status.get("attempt") == order.attempt and condition(status, ConditionType.Completed).get("status") == "True"
+
+
+def _refused(state: AgentState, agent: AgentView) -> str | None:
+    """What was said just now, or what the status remembers of this generation, so that a restart does not try it again."""
+    if state.template_refused is not None and state.template_refused[0] == agent.digest:
+        return state.template_refused[1]
+    written = condition(agent.status, ConditionType.Accepted)
+    if written.get("reason") == Reason.TemplateRefused and written.get("observedGeneration") == agent.generation:
+        return str(written["message"])
+    return None
+
+
+def _ending(agent: AgentView, order: RuntimeView, pod: PodView | None, refused: str | None, now: datetime) -> Ending | None:
+    if not agent.running:
+        return Ending(Reason.Stopped, "spec.operatingMode is Stopped")
+    if refused is not None and order.digest == agent.digest:
+        return Ending(Reason.TemplateRefused, refused)
+    if pod is None:
+        if agent.status.get("attempt") == order.attempt and agent.status.get("podName") == order_name(order):
+            return Ending(Reason.PodVanished, f"pod {order_name(order)} was deleted, and not by the operator")
+        return None
+    if pod.deleting:
+        return Ending(Reason.PodVanished, f"pod {pod.name} is being deleted, and not by the operator")
+    if pod.phase == "Succeeded":
+        return Ending(Reason.Completed, "every container ended with exit code 0", final=True)
+    if pod.phase == "Failed":
+        return _failure(agent, pod)
+    since = pod.unschedulable_since
+    if pod.node_name is None and since is not None and now - since >= SCHEDULER_PATIENCE:
+        return Ending(
+            Reason.SchedulerRefused, f"kube-scheduler did not bind pod {pod.name} on {order.node_name}: {pod.unschedulable_message}"
+        )
+    return None
+
+
+def _failure(agent: AgentView, pod: PodView) -> Ending:
+    if pod.reason == "Evicted":
+        return Ending(Reason.Evicted, pod.message or "the pod was evicted")
+    if pod.ended is not None:
+        container, code, said = pod.ended
+        if any(error in said for error in _START_ERRORS) or (code == 128 and "hook" in said):
+            return Ending(Reason.StartFailed, f"container {container} could not be started: {said}")
+        message = f"container {container} ended with exit code {code}" + (f" ({said})" if said else "")
+    else:
+        message = pod.message or pod.reason or "the pod failed"
+        if pod.reason:
+            return Ending(Reason.StartFailed, message)
+    if agent.restart_policy == "Never":
+        return Ending(Reason.Failed, message, final=True)
+    return Ending(Reason.PodFailed, message, charged=True)
+
+
+def _retry_at(agent: AgentView, order: RuntimeView | None, ending: Ending | None, now: datetime) -> datetime | None:
+    """When the next attempt may begin, if that is not now."""
+    if order is None or order.digest != agent.digest:
+        return None
+    if ending is not None:
+        failed = int(agent.status.get("failedAttempts") or 0) + (1 if ending.charged else 0)
+        at = now + _delay(ending.reason, failed)
+    else:
+        last = agent.status.get("lastFailure") or {}
+        if last.get("attempt") != order.attempt:
+            return None
+        at = datetime.fromisoformat(last["time"]) + _delay(last["reason"], int(agent.status.get("failedAttempts") or 0))
+    return at if at > now else None
+
+
+def _delay(reason: str, failed: int) -> timedelta:
+    if reason == Reason.PodFailed:
+        return backoff(failed)
+    return timedelta(0) if reason in _AT_ONCE or reason == Reason.Stopped else BACKOFF_UNCHARGED

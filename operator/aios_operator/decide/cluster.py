@@ -1,0 +1,70 @@
+"""The cluster planner: who of those that wait gets which place, in one coalesced cycle over one view of the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from aios_operator.decide import attempts, objects, placement
+from aios_operator.decide.effects import ApplyRuntime, Effect, Wait
+from aios_operator.decide.views import AgentState, AgentView, ClusterView, Gpu, Order, Refusal
+
+
+def plan_cluster(view: ClusterView, now: datetime) -> list[Effect]:
+    """An order for each Agent that gets a place, oldest first, and a refusal for each that does not. Everything that is given out
+    within the cycle counts for the next Agent in line."""
+    board = placement.Board.of(view)
+    effects: list[Effect] = []
+    failed: dict[tuple[str, str], Refusal] = {}
+    for state in sorted(view.waiting, key=_age):
+        agent = state.agent
+        if agent is None:
+            continue
+        exclusions = view.exclusions.get(agent.key, ())
+        # The board only fills up within a cycle: what has just failed fails again for the same spec, unless that Agent has room of its own.
+        shape = (agent.key.namespace, agent.digest)
+        alike = shape in failed and agent.uid not in board.held and not exclusions
+        found = failed[shape] if alike else placement.place(placement.search(agent, board, exclusions, now))
+        if isinstance(found, Refusal):
+            if not exclusions and agent.uid not in board.held:
+                failed[shape] = found
+            effects.append(Wait(agent.key, found))
+            continue
+        node, gpu = found
+        effects += [_order(state, agent, node, gpu), Wait(agent.key, None)]
+        board.take(agent.uid, node, gpu.uuid if gpu else None, gpu.mebibytes if gpu else 0, 1, agent.requests)
+    return effects
+
+
+def _order(state: AgentState, agent: AgentView, node: str, gpu: Gpu | None) -> ApplyRuntime:
+    runtime = state.runtime
+    last = max(runtime.attempt if runtime else 0, int(agent.status.get("attempt") or 0))
+    where = f"{objects.format_mebibytes(gpu.mebibytes)} of {gpu.uuid} ({gpu.model}) on {node}" if gpu else node
+    body = objects.runtime(agent, runtime.uid if runtime else None, last + 1, node, gpu)
+    return ApplyRuntime(agent.key, runtime.uid if runtime else None, body, f"attempt {last + 1} on {where}")
+
+
+def _age(state: AgentState) -> tuple[datetime, str, str]:
+    agent = state.agent
+    assert agent is not None, "only Agents that exist wait"
+    return agent.created, agent.key.namespace, agent.key.name
+
+
+def standing_order(state: AgentState, now: datetime) -> Order | None:
+    """The Agent's order, if it takes a place that no bound pod takes yet."""
+    agent = state.agent
+    if agent is None or agent.deleting_since is not None:
+        return None
+    s = attempts.situation(state, agent, now)
+    if not s.open or s.order is None or (s.pod is not None and s.pod.node_name is not None):
+        return None
+    return Order(s.order, agent.requests, allocated=s.claim is not None and bool(s.claim.shares))
+
+
+def waiting(states: Sequence[AgentState], now: datetime) -> list[AgentState]:
+    """Those that need a place now."""
+    return [
+        state
+        for state in states
+        if state.agent is not None and state.agent.deleting_since is None and attempts.situation(state, state.agent, now).needs_place
+    ]

@@ -1,0 +1,242 @@
+"""What a person reads: one function per condition, and the status they make together.
+
+Each function answers (status, reason, message). Nothing here is decided; it is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+from aios_api.reasons import ConditionType, Reason
+from aios_operator.decide import attempts, objects
+from aios_operator.decide.attempts import Situation
+from aios_operator.decide.views import Fact, Refusal
+
+MESSAGE_MAX = 4096
+"""What the schema allows; messages of others (the kubelet's) may be longer."""
+
+
+class Said(NamedTuple):
+    status: Literal["True", "False"]
+    reason: str
+    message: str
+
+
+def waits_for(s: Situation) -> Refusal | None:
+    """Why the Agent has no place: the cluster planner's last word, or after a restart the one that the status remembers."""
+    if not s.needs_place:
+        return None
+    if s.state.refusal is not None:
+        return s.state.refusal
+    written = s.agent.status.get("pending")
+    if written and s.agent.status.get("observedGeneration") == s.agent.generation:
+        return Refusal(written["reason"], written["message"], written["smallestChange"])
+    return None
+
+
+def accepted(s: Situation) -> Said:
+    if s.agent.spec_error is not None:
+        return Said("False", Reason.InvalidSpec, s.agent.spec_error)
+    if s.refused is not None:
+        return Said("False", Reason.TemplateRefused, s.refused)
+    return Said("True", Reason.Accepted, "the spec can be run")
+
+
+def placed(s: Situation) -> Said:
+    if s.open and s.order is not None:
+        where = f"{s.order.node_name}" + (
+            f", {objects.format_mebibytes(s.order.gpu.mebibytes)} of {s.order.gpu.uuid}" if s.order.gpu else ""
+        )
+        if s.pod is not None and s.pod.node_name:
+            return Said("True", Reason.Scheduled, f"attempt {s.order.attempt} is booked on {where}")
+        return Said("True", Reason.Placed, f"attempt {s.order.attempt} is ordered on {where}; kube-scheduler has not booked it yet")
+    return _no_place(s)
+
+
+def _no_place(s: Situation) -> Said:
+    """Why nothing is booked. Never True."""
+    if not s.agent.running:
+        gone = s.pod is None and not s.stale_pods
+        return Said("False", Reason.Stopped if gone else Reason.Stopping, "spec.operatingMode is Stopped")
+    if (acceptance := accepted(s)).status == "False":
+        return acceptance
+    if s.final:
+        end = _end(s)
+        return Said("False", end.reason, end.message)
+    if (refusal := waits_for(s)) is not None:
+        return Said("False", refusal.reason, refusal.message)
+    if s.retry_at is not None:
+        return Said("False", Reason.BackOff, f"{_last_failure_message(s)}; the next attempt begins at {objects_time(s.retry_at)}")
+    return Said("False", Reason.Progressing, "a place is being looked for")
+
+
+def _end(s: Situation) -> Said:
+    if s.ending is not None:
+        return Said("True", s.ending.reason, s.ending.message)
+    written = attempts.condition(s.agent.status, ConditionType.Completed)
+    return Said("True", written["reason"], written["message"])
+
+
+def _last_failure_message(s: Situation) -> str:
+    if s.ending is not None:
+        return s.ending.message
+    return str((s.agent.status.get("lastFailure") or {}).get("message", "the last attempt failed"))
+
+
+def fact(s: Situation, kind: ConditionType) -> Fact | None:
+    """What the node says of the current attempt's claim; None when it says nothing, or speaks of another."""
+    order = s.order
+    if order is None or s.claim is None or order.fact_claim_uid != s.claim.uid:
+        return None
+    if order.fact_attempt != order.attempt or order.fact_node != order.node_name:
+        return None
+    return order.facts.get(kind)
+
+
+def prepared(s: Situation) -> Said:
+    if not s.open:
+        return _no_place(s)
+    known = fact(s, ConditionType.Prepared)
+    if known is None:
+        return Said("False", Reason.WaitingForNode, "the node agent has not spoken of this attempt yet")
+    return Said("True" if known.status == "True" else "False", known.reason, known.message)
+
+
+def ready(s: Situation) -> Said:
+    """The first thing that stands against it, in the order of an Agent's life."""
+    if not s.open or s.order is None:
+        return _no_place(s)
+    if s.outdated:
+        return Said("False", Reason.Replaced, f"the spec has changed; attempt {s.order.attempt} runs until the next one has a place")
+    if s.stale_pods or (s.pod is None and s.stale_claims):
+        return Said("False", Reason.WaitingForRelease, "the attempt before is still going away")
+    if s.pod is None or s.pod.node_name is None:
+        return Said("False", Reason.WaitingForScheduler, "kube-scheduler has not bound the pod yet")
+    if (preparation := prepared(s)).status == "False":
+        return preparation
+    for kind in (ConditionType.Fenced, ConditionType.Listening):
+        known = fact(s, kind)
+        if known is not None and known.status == "False" and known.reason not in (Reason.WaitingForContainer, Reason.GatewayAbsent):
+            return Said("False", known.reason, known.message)
+    if s.pod.waiting is not None:
+        reason, message = s.pod.waiting
+        return Said("False", Reason.ImagePull if "Image" in reason or reason == "ErrImagePull" else Reason.ContainerWaiting, message)
+    if s.pod.phase == "Pending":
+        return Said("False", Reason.PodPending, "the containers have not started yet")
+    if not s.pod.ready:
+        return Said("False", Reason.PodNotReady, "not all containers of the pod are ready")
+    for kind in (ConditionType.Fenced, ConditionType.Listening):
+        known = fact(s, kind)
+        if known is None or known.status != "True":
+            return Said("False", Reason.NotFenced, known.message if known else f"the node has not confirmed {kind} for this attempt")
+    return Said("True", Reason.Ready, f"attempt {s.order.attempt} is ready, fenced and listening on {s.order.node_name}")
+
+
+def completed(s: Situation) -> Said:
+    return _end(s) if s.final else Said("False", Reason.NotCompleted, "the Agent has not come to an end of its own")
+
+
+def reconciling(s: Situation) -> Said | None:
+    """For kstatus; only there while it is true."""
+    if stalled(s) is not None or s.final:
+        return None
+    if not s.agent.running:
+        stopping = s.pod is not None or s.claim is not None or s.stale_pods or s.stale_claims
+        return Said("True", Reason.Stopping, "pod and claim are going away") if stopping else None
+    now = ready(s)
+    return None if now.status == "True" else Said("True", now.reason, now.message)
+
+
+def stalled(s: Situation) -> Said | None:
+    """For kstatus; only there while it is true."""
+    if (acceptance := accepted(s)).status == "False":
+        return Said("True", acceptance.reason, acceptance.message)
+    if s.final and _end(s).reason == Reason.Failed:
+        return Said("True", Reason.Failed, _end(s).message)
+    return None
+
+
+CONDITIONS: tuple[tuple[ConditionType, Callable[[Situation], Said | None]], ...] = (
+    (ConditionType.Accepted, accepted),
+    (ConditionType.Placed, placed),
+    (ConditionType.Prepared, prepared),
+    (ConditionType.Ready, ready),
+    (ConditionType.Completed, completed),
+    (ConditionType.Reconciling, reconciling),
+    (ConditionType.Stalled, stalled),
+)
+
+
+def objects_time(moment: datetime) -> str:
+    """RFC 3339 in UTC, in whole seconds, as the API has it."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def status(s: Situation, now: datetime) -> dict[str, Any]:
+    """The whole status. Equal to the one that is written when nothing has changed: times are kept while what they date is."""
+    before = s.agent.status
+    wanted: dict[str, Any] = {"observedGeneration": s.agent.generation, "conditions": _conditions(s, now)}
+    attempt = max(s.order.attempt if s.order else 0, int(before.get("attempt") or 0))
+    if attempt:
+        wanted["attempt"] = attempt
+    if s.open and s.order is not None:
+        wanted["nodeName"] = s.order.node_name
+        if s.pod is not None:
+            wanted["podName"] = s.pod.name
+        if s.order.gpu is not None:
+            wanted["gpu"] = objects.placed_gpu(s.order.gpu)
+    if (refusal := waits_for(s)) is not None:
+        wanted["pending"] = _pending(before, refusal, now)
+    if failed := 0 if _forgiven(s, now) else attempts.failed_attempts(s):
+        wanted["failedAttempts"] = failed
+    if (last := _last_failure(s, now)) is not None:
+        wanted["lastFailure"] = last
+    return wanted
+
+
+def _conditions(s: Situation, now: datetime) -> list[dict[str, Any]]:
+    conditions = []
+    for kind, say in CONDITIONS:
+        said = say(s)
+        if said is None:
+            continue
+        before = attempts.condition(s.agent.status, kind)
+        since = before["lastTransitionTime"] if before.get("status") == said.status else objects_time(now)
+        conditions.append(
+            {
+                "type": str(kind),
+                "status": said.status,
+                "reason": str(said.reason),
+                "message": said.message if len(said.message) <= MESSAGE_MAX else said.message[: MESSAGE_MAX - 1] + "…",
+                "observedGeneration": s.agent.generation,
+                "lastTransitionTime": since,
+            }
+        )
+    return conditions
+
+
+def _pending(before: Any, refusal: Refusal, now: datetime) -> dict[str, str]:
+    since = (before.get("pending") or {}).get("since") or objects_time(now)
+    return {"reason": str(refusal.reason), "message": refusal.message, "smallestChange": refusal.smallest_change, "since": since}
+
+
+def _last_failure(s: Situation, now: datetime) -> dict[str, Any] | None:
+    quiet = (Reason.Stopped, Reason.Completed, Reason.TemplateRefused)
+    if s.ending is None or s.order is None or s.ending.reason in quiet:
+        before = s.agent.status.get("lastFailure")
+        return dict(before) if before else None
+    message = s.ending.message[:MESSAGE_MAX]
+    return {"attempt": s.order.attempt, "reason": str(s.ending.reason), "message": message, "time": objects_time(now)}
+
+
+def ready_since(s: Situation) -> datetime | None:
+    """Since when the written status says Ready."""
+    written = attempts.condition(s.agent.status, ConditionType.Ready)
+    return datetime.fromisoformat(written["lastTransitionTime"]) if written.get("status") == "True" else None
+
+
+def _forgiven(s: Situation, now: datetime) -> bool:
+    since = ready_since(s)
+    return s.open and since is not None and now - since >= attempts.FORGIVEN_AFTER

@@ -1,0 +1,275 @@
+"""Our picture of the cluster: views by name, what changed since the last plan, and what only we know (refusals, exclusions).
+
+Watch events, the responses of our own writes, and audits all come in here. Of one object the newest version wins, whoever brings it; of two
+objects of one name the newer one; and what was deleted does not come back by an event that was under way. Only the event loop touches it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, Protocol, TypeVar
+
+from aios_kube import Resource, Selection, resources
+from aios_operator.decide.views import (
+    AgentState,
+    AgentView,
+    ClaimView,
+    ClusterView,
+    Exclusion,
+    Key,
+    NodeView,
+    PodView,
+    PolicyView,
+    Refusal,
+    Requests,
+    RuntimeView,
+    SliceView,
+)
+from aios_operator.observe import parse
+
+BURIED = 20_000
+"""Uids of deleted objects that are remembered. An event that is under way is seconds old, and no cluster deletes so many in that time."""
+
+Name = tuple[str, str]
+"""Namespace (empty for cluster-scoped objects) and name."""
+Raw = Mapping[str, Any]
+
+
+class View(Protocol):
+    @property
+    def uid(self) -> str: ...
+    @property
+    def resource_version(self) -> str: ...
+
+
+V = TypeVar("V", bound=View)
+
+
+@dataclass
+class Table(Generic[V]):
+    """The views of one resource. `changed` is told of a view that came, went or became another (old, new)."""
+
+    resource: Resource
+    parse: Callable[[Raw], V | None]
+    changed: Callable[[V | None, V | None], None]
+    selection: Selection = field(default_factory=Selection)
+    """What is watched of the resource."""
+    views: dict[Name, V] = field(default_factory=dict)
+    _buried: OrderedDict[str, None] = field(default_factory=OrderedDict)
+
+    def upsert(self, raw: Raw) -> None:
+        """The picture shows `raw`, unless it knows better already. Raises what `parse` raises; the picture is then as before."""
+        metadata = raw["metadata"]
+        name = _name(metadata)
+        old = self.views.get(name)
+        if metadata["uid"] in self._buried or (old is not None and int(metadata["resourceVersion"]) <= int(old.resource_version)):
+            return
+        new = self.parse(raw)
+        if new is not None:
+            self.views[name] = new
+        elif old is not None:
+            del self.views[name]
+        if old is None or new is None or _differ(old, new):
+            self.changed(old, new)
+
+    def remove(self, namespace: str, name: str, uid: str) -> None:
+        """The object of this uid is gone for good; another of its name stays."""
+        self._bury(uid)
+        old = self.views.get((namespace, name))
+        if old is not None and old.uid == uid:
+            del self.views[(namespace, name)]
+            self.changed(old, None)
+
+    def amend(self, namespace: str, name: str, uid: str, **known: object) -> None:
+        """We know this of the object of that uid though no event has said it yet."""
+        old = self.views.get((namespace, name))
+        if old is None or old.uid != uid:
+            return
+        new = dataclasses.replace(old, **known)  # type: ignore[type-var]
+        if new != old:
+            self.views[(namespace, name)] = new
+            self.changed(old, new)
+
+    def retain(self, listed: Iterable[Raw], version: str) -> int:
+        """Whatever a list of `version` does not have, though it is not newer than that, is removed. Returns how many."""
+        alive = {raw["metadata"]["uid"] for raw in listed}
+        gone = [(name, view) for name, view in self.views.items() if view.uid not in alive and int(view.resource_version) <= int(version)]
+        for (namespace, name), view in gone:
+            self.remove(namespace, name, view.uid)
+        return len(gone)
+
+    def _bury(self, uid: str) -> None:
+        self._buried[uid] = None
+        while len(self._buried) > BURIED:
+            self._buried.popitem(last=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedTemplate:
+    """The server took no pod or claim made from the template of `digest`; tried again after `until`, when it is set."""
+
+    digest: str
+    message: str
+    until: datetime | None
+
+
+class Store:
+    """All tables, the index from Agents to what belongs to them, and what is to be planned."""
+
+    def __init__(self) -> None:
+        ours = Selection(labels=f"{parse.names.LABEL_MANAGED_BY}={parse.names.MANAGED_BY}")
+        self.agents = Table(resources.AGENTS, parse.agent, self._agent_changed)
+        self.runtimes = Table(resources.AGENT_RUNTIMES, parse.runtime, self._runtime_changed)
+        self.claims = Table(resources.RESOURCE_CLAIMS, parse.claim, self._claim_changed)
+        self.pods = Table(resources.PODS, parse.pod, self._pod_changed, Selection(labels=parse.names.LABEL_AGENT))
+        self.policies = Table(resources.NETWORK_POLICIES, parse.policy, self._policy_changed, ours)
+        self.nodes = Table(resources.NODES, parse.node, self._offer_changed)
+        own_driver = Selection(fields=f"spec.driver={parse.names.DRIVER}")
+        self.slices = Table(resources.RESOURCE_SLICES, parse.resource_slice, self._offer_changed, own_driver)
+        self.foreign: Mapping[str, Requests] = {}
+        self.refusals: dict[Key, Refusal] = {}
+        self.exclusions: dict[Key, tuple[Exclusion, ...]] = {}
+        self.refused_templates: dict[Key, RefusedTemplate] = {}
+        self.dirty: set[Key] = set()
+        """Agents to plan."""
+        self.cluster_dirty = False
+        """What places are offered or taken has changed."""
+        self.on_dirty: Callable[[], None] = lambda: None
+        self._claims_of: dict[Key, dict[Name, ClaimView]] = {}
+        self._pods_of: dict[Key, dict[Name, PodView]] = {}
+
+    @property
+    def tables(self) -> tuple[Table[Any], ...]:
+        return (self.agents, self.runtimes, self.claims, self.pods, self.policies, self.nodes, self.slices)
+
+    # What planners see.
+
+    def state(self, key: Key, now: datetime) -> AgentState:
+        """All that is known of one Agent."""
+        refused = self.refused_templates.get(key)
+        if refused is not None and refused.until is not None and refused.until <= now:
+            del self.refused_templates[key]
+            refused = None
+        return AgentState(
+            key=key,
+            agent=self.agents.views.get(key),
+            runtime=self.runtimes.views.get(key),
+            claims=tuple(self._claims_of.get(key, {}).values()),
+            pods=tuple(self._pods_of.get(key, {}).values()),
+            policy=next((p for (namespace, _), p in self.policies.views.items() if namespace == key.namespace), None),
+            refusal=self.refusals.get(key),
+            template_refused=(refused.digest, refused.message) if refused else None,
+        )
+
+    def cluster(self, waiting: Iterable[AgentView], pending: Iterable[RuntimeView], now: datetime) -> ClusterView:
+        """All that offers or takes a place; `pending` orders are under way to the server."""
+        under_way = {order.key: order for order in pending}
+        orders = [order for key, order in self.runtimes.views.items() if key not in under_way]
+        self._forget_exclusions(now)
+        return ClusterView(
+            nodes={node.name: node for node in self.nodes.views.values()},
+            slices=self.slices.views.values(),
+            claims=self.claims.views.values(),
+            runtimes=[*orders, *under_way.values()],
+            pods=self.pods.views.values(),
+            foreign=self.foreign,
+            waiting=tuple(waiting),
+            exclusions=self.exclusions,
+        )
+
+    def keys(self) -> set[Key]:
+        """Every Agent of which anything is left."""
+        named = {Key(*name) for table in (self.agents, self.runtimes) for name in table.views}
+        return named | set(self._claims_of) | set(self._pods_of)
+
+    # What only we know.
+
+    def set_foreign(self, requests: Mapping[str, Requests]) -> None:
+        if requests != self.foreign:
+            self.foreign = requests
+            self._offer_changed(None, None)
+
+    def set_refusal(self, key: Key, refusal: Refusal | None) -> None:
+        if self.refusals.get(key) == refusal:
+            return
+        if refusal is None:
+            del self.refusals[key]
+        else:
+            self.refusals[key] = refusal
+        self.mark(key)
+
+    def exclude(self, key: Key, exclusion: Exclusion) -> None:
+        others = tuple(e for e in self.exclusions.get(key, ()) if e.node != exclusion.node)
+        self.exclusions[key] = (*others, exclusion)
+        self.cluster_dirty = True
+
+    def forget(self, key: Key) -> None:
+        """Nothing of the Agent is left: neither is what only we knew of it."""
+        for known in (self.refusals, self.exclusions, self.refused_templates):
+            known.pop(key, None)  # type: ignore[attr-defined]
+
+    def mark(self, key: Key) -> None:
+        """The Agent is planned in the next cycle."""
+        self.dirty.add(key)
+        self.on_dirty()
+
+    def _forget_exclusions(self, now: datetime) -> None:
+        for key in list(self.exclusions):
+            left = tuple(e for e in self.exclusions[key] if e.until > now)
+            if left:
+                self.exclusions[key] = left
+            else:
+                del self.exclusions[key]
+
+    # Who is concerned by a change.
+
+    def _agent_changed(self, old: AgentView | None, new: AgentView | None) -> None:
+        self.mark((new or old).key)  # type: ignore[union-attr]
+
+    def _runtime_changed(self, old: RuntimeView | None, new: RuntimeView | None) -> None:
+        self.cluster_dirty = True
+        self.mark((new or old).key)  # type: ignore[union-attr]
+
+    def _claim_changed(self, old: ClaimView | None, new: ClaimView | None) -> None:
+        self._reindex(self._claims_of, old, new)
+        self._offer_changed(old, new)
+
+    def _pod_changed(self, old: PodView | None, new: PodView | None) -> None:
+        self._reindex(self._pods_of, old, new)
+        self._offer_changed(old, new)
+
+    def _policy_changed(self, old: PolicyView | None, new: PolicyView | None) -> None:
+        namespace = (new or old).namespace  # type: ignore[union-attr]
+        for key in self.keys():
+            if key.namespace == namespace:
+                self.mark(key)
+
+    def _offer_changed(self, old: object, new: object) -> None:
+        self.cluster_dirty = True
+        self.on_dirty()
+
+    def _reindex(self, index: dict[Key, dict[Name, Any]], old: Any, new: Any) -> None:
+        for view in (old, new):
+            if view is None or view.agent is None:
+                continue
+            held = index.setdefault(view.agent, {})
+            if view is new:
+                held[(view.namespace, view.name)] = view
+            else:
+                held.pop((view.namespace, view.name), None)
+            if not held:
+                del index[view.agent]
+            self.mark(view.agent)
+
+
+def _name(metadata: Raw) -> Name:
+    return metadata.get("namespace") or "", metadata["name"]
+
+
+def _differ(old: Any, new: Any) -> bool:
+    """False when only the version moved, as by a node's heartbeat."""
+    return bool(dataclasses.replace(old, resource_version=new.resource_version) != new)

@@ -63,6 +63,10 @@ class Reason(_Explained):
         "SchedulerRefused",
         "kube-scheduler did not accept the chosen place; another is looked for, and that node is left out for a while.",
     )
+    Forbidden = (
+        "Forbidden",
+        "The API server does not let the claim or the pod be made now (a quota, a Pod Security standard, a policy); it is tried again.",
+    )
     WaitingForRelease = "WaitingForRelease", "The pod or claim of the attempt before is still going away; two never run at once."
     BackOff = "BackOff", "Attempts failed in a row; the next one waits, longer each time."
 
@@ -95,6 +99,7 @@ class Reason(_Explained):
     # Why an attempt failed or was given up.
     PodFailed = "PodFailed", "The pod ended in failure; the message says which container and its exit code."
     PodVanished = "PodVanished", "The pod was deleted by someone else, or its node is gone."
+    NameTaken = "NameTaken", "An object that is not the operator's has the name of the attempt's claim or pod; the next attempt has another."
     Evicted = "Evicted", "The kubelet or the API evicted the pod."
     StartFailed = "StartFailed", "A container's start was refused on the node; this is not charged to the Agent."
     Replaced = "Replaced", "The template or the GPU share changed; a new attempt takes the place of the running one."

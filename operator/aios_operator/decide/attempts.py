@@ -26,7 +26,7 @@ BACKOFF_UNCHARGED = timedelta(seconds=10)
 FORGIVEN_AFTER = timedelta(minutes=10)
 """Ready for so long, and former failures no longer count."""
 
-_AT_ONCE = {Reason.PodVanished, Reason.SchedulerRefused}
+_AT_ONCE = {Reason.PodVanished, Reason.SchedulerRefused, Reason.NameTaken}
 _START_ERRORS = {"StartError", "RunContainerError", "CreateContainerError", "ContainerCannotRun"}
 
 
@@ -76,6 +76,11 @@ class Situation:
         return self.wanted and (not self.open or self.outdated) and self.retry_at is None and not self.blocked
 
     @property
+    def forbidden(self) -> str | None:
+        """Why the API server does not let claim or pod of this order be made for now."""
+        return _create_refused(self.state, self.order, Reason.Forbidden)
+
+    @property
     def blocked(self) -> bool:
         """An order of an earlier Agent of the same name is still there; garbage collection removes it."""
         return self.state.runtime is not None and self.order is None
@@ -96,7 +101,8 @@ def situation(state: AgentState, agent: AgentView, now: datetime) -> Situation:
     claim = next((c for c in state.claims if c.agent_uid == agent.uid and c.attempt == attempt), None)
     refused = _refused(state, agent)
     closed = order is None or _is_closed(agent.status, order)
-    ending = _ending(agent, order, pod, refused, now) if order is not None and not closed else None
+    taken = _create_refused(state, order, Reason.NameTaken)
+    ending = _ending(agent, order, pod, refused, taken, now) if order is not None and not closed else None
     final = (
         order is not None and order.digest == agent.digest and (_is_final(agent.status, order) if closed else bool(ending and ending.final))
     )
@@ -125,7 +131,8 @@ def failed_attempts(s: Situation) -> int:
 
 def backoff(failed: int) -> timedelta:
     """10 s, doubling with each failure in a row, at most 5 min."""
-    return min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(max(failed - 1, 0), 10))
+    doublings = min(max(failed - 1, 0), 10)
+    return min(BACKOFF_MOST, BACKOFF_FIRST * (1 << doublings))
 
 
 def condition(status: Mapping[str, Any], kind: ConditionType) -> Mapping[str, Any]:
@@ -156,11 +163,21 @@ def _refused(state: AgentState, agent: AgentView) -> str | None:
     return None
 
 
-def _ending(agent: AgentView, order: RuntimeView, pod: PodView | None, refused: str | None, now: datetime) -> Ending | None:
+def _create_refused(state: AgentState, order: RuntimeView | None, reason: Reason) -> str | None:
+    """What the API server said against creating claim or pod of this order, if it was for that reason."""
+    said = state.order_refused
+    return said.message if said is not None and order is not None and said.attempt == order.attempt and said.reason == reason else None
+
+
+def _ending(
+    agent: AgentView, order: RuntimeView, pod: PodView | None, refused: str | None, taken: str | None, now: datetime
+) -> Ending | None:
     if not agent.running:
         return Ending(Reason.Stopped, "spec.operatingMode is Stopped")
     if refused is not None and order.digest == agent.digest:
         return Ending(Reason.TemplateRefused, refused)
+    if taken is not None:
+        return Ending(Reason.NameTaken, taken)
     if pod is None:
         if agent.status.get("attempt") == order.attempt and agent.status.get("podName") == order_name(order):
             return Ending(Reason.PodVanished, f"pod {order_name(order)} was deleted, and not by the operator")
@@ -182,11 +199,11 @@ def _ending(agent: AgentView, order: RuntimeView, pod: PodView | None, refused: 
 def _failure(agent: AgentView, pod: PodView) -> Ending:
     if pod.reason == "Evicted":
         return Ending(Reason.Evicted, pod.message or "the pod was evicted")
-    if pod.ended is not None:
-        container, code, said = pod.ended
-        if any(error in said for error in _START_ERRORS) or (code == 128 and "hook" in said):
-            return Ending(Reason.StartFailed, f"container {container} could not be started: {said}")
-        message = f"container {container} ended with exit code {code}" + (f" ({said})" if said else "")
+    if (ended := pod.ended) is not None:
+        said = ended.message or ended.reason
+        if ended.reason in _START_ERRORS:
+            return Ending(Reason.StartFailed, f"container {ended.container} could not be started: {said}")
+        message = f"container {ended.container} ended with exit code {ended.exit_code}" + (f" ({said})" if said else "")
     else:
         message = pod.message or pod.reason or "the pod failed"
         if pod.reason:

@@ -112,6 +112,8 @@ def ready(s: Situation) -> Said:
         return Said("False", Reason.Replaced, f"the spec has changed; attempt {s.order.attempt} runs until the next one has a place")
     if s.stale_pods or (s.pod is None and s.stale_claims):
         return Said("False", Reason.WaitingForRelease, "the attempt before is still going away")
+    if s.pod is None and s.forbidden is not None:
+        return Said("False", Reason.Forbidden, s.forbidden)
     if s.pod is None or s.pod.node_name is None:
         return Said("False", Reason.WaitingForScheduler, "kube-scheduler has not bound the pod yet")
     if (preparation := prepared(s)).status == "False":

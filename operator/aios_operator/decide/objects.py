@@ -123,7 +123,7 @@ def _container(container: Mapping[str, Any]) -> Object:
 
 
 def _affinity(affinity: Mapping[str, Any], node: str) -> Object:
-    """The user's affinity, with the node in each of the node terms: they are alternatives, so one without it would let the pod go elsewhere."""
+    """The user's affinity, with the node in each of the node terms: they are alternatives, and one without it would lead elsewhere."""
     here = {"key": _NODE_FIELD, "operator": "In", "values": [node]}
     node_affinity = affinity.get("nodeAffinity") or {}
     required = node_affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}

@@ -133,7 +133,7 @@ class Search:
         return [
             (self.free_on(place, gpu) - wanted, place.node.name, gpu)
             for place, gpu in self.accepted()
-            if place.node.name not in self.obstacles and self.free_on(place, gpu) >= wanted
+            if place.node.name not in self.obstacles and not gpu.tainted and self.free_on(place, gpu) >= wanted
         ]
 
 
@@ -224,8 +224,12 @@ def some_gpu_has_room(s: Search) -> Refusal | None:
     """One GPU, on a node that fits, must have enough VRAM free now."""
     if s.agent.gpu is None or s.fitting():
         return None
-    options = [(s.free_on(place, gpu), place.node.name, gpu.uuid) for place, gpu in s.accepted() if place.node.name not in s.obstacles]
-    most, node, uuid = max(options)
+    options = [
+        (s.free_on(place, gpu), place.node.name, gpu.uuid)
+        for place, gpu in s.accepted()
+        if place.node.name not in s.obstacles and not gpu.tainted
+    ]
+    most, node, uuid = max(options, default=(0, "", ""))
     wanted = format_mebibytes(s.agent.gpu.mebibytes)
     if most <= 0:
         return Refusal(Reason.NoGPUFits, f"asks for {wanted}; no GPU has free VRAM", f"stop Agents that hold {wanted} of one GPU")

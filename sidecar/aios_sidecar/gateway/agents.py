@@ -38,7 +38,7 @@ class ServedAgent:
     def listen_on(self, listeners: Mapping[ListenerKind, socket.socket]) -> None:
         """Be served on exactly these from now on."""
         self.listeners = dict(listeners)
-        self.server.listen_on({**listeners})
+        self.server.listen_on(listeners.items())
 
     def route(self, head: Head) -> AgentRoute:
         name, answer = routes.find(head)

@@ -24,7 +24,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     agents = Agents(settings.limits, metrics)
     link = NodeLink(settings, agents, metrics, random.Random())  # noqa: S311  spreads reconnects, protects nothing
     operations = Server(Operations(metrics, lambda: link.up), settings.limits)
-    operations.listen_on({"operations": _operations_listener(settings)})
+    operations.listen_on([("operations", _operations_listener(settings))])
     linking = asyncio.create_task(link.run())
     stopped = asyncio.create_task(stop.wait())
     try:

@@ -5,7 +5,7 @@ import contextlib
 import errno
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Final
 
 from aios_sidecar.gateway.http import Application, Connection, encode_refusal
@@ -33,10 +33,10 @@ class Server:
     def connections(self) -> int:
         return len(self._connections)
 
-    def listen_on(self, listeners: Mapping[str, socket.socket]) -> None:
-        """Accept on exactly `listeners`, which the server owns from now on. Open connections stay."""
+    def listen_on(self, listeners: Iterable[tuple[str, socket.socket]]) -> None:
+        """Accept on exactly `listeners` (kind and socket), which the server owns from now on. Open connections stay."""
         self._close_listeners()
-        for kind, listener in listeners.items():
+        for kind, listener in listeners:
             listener.setblocking(False)
             self._listeners[kind] = listener
             self._loop.add_reader(listener, self._accept, kind, listener)

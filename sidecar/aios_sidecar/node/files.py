@@ -3,10 +3,13 @@
 import os
 from pathlib import Path
 
+TEMPORARY = ".tmp"
+"""Not .json: a directory of CDI files is read by others."""
+
 
 def write_atomically(path: Path, content: bytes, mode: int) -> None:
     """`path` has this content and mode, and keeps them through a loss of power. A reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")  # not *.json: a directory of CDI files is read by others
+    temporary = path.with_name(f".{path.name}{TEMPORARY}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(descriptor, mode)
@@ -22,6 +25,12 @@ def remove(path: Path) -> None:
     if path.exists():
         path.unlink(missing_ok=True)
         sync_directory(path.parent)
+
+
+def remove_leftovers(directory: Path, names: str) -> None:
+    """No write to a file whose name matches has left anything beside it. For the start: nothing may be writing."""
+    for path in directory.glob(f".{names}{TEMPORARY}"):
+        path.unlink()
 
 
 def sync_directory(path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import shutil
 
+from aios_api.names import DRIVER
 from aios_kube.errors import ApiError, NotFound
 from aios_kube.protocol import ClusterClient
 from aios_kube.resources import RESOURCE_CLAIMS
@@ -11,7 +12,7 @@ from aios_sidecar.contracts import Inventory
 from aios_sidecar.node import cdi
 from aios_sidecar.node.claims import ClaimRef, NotYet, PrepareFailed, order_of, prepared
 from aios_sidecar.node.endpoints import Endpoints
-from aios_sidecar.node.files import remove, write_atomically
+from aios_sidecar.node.files import remove, remove_leftovers, write_atomically
 from aios_sidecar.node.live import LiveClaims
 from aios_sidecar.node.orders import Orders
 from aios_sidecar.node.settings import NodeSettings
@@ -78,6 +79,8 @@ class Preparer:
 
     def restore_files(self) -> list[str]:
         """After a start: every readable state is known, with CDI file and directory. The claims whose state was set aside are returned."""
+        remove_leftovers(self._settings.claims_dir, "*")
+        remove_leftovers(self._settings.cdi_dir, f"{DRIVER}-*")
         damaged = []
         for uid in self._files.uids():
             try:

@@ -70,7 +70,7 @@ class Chart:
     def render(self, values: Object | None = None, *arguments: str) -> Release:
         done = self.template(values, *arguments)
         assert done.returncode == 0, done.stderr
-        return Release([document for document in yaml.safe_load_all(done.stdout) if document])
+        return Release([document for document in yaml.load_all(done.stdout, yaml.CSafeLoader) if document])
 
     def refusal(self, values: Object | None = None, *arguments: str) -> str:
         """What helm says of values that it must not accept."""

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from aios_api import names
+from aios_operator.settings import from_environment as operator_settings
 from aios_sidecar.gateway.settings import Settings as GatewaySettings
 from aios_sidecar.node.settings import NodeSettings, from_environment
 
@@ -65,6 +66,12 @@ def test_the_node_agent_understands_its_environment(release: Any) -> None:
 def test_the_gateway_understands_its_environment(release: Any) -> None:
     settings = GatewaySettings.from_environment(release.environment("DaemonSet", "aios-gateway"))
     assert settings.metrics_port == release.container("DaemonSet", "aios-gateway")["ports"][0]["containerPort"]
+
+
+def test_the_operator_understands_its_environment(release: Any) -> None:
+    settings = operator_settings(release.environment("Deployment", "aios-operator"))
+    assert settings.http_port == release.container("Deployment", "aios-operator")["ports"][0]["containerPort"]
+    assert settings.uninstall_seconds < release.one("Job", "aios-uninstall")["spec"]["activeDeadlineSeconds"]
 
 
 def test_every_directory_of_the_node_agent_is_where_the_host_has_it(chart: Any) -> None:

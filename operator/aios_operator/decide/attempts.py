@@ -27,6 +27,7 @@ FORGIVEN_AFTER = timedelta(minutes=10)
 """Ready for so long, and former failures no longer count."""
 
 _AT_ONCE = {Reason.PodVanished, Reason.SchedulerRefused, Reason.NameTaken}
+_CHARGED = {Reason.PodFailed, Reason.Evicted}
 _START_ERRORS = {"StartError", "RunContainerError", "CreateContainerError", "ContainerCannotRun"}
 
 
@@ -184,6 +185,8 @@ def _ending(
         return None
     if pod.deleting:
         return Ending(Reason.PodVanished, f"pod {pod.name} is being deleted, and not by the operator")
+    if pod.phase == "Succeeded" and agent.restart_policy == "Always":
+        return Ending(Reason.PodFailed, f"pod {pod.name} ended, though it is to run always", charged=True)
     if pod.phase == "Succeeded":
         return Ending(Reason.Completed, "every container ended with exit code 0", final=True)
     if pod.phase == "Failed":
@@ -197,17 +200,16 @@ def _ending(
 
 
 def _failure(agent: AgentView, pod: PodView) -> Ending:
+    """An agent that ended by itself may end for good; what the node or the cluster did to it is followed by another attempt."""
     if pod.reason == "Evicted":
-        return Ending(Reason.Evicted, pod.message or "the pod was evicted")
-    if (ended := pod.ended) is not None:
-        said = ended.message or ended.reason
-        if ended.reason in _START_ERRORS:
-            return Ending(Reason.StartFailed, f"container {ended.container} could not be started: {said}")
-        message = f"container {ended.container} ended with exit code {ended.exit_code}" + (f" ({said})" if said else "")
-    else:
-        message = pod.message or pod.reason or "the pod failed"
-        if pod.reason:
-            return Ending(Reason.StartFailed, message)
+        return Ending(Reason.Evicted, pod.message or "the pod was evicted", charged=True)
+    ended = pod.ended
+    if ended is None:
+        return Ending(Reason.StartFailed, pod.message or pod.reason or f"pod {pod.name} failed before any of its containers ran")
+    said = ended.message or ended.reason
+    if ended.reason in _START_ERRORS:
+        return Ending(Reason.StartFailed, f"container {ended.container} could not be started: {said}")
+    message = f"container {ended.container} ended with exit code {ended.exit_code}" + (f": {said}" if said else "")
     if agent.restart_policy == "Never":
         return Ending(Reason.Failed, message, final=True)
     return Ending(Reason.PodFailed, message, charged=True)
@@ -229,6 +231,6 @@ def _retry_at(agent: AgentView, order: RuntimeView | None, ending: Ending | None
 
 
 def _delay(reason: str, failed: int) -> timedelta:
-    if reason == Reason.PodFailed:
+    if reason in _CHARGED:
         return backoff(failed)
     return timedelta(0) if reason in _AT_ONCE or reason == Reason.Stopped else BACKOFF_UNCHARGED

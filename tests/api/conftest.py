@@ -1,5 +1,6 @@
 """A real API server with our definitions, for the whole tier; a namespace per test. No node: nothing runs here."""
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ def definitions(cluster: LocalCluster) -> list[Object]:
         for definition in written:
             spec = definition["spec"]
             path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
-            eventually(lambda path=path: client.get(path).status_code == 200, f"{path} is served")
+            eventually(functools.partial(is_served, client, path), f"{path} is served")
     return written
 
 
@@ -64,6 +65,10 @@ def _namespace(client: httpx.Client) -> Iterator[Space]:
     assert client.post("/api/v1/namespaces", json={"metadata": {"name": name}}).status_code == 201
     yield Space(client, name)
     client.delete(f"/api/v1/namespaces/{name}")
+
+
+def is_served(client: httpx.Client, path: str) -> bool:
+    return client.get(path).status_code == 200
 
 
 def eventually(holds: Callable[[], bool], what: str, seconds: float = 20) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import ssl
+import subprocess
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,14 @@ def connect(cluster: LocalCluster) -> httpx.Client:
     context = ssl.create_default_context(cafile=pki / "ca.crt")
     context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
     return httpx.Client(base_url=cluster.network.api_url, verify=context, timeout=30, trust_env=False)
+
+
+def kubectl(cluster: LocalCluster, *arguments: str) -> str:
+    """What kubectl prints; its own error where it fails."""
+    command = [str(cluster.kubectl_path), "--kubeconfig", str(cluster.kubeconfig), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @dataclass(frozen=True)

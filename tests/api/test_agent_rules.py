@@ -34,7 +34,7 @@ MORE_VOLUMES = (
     "vsphereVolume",
 )
 APPARMOR = "container.apparmor.security.beta.kubernetes.io/main"
-NODE_AFFINITY = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": []}]}}
+NODE_AFFINITY: dict[str, Any] = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": []}]}}
 PROXIES = ("HTTP_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "no_proxy")
 
 REFUSED: list[tuple[str, Any, str]] = [

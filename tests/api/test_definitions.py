@@ -3,7 +3,7 @@
 import pytest
 
 from aios_localcluster import LocalCluster
-from api.support import Object, Space, agent, order
+from api.support import Object, Space, agent, kubectl, order
 
 
 def condition(kind: str, status: str = "True", **fields: object) -> Object:
@@ -31,9 +31,7 @@ def test_the_definitions_are_established_and_structural(space: Space, definition
     ],
 )
 def test_kubectl_explains_fields_in_sentences(cluster: LocalCluster, definitions: list[Object], field: str, sentences: list[str]) -> None:
-    said = cluster.kubectl("explain", field)
-    assert said.returncode == 0, said.stderr
-    flat = " ".join(said.stdout.split())
+    flat = " ".join(kubectl(cluster, "explain", field).split())
     for sentence in sentences:
         assert " ".join(sentence.split()) in flat
 
@@ -41,9 +39,9 @@ def test_kubectl_explains_fields_in_sentences(cluster: LocalCluster, definitions
 def test_kubectl_lists_all_our_kinds_by_category(cluster: LocalCluster, space: Space) -> None:
     space.create(agent("one", gpu={"memory": "16Gi"}), dry_run=False)
     space.create(order("one"), dry_run=False)
-    said = cluster.kubectl("get", "aios", "-n", space.namespace)
-    assert "agent.aios.dev/one" in said.stdout
-    assert "agentruntime.aios.dev/one" in said.stdout
+    said = kubectl(cluster, "get", "aios", "-n", space.namespace)
+    assert "agent.aios.dev/one" in said
+    assert "agentruntime.aios.dev/one" in said
 
 
 def test_kubectl_shows_what_a_person_wants_to_see(cluster: LocalCluster, space: Space) -> None:
@@ -53,7 +51,7 @@ def test_kubectl_shows_what_a_person_wants_to_see(cluster: LocalCluster, space: 
     written = {**agent("one"), "status": status}
     del written["spec"]
     assert space.apply(written, "operator", subresource="status").status_code == 200
-    lines = cluster.kubectl("get", "agents", "-n", space.namespace).stdout.splitlines()
+    lines = kubectl(cluster, "get", "agents", "-n", space.namespace).splitlines()
     assert lines[0].split() == ["NAME", "READY", "REASON", "GPU", "VRAM", "NODE", "AGE"]
     assert lines[1].split()[:6] == ["one", "True", "Ready", "H200", "16Gi", "node-a"]
 

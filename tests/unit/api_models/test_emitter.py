@@ -21,7 +21,7 @@ class Node(BaseModel):
 
 def emitted(annotation: object, **field: object) -> dict[str, object]:
     """The schema of one field."""
-    model = type("Outer", (BaseModel,), {"__annotations__": {"value": annotation}, "value": Field(**field)})  # type: ignore[arg-type,call-overload]
+    model = type("Outer", (BaseModel,), {"__annotations__": {"value": annotation}, "value": Field(**field)})  # type: ignore[call-overload]
     schema: dict[str, object] = structural(model)["properties"]["value"]
     return schema
 

@@ -31,7 +31,7 @@ def test_a_spec_that_is_no_object_is_refused(spec: object) -> None:
 
 
 def test_a_message_that_is_too_long_is_cut_and_shows_it() -> None:
-    pending = Pending(reason="NoNodes", message="x" * 10_000, smallest_change="", since="2026-01-01T00:00:00Z")
+    pending = Pending(reason="NoNodes", message="x" * 10_000, smallestChange="", since="2026-01-01T00:00:00Z")
     assert len(pending.message) == MAX_MESSAGE
     assert pending.message.endswith("x…")
 

@@ -99,7 +99,11 @@ class Reason(_Explained):
     # Why an attempt failed or was given up.
     PodFailed = "PodFailed", "The pod ended in failure; the message says which container and its exit code."
     PodVanished = "PodVanished", "The pod was deleted by someone else, or its node is gone."
-    NameTaken = "NameTaken", "An object that is not the operator's has the name of the attempt's claim or pod; the next attempt has another."
+    ClaimVanished = "ClaimVanished", "The claim was deleted by someone else, so that nothing is booked for the pod any more."
+    NameTaken = (
+        "NameTaken",
+        "An object that is not the operator's has the name of the attempt's claim or pod; the next attempt has another.",
+    )
     Evicted = "Evicted", "The kubelet or the API evicted the pod."
     StartFailed = "StartFailed", "A container's start was refused on the node; this is not charged to the Agent."
     Replaced = "Replaced", "The template or the GPU share changed; a new attempt takes the place of the running one."

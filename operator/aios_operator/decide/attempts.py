@@ -26,7 +26,7 @@ BACKOFF_UNCHARGED = timedelta(seconds=10)
 FORGIVEN_AFTER = timedelta(minutes=10)
 """Ready for so long, and former failures no longer count."""
 
-_AT_ONCE = {Reason.PodVanished, Reason.SchedulerRefused, Reason.NameTaken}
+_AT_ONCE = {Reason.PodVanished, Reason.ClaimVanished, Reason.Stopped, Reason.Replaced, Reason.SchedulerRefused, Reason.NameTaken}
 _CHARGED = {Reason.PodFailed, Reason.Evicted}
 _START_ERRORS = {"StartError", "RunContainerError", "CreateContainerError", "ContainerCannotRun"}
 
@@ -58,7 +58,7 @@ class Situation:
     refused: str | None
     """What the API server said against the template of this generation."""
     final: bool
-    """The Agent came to an end of its own and its spec has not changed since."""
+    """The Agent came to an end of its own, and was neither changed nor stopped since."""
     retry_at: datetime | None
     """While the Agent is in its back-off: when that ends."""
 
@@ -74,7 +74,9 @@ class Situation:
 
     @property
     def needs_place(self) -> bool:
-        return self.wanted and (not self.open or self.outdated) and self.retry_at is None and not self.blocked
+        """A next attempt is due. How the one before ended is written down first."""
+        due = (not self.open or self.outdated) and self.ending is None
+        return self.wanted and due and self.retry_at is None and not self.blocked
 
     @property
     def forbidden(self) -> str | None:
@@ -102,10 +104,12 @@ def situation(state: AgentState, agent: AgentView, now: datetime) -> Situation:
     claim = next((c for c in state.claims if c.agent_uid == agent.uid and c.attempt == attempt), None)
     refused = _refused(state, agent)
     closed = order is None or _is_closed(agent.status, order)
-    taken = _create_refused(state, order, Reason.NameTaken)
-    ending = _ending(agent, order, pod, refused, taken, now) if order is not None and not closed else None
+    ending = _ending(state, agent, order, pod, claim, now) if order is not None and not closed else None
     final = (
-        order is not None and order.digest == agent.digest and (_is_final(agent.status, order) if closed else bool(ending and ending.final))
+        order is not None
+        and agent.running
+        and order.digest == agent.digest
+        and (_is_final(agent.status, order) if closed else bool(ending and ending.final))
     )
     is_open = not closed and ending is None
     return Situation(
@@ -125,8 +129,8 @@ def situation(state: AgentState, agent: AgentView, now: datetime) -> Situation:
 
 
 def failed_attempts(s: Situation) -> int:
-    """In a row, with the one that ends now."""
-    before = int(s.agent.status.get("failedAttempts") or 0)
+    """In a row, with the one that ends now. A changed spec begins anew."""
+    before = 0 if s.outdated else int(s.agent.status.get("failedAttempts") or 0)
     return before + 1 if s.ending is not None and s.ending.charged else before
 
 
@@ -171,18 +175,17 @@ def _create_refused(state: AgentState, order: RuntimeView | None, reason: Reason
 
 
 def _ending(
-    agent: AgentView, order: RuntimeView, pod: PodView | None, refused: str | None, taken: str | None, now: datetime
+    state: AgentState, agent: AgentView, order: RuntimeView, pod: PodView | None, claim: ClaimView | None, now: datetime
 ) -> Ending | None:
     if not agent.running:
         return Ending(Reason.Stopped, "spec.operatingMode is Stopped")
+    refused = _refused(state, agent)
     if refused is not None and order.digest == agent.digest:
         return Ending(Reason.TemplateRefused, refused)
-    if taken is not None:
+    if (taken := _create_refused(state, order, Reason.NameTaken)) is not None:
         return Ending(Reason.NameTaken, taken)
     if pod is None:
-        if agent.status.get("attempt") == order.attempt and agent.status.get("podName") == order_name(order):
-            return Ending(Reason.PodVanished, f"pod {order_name(order)} was deleted, and not by the operator")
-        return None
+        return _without_pod(agent, order)
     if pod.deleting:
         return Ending(Reason.PodVanished, f"pod {pod.name} is being deleted, and not by the operator")
     if pod.phase == "Succeeded" and agent.restart_policy == "Always":
@@ -191,11 +194,21 @@ def _ending(
         return Ending(Reason.Completed, "every container ended with exit code 0", final=True)
     if pod.phase == "Failed":
         return _failure(agent, pod)
+    if claim is None:
+        return Ending(Reason.ClaimVanished, f"claim {order_name(order)} was deleted, and not by the operator: nothing is booked any more")
     since = pod.unschedulable_since
     if pod.node_name is None and since is not None and now - since >= SCHEDULER_PATIENCE:
         return Ending(
             Reason.SchedulerRefused, f"kube-scheduler did not bind pod {pod.name} on {order.node_name}: {pod.unschedulable_message}"
         )
+    return None
+
+
+def _without_pod(agent: AgentView, order: RuntimeView) -> Ending | None:
+    if agent.status.get("attempt") == order.attempt and agent.status.get("podName") == order_name(order):
+        return Ending(Reason.PodVanished, f"pod {order_name(order)} was deleted, and not by the operator")
+    if order.digest != agent.digest:  # its pod can't be made any more: the template it is for is gone
+        return Ending(Reason.Replaced, "the spec changed before the pod was made")
     return None
 
 
@@ -233,4 +246,4 @@ def _retry_at(agent: AgentView, order: RuntimeView | None, ending: Ending | None
 def _delay(reason: str, failed: int) -> timedelta:
     if reason in _CHARGED:
         return backoff(failed)
-    return timedelta(0) if reason in _AT_ONCE or reason == Reason.Stopped else BACKOFF_UNCHARGED
+    return timedelta(0) if reason in _AT_ONCE else BACKOFF_UNCHARGED

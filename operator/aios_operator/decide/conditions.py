@@ -225,7 +225,7 @@ def _pending(before: Any, refusal: Refusal, now: datetime) -> dict[str, str]:
 
 
 def _last_failure(s: Situation, now: datetime) -> dict[str, Any] | None:
-    quiet = (Reason.Stopped, Reason.Completed, Reason.TemplateRefused)
+    quiet = (Reason.Stopped, Reason.Completed, Reason.TemplateRefused, Reason.Replaced)
     if s.ending is None or s.order is None or s.ending.reason in quiet:
         before = s.agent.status.get("lastFailure")
         return dict(before) if before else None

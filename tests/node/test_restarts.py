@@ -1,0 +1,128 @@
+"""Node agent and gateway as they are shipped, killed in turns while a pod keeps asking: its listeners are never gone."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from node.support import CLAIM_UID, Pod, a_cluster, ask, prepare, running, settings_in
+from node.test_kills import node_agent
+
+ASK_FOR_EVER = """
+import json, socket, sys, time
+answers = refused = broken = 0
+end = time.monotonic() + 60
+while time.monotonic() < end:
+    try:
+        with socket.create_connection(('127.0.0.1', 2489), 10) as c:
+            c.sendall(b'GET /v1/agent HTTP/1.1\\r\\nHost: 127.0.0.1:2489\\r\\nConnection: close\\r\\n\\r\\n')
+            answer = b''
+            while part := c.recv(65536):
+                answer += part
+            if b'200' in answer.split(b'\\r\\n', 1)[0] and json.loads(answer.partition(b'\\r\\n\\r\\n')[2]):
+                answers += 1
+            else:
+                broken += 1
+    except ConnectionRefusedError:
+        refused += 1
+    except OSError:
+        broken += 1
+    print(answers, refused, broken, flush=True)
+    time.sleep(0.01)
+"""
+
+
+async def test_listeners_survive_the_end_of_either_side(directory: Path, hook: Path, pod: Pod) -> None:
+    settings = settings_in(directory, hook)
+    asking = None
+    async with gateway(settings.gateway_socket) as first:
+        async with node_agent(directory, hook):
+            await prepare(settings)
+            assert (await ask(settings, pod.oci_state())).code == 0
+            asking = await asyncio.create_subprocess_exec(
+                "ip", "netns", "exec", pod.name, sys.executable, "-c", ASK_FOR_EVER, stdout=asyncio.subprocess.PIPE
+            )
+            assert (await counts_after(asking, 20))[1] == 0
+        assert (await counts_after(asking, 20))[1:] == (0, 0), "the node agent is gone, the gateway serves on"
+        async with node_agent(directory, hook):
+            assert (await counts_after(asking, 20))[1:] == (0, 0), "it is back and took its listeners from the gateway"
+            first.kill()
+            await first.wait()
+            async with gateway(settings.gateway_socket):
+                _, refused, broken = await counts_after(asking, 50)
+                assert refused == 0, "while there was no gateway, connections waited for the next one"
+                assert broken <= 1, "only the request that the killed gateway was answering"
+    asking.kill()
+    await asking.wait()
+
+
+async def test_both_gone_at_once_are_both_restored(directory: Path, hook: Path, pod: Pod) -> None:
+    settings = settings_in(directory, hook)
+    async with gateway(settings.gateway_socket), node_agent(directory, hook):
+        await prepare(settings)
+        assert (await ask(settings, pod.oci_state())).code == 0
+    async with gateway(settings.gateway_socket), node_agent(directory, hook):
+        asking = await asyncio.create_subprocess_exec(
+            "ip", "netns", "exec", pod.name, sys.executable, "-c", ASK_FOR_EVER, stdout=asyncio.subprocess.PIPE
+        )
+        assert (await counts_after(asking, 5))[0] >= 4, "the listener was opened anew in the namespace of a container that lives"
+        asking.kill()
+        await asking.wait()
+
+
+async def test_a_state_file_that_was_damaged_is_kept_and_the_claim_prepared_anew(directory: Path, hook: Path, pod: Pod) -> None:
+    settings, cluster = settings_in(directory, hook), a_cluster()
+    async with running(settings, cluster):
+        await prepare(settings)
+        assert (await ask(settings, pod.oci_state())).code == 0
+    path = settings.claims_dir / f"{CLAIM_UID}.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"attempt": 1', '"attempt": 2'))
+    damaged = path.read_text()
+    settings.cdi_file(CLAIM_UID).unlink()
+    async with running(settings, cluster) as agent:
+        async with asyncio.timeout(10):
+            while agent.claims.get(CLAIM_UID) is None or not settings.cdi_file(CLAIM_UID).exists():
+                await asyncio.sleep(0.02)
+        assert (settings.claims_dir / f"{CLAIM_UID}.json.unreadable-1").read_text() == damaged
+        assert json.loads(path.read_text())["claim"]["attempt"] == 1
+        assert b"aios_node_damaged_state_files_total 1.0" in agent.metrics.text()
+        assert (await ask(settings, pod.oci_state())).code == 0
+
+
+async def counts_after(asking: asyncio.subprocess.Process, answers: int) -> tuple[int, int, int]:
+    """Answers, refused connections, broken requests: as soon as so many more answers came."""
+    assert asking.stdout is not None
+    wanted: int | None = None
+    async with asyncio.timeout(30):
+        while line := await asking.stdout.readline():
+            came, refused, broken = map(int, line.split())
+            wanted = came - 1 + answers if wanted is None else wanted
+            if came >= wanted:
+                return came, refused, broken
+    raise AssertionError("the pod stopped asking")
+
+
+@asynccontextmanager
+async def gateway(node_socket: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The gateway's program; killed at the end of the block."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from aios_sidecar.gateway.main import main; main()",
+        env={
+            **os.environ,
+            "AIOS_GATEWAY_NODE_SOCKET": str(node_socket),
+            "AIOS_GATEWAY_NODE_UID": str(os.geteuid()),
+            "AIOS_GATEWAY_METRICS_PORT": "0",
+        },
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()

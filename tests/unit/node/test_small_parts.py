@@ -1,0 +1,149 @@
+"""Settings, conditions, the runtime's word, processes, waiting."""
+
+import asyncio
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from aios_sidecar.node import conditions
+from aios_sidecar.node.conditions import Facts
+from aios_sidecar.node.live import LiveClaims
+from aios_sidecar.node.mirror import Mirror
+from aios_sidecar.node.netns import NamespaceGone
+from aios_sidecar.node.sandbox import InvalidOCIState, Processes, parse_oci_state
+from aios_sidecar.node.settings import InvalidSettings, NodeSettings, from_environment
+from aios_sidecar.node.state import Process, Sandbox
+from aios_sidecar.node.waiting import first_of, to_the_end
+from unit.node.support import CLAIM_UID, NOW, a_state
+
+SANDBOX = Sandbox(boot_id="b", namespace_inode=1, processes=())
+
+
+def test_settings_come_from_the_environment() -> None:
+    given = {"AIOS_NODE_NAME": "n", "AIOS_SLOTS": "7", "AIOS_RUN_DIR": "/r", "AIOS_VENDOR_CDI_DIRS": "/a:/b"}
+    settings = from_environment(given)
+    assert settings == NodeSettings("n", slots=7, run_dir=Path("/r"), vendor_cdi_dirs=(Path("/a"), Path("/b")))
+    assert settings.hook_path == Path("/var/lib/kubelet/plugins/gpu.aios.dev/aios-hook")
+    assert settings.cdi_file("u") == Path("/var/run/cdi/gpu.aios.dev-u.json")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({}, "AIOS_NODE_NAME must be set"),
+        ({"AIOS_NODE_NAME": "n", "AIOS_SLOTS": "0"}, "AIOS_SLOTS must be a whole number from 1"),
+        ({"AIOS_NODE_NAME": "n", "AIOS_SLOTS": "many"}, "AIOS_SLOTS must be a whole number"),
+        ({"AIOS_NODE_NAME": "n", "AIOS_CDI_DIR": "cdi"}, "AIOS_CDI_DIR must be an absolute path"),
+    ],
+)
+def test_a_setting_that_can_not_be_used_is_named(given: dict[str, str], sentence: str) -> None:
+    with pytest.raises(InvalidSettings, match=sentence):
+        from_environment(given)
+
+
+def test_conditions_follow_the_facts() -> None:
+    fresh, started = a_state(), a_state().with_pod("p", SANDBOX)
+    everything = Facts(fenced=True, serving=frozenset(("socket", "loopback")))
+    assert words(conditions.of(fresh, Facts(), (), NOW)) == ["Prepared", "WaitingForContainer", "WaitingForContainer"]
+    assert words(conditions.of(started, Facts(fenced=True), (), NOW)) == ["Prepared", "Fenced", "GatewayAbsent"]
+    assert words(conditions.of(started, everything, (), NOW)) == ["Prepared", "Fenced", "Listening"]
+    assert words(conditions.of(started, Facts(fenced=False, fence_message="nft", port_message="taken"), (), NOW)) == [
+        "Prepared",
+        "FenceFailed",
+        "PortTaken",
+    ]
+    assert [c.status for c in conditions.of(started, everything, (), NOW)] == ["True"] * 3
+    assert [c.status for c in conditions.of(started, Facts(), (), NOW)] == ["True", "Unknown", "False"]
+
+
+def test_a_condition_stands_since_its_status_changed() -> None:
+    first = conditions.of(a_state(), Facts(), (), NOW)
+    later = conditions.of(a_state(), Facts(fenced=True), first, NOW + timedelta(hours=1))
+    assert [c.last_transition_time for c in later] == ["2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z", "2026-01-01T00:00:00Z"]
+
+
+def words(found: tuple[conditions.Condition, ...]) -> list[str]:
+    return [condition.reason for condition in found]
+
+
+def test_a_fake_gpu_is_called_so() -> None:
+    state = a_state()
+    assert state.gpu is not None
+    fake = state.model_copy(update={"gpu": state.gpu.model_copy(update={"fake": True})})
+    assert "fake GPU" in conditions.prepared(fake, NOW).message
+    assert "fake" not in conditions.prepared(state, NOW).message
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (b"", "is not JSON"),
+        (b"{}", "pid: Field required"),
+        (b'{"pid": 0, "annotations": {}}', "pid: Input should be greater than 0"),
+        (b'{"pid": 1, "annotations": {"io.kubernetes.cri.sandbox-uid": "u"}}', "annotation io.kubernetes.cri.sandbox-name"),
+    ],
+)
+def test_a_state_that_says_too_little_is_refused(text: bytes, sentence: str) -> None:
+    with pytest.raises(InvalidOCIState, match=sentence):
+        parse_oci_state(text)
+
+
+def test_a_namespace_is_found_again_by_a_process_that_is_still_the_same() -> None:
+    processes = Processes()
+    me = processes.find(os.getpid())
+    assert me is not None
+    inode = Path("/proc/self/ns/net").stat().st_ino
+    mine = Sandbox(boot_id=processes.boot_id(), namespace_inode=inode, processes=(me,))
+    with processes.open_namespace(mine) as found:
+        assert found.identity[1] == inode
+    another = Process(pid=me.pid, start_ticks=me.start_ticks + 1)
+    for stale in (
+        mine.model_copy(update={"processes": (another,)}),
+        mine.model_copy(update={"boot_id": "before the reboot"}),
+        mine.model_copy(update={"namespace_inode": 1}),
+        mine.model_copy(update={"processes": ()}),
+    ):
+        with pytest.raises(NamespaceGone, match="no process of the pod is left"):
+            processes.open_namespace(stale)
+
+
+async def test_work_under_a_lock_runs_to_its_end_though_the_caller_is_cancelled() -> None:
+    went_on, ended = asyncio.Event(), []
+
+    async def work() -> None:
+        await went_on.wait()
+        ended.append(True)
+
+    caller = asyncio.create_task(to_the_end(work()))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        caller.cancel()
+    await asyncio.sleep(0.01)
+    assert not caller.done()
+    went_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert ended == [True]
+
+
+async def test_a_change_between_looking_and_waiting_is_not_missed() -> None:
+    mirror = Mirror()
+    change = mirror.next_change()
+    mirror.upsert({"metadata": {"uid": "u", "resourceVersion": "5"}})
+    await first_of(change, seconds=0.1)
+    assert change.is_set()
+    mirror.upsert({"metadata": {"uid": "u", "resourceVersion": "4"}, "older": True})
+    assert mirror.get("u") == {"metadata": {"uid": "u", "resourceVersion": "5"}}
+
+
+async def test_the_record_of_an_agent_names_its_share() -> None:
+    claims = LiveClaims(lambda: NOW)
+    record = claims.put(a_state()).record("node-a")
+    assert record.identity.name == "agent"
+    assert record.share is not None
+    assert (record.share.memory_bytes, record.share.gpu_memory_bytes) == (10 << 30, 80 << 30)
+    assert claims.put(a_state(gpu=None)).record("node-a").gpu is None
+    claims.drop(CLAIM_UID)
+    assert claims.get(CLAIM_UID) is None

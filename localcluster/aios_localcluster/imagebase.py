@@ -11,8 +11,8 @@ from pathlib import Path
 from aios_localcluster.buildah import Buildah, require, run
 
 PACKAGES = ("python3",)
-NODE_PACKAGES = ("nftables",)
-"""What only the node image needs. Kept beside the base as packages, so that the images still share their first layer."""
+NODE_PACKAGES = ("nftables", "libstdc++6")
+"""What only the node image needs: nft, and the library of grpcio. Kept beside the base as packages, so that the images still share their first layer."""
 
 UNUSED = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/i18n", "usr/share/lintian", "usr/share/bug")
 """Left out of every package: nobody reads manuals in these containers."""

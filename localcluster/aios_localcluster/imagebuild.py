@@ -53,7 +53,7 @@ class ImageSettings:
 
 @dataclass(frozen=True)
 class BuiltImage:
-    """An image in an archive (OCI, uncompressed layers), together with those that were built with it."""
+    """An image in an archive (OCI), together with those that were built with it."""
 
     tag: str
     archive_path: Path
@@ -159,7 +159,7 @@ class _Builder:
                 self._progress(f"building the image {name}")
                 context = settings.root / "examples" / "agent"
                 self._bud(name, base.image, context, {**contexts, "program": programs / name} if name in PROGRAMS else {})
-                self._buildah("push", "--quiet", "--disable-compression", f"{REPOSITORY}/{name}:{STABLE_TAG}", f"oci:{layout}:{name}")
+                self._buildah("push", "--quiet", f"{REPOSITORY}/{name}:{STABLE_TAG}", f"oci:{layout}:{name}")
             digests, archive = self._archive(layout, tags)
         self._buildah("rmi", "--prune")
         images = {name: BuiltImage(tag, archive, digests[name]) for name, tag in tags.items()}

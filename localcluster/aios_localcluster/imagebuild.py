@@ -161,6 +161,7 @@ class _Builder:
                 self._bud(name, base.image, context, {**contexts, "program": programs / name} if name in PROGRAMS else {})
                 self._buildah("push", "--quiet", f"{REPOSITORY}/{name}:{STABLE_TAG}", f"oci:{layout}:{name}")
             digests, archive = self._archive(layout, tags)
+        self._buildah("rm", "--all")  # what a build that was interrupted left; the storage is ours, and we hold its lock
         self._buildah("rmi", "--prune")
         images = {name: BuiltImage(tag, archive, digests[name]) for name, tag in tags.items()}
         for image in images.values():

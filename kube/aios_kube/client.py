@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ class KubeClient:
                     query={"fieldManager": field_manager},
                     body=body,
                     content_type="application/json-patch+json" if isinstance(patch, list) else "application/merge-patch+json",
-                    repeatable=not isinstance(patch, list) or resource_version is not None,
+                    repeatable=resource_version is not None or _is_idempotent(patch),
                 )
             )
         except Invalid as error:
@@ -190,6 +191,13 @@ async def connect(
 def _selectors(selection: Selection) -> dict[str, str]:
     chosen = {"labelSelector": selection.labels, "fieldSelector": selection.fields}
     return {key: value for key, value in chosen.items() if value}
+
+
+def _is_idempotent(patch: Object | JsonPatch) -> bool:
+    """Carried out twice, it does the same: no element of a list is added, and nothing removed."""
+    if isinstance(patch, dict):
+        return True
+    return all(step["op"] in ("test", "replace") or (step["op"] == "add" and not re.search(r"/(-|\d+)$", step["path"])) for step in patch)
 
 
 def _is_about_another_object(error: Invalid) -> bool:

@@ -61,9 +61,6 @@ class OperatorSettings:
     retry: Backoff = field(default_factory=lambda: Backoff(first_seconds=0.5, longest_seconds=60.0))
     """Waits after failed writes for one Agent."""
 
-    forbidden_seconds: float = 300.0
-    """How long a pod or claim that the server forbade (a ResourceQuota, an admission policy) is not tried again for the same template."""
-
     request_seconds: float = 20.0
     """One try of a request to the server, for kopf's lists as well."""
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
+from aios_api import names
 from aios_kube import Resource, Selection, resources
+from aios_operator.decide.objects import POLICY_NAME
 from aios_operator.decide.views import (
     AgentState,
     AgentView,
@@ -21,13 +23,14 @@ from aios_operator.decide.views import (
     ClusterView,
     Exclusion,
     Key,
-    NodeView,
+    NamespaceState,
+    Order,
+    OrderRefusal,
     PodView,
     PolicyView,
     Refusal,
     Requests,
     RuntimeView,
-    SliceView,
 )
 from aios_operator.observe import parse
 
@@ -94,10 +97,10 @@ class Table(Generic[V]):
             self.views[(namespace, name)] = new
             self.changed(old, new)
 
-    def retain(self, listed: Iterable[Raw], version: str) -> int:
-        """Whatever a list of `version` does not have, though it is not newer than that, is removed. Returns how many."""
-        alive = {raw["metadata"]["uid"] for raw in listed}
-        gone = [(name, view) for name, view in self.views.items() if view.uid not in alive and int(view.resource_version) <= int(version)]
+    def retain(self, alive: Collection[str], version: str) -> int:
+        """What is not among the uids of a list of `version`, though it is not newer than that, is removed. Returns how many."""
+        newest = int(version)
+        gone = [(name, view) for name, view in self.views.items() if view.uid not in alive and int(view.resource_version) <= newest]
         for (namespace, name), view in gone:
             self.remove(namespace, name, view.uid)
         return len(gone)
@@ -108,37 +111,31 @@ class Table(Generic[V]):
             self._buried.popitem(last=False)
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedTemplate:
-    """The server took no pod or claim made from the template of `digest`; tried again after `until`, when it is set."""
-
-    digest: str
-    message: str
-    until: datetime | None
-
-
 class Store:
     """All tables, the index from Agents to what belongs to them, and what is to be planned."""
 
     def __init__(self) -> None:
-        ours = Selection(labels=f"{parse.names.LABEL_MANAGED_BY}={parse.names.MANAGED_BY}")
+        ours = Selection(labels=f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}")
         self.agents = Table(resources.AGENTS, parse.agent, self._agent_changed)
         self.runtimes = Table(resources.AGENT_RUNTIMES, parse.runtime, self._runtime_changed)
         self.claims = Table(resources.RESOURCE_CLAIMS, parse.claim, self._claim_changed)
-        self.pods = Table(resources.PODS, parse.pod, self._pod_changed, Selection(labels=parse.names.LABEL_AGENT))
+        self.pods = Table(resources.PODS, parse.pod, self._pod_changed, Selection(labels=names.LABEL_AGENT))
         self.policies = Table(resources.NETWORK_POLICIES, parse.policy, self._policy_changed, ours)
         self.nodes = Table(resources.NODES, parse.node, self._offer_changed)
-        own_driver = Selection(fields=f"spec.driver={parse.names.DRIVER}")
+        own_driver = Selection(fields=f"spec.driver={names.DRIVER}")
         self.slices = Table(resources.RESOURCE_SLICES, parse.resource_slice, self._offer_changed, own_driver)
         self.foreign: Mapping[str, Requests] = {}
         self.refusals: dict[Key, Refusal] = {}
         self.exclusions: dict[Key, tuple[Exclusion, ...]] = {}
-        self.refused_templates: dict[Key, RefusedTemplate] = {}
+        self.refused_templates: dict[Key, tuple[str, str]] = {}
+        self.refused_orders: dict[Key, OrderRefusal] = {}
         self.dirty: set[Key] = set()
         """Agents to plan."""
+        self.dirty_namespaces: set[str] = set()
         self.cluster_dirty = False
         """What places are offered or taken has changed."""
         self.on_dirty: Callable[[], None] = lambda: None
+        self._agents_in: dict[str, set[Key]] = {}
         self._claims_of: dict[Key, dict[Name, ClaimView]] = {}
         self._pods_of: dict[Key, dict[Name, PodView]] = {}
 
@@ -148,38 +145,43 @@ class Store:
 
     # What planners see.
 
-    def state(self, key: Key, now: datetime) -> AgentState:
+    def state(self, key: Key) -> AgentState:
         """All that is known of one Agent."""
-        refused = self.refused_templates.get(key)
-        if refused is not None and refused.until is not None and refused.until <= now:
-            del self.refused_templates[key]
-            refused = None
         return AgentState(
             key=key,
             agent=self.agents.views.get(key),
             runtime=self.runtimes.views.get(key),
             claims=tuple(self._claims_of.get(key, {}).values()),
             pods=tuple(self._pods_of.get(key, {}).values()),
-            policy=next((p for (namespace, _), p in self.policies.views.items() if namespace == key.namespace), None),
+            policy=self.policies.views.get((key.namespace, POLICY_NAME)),
             refusal=self.refusals.get(key),
-            template_refused=(refused.digest, refused.message) if refused else None,
+            template_refused=self.refused_templates.get(key),
+            order_refused=self.refused_orders.get(key),
         )
 
-    def cluster(self, waiting: Iterable[AgentView], pending: Iterable[RuntimeView], now: datetime) -> ClusterView:
-        """All that offers or takes a place; `pending` orders are under way to the server."""
-        under_way = {order.key: order for order in pending}
-        orders = [order for key, order in self.runtimes.views.items() if key not in under_way]
+    def namespace(self, namespace: str) -> NamespaceState:
+        """What is known of one namespace. While a pod of an Agent is left, it counts as one with Agents."""
+        agents = namespace in self._agents_in or any(key.namespace == namespace for key in self._pods_of)
+        return NamespaceState(namespace, agents, self.policies.views.get((namespace, POLICY_NAME)))
+
+    def cluster(self, waiting: Iterable[AgentState], orders: Iterable[Order], now: datetime) -> ClusterView:
+        """All that offers or takes a place."""
         self._forget_exclusions(now)
         return ClusterView(
             nodes={node.name: node for node in self.nodes.views.values()},
             slices=self.slices.views.values(),
             claims=self.claims.views.values(),
-            runtimes=[*orders, *under_way.values()],
-            pods=self.pods.views.values(),
+            orders=orders,
+            pods=[pod for pod in self.pods.views.values() if pod.node_name is not None and pod.phase not in ("Succeeded", "Failed")],
             foreign=self.foreign,
-            waiting=tuple(waiting),
+            waiting=waiting,
             exclusions=self.exclusions,
+            refusals=self.refusals,
         )
+
+    def namespaces(self) -> set[str]:
+        """Every namespace with an Agent, a pod of one, or a policy of ours."""
+        return {key.namespace for key in self.keys()} | {namespace for namespace, _ in self.policies.views}
 
     def keys(self) -> set[Key]:
         """Every Agent of which anything is left."""
@@ -207,10 +209,24 @@ class Store:
         self.exclusions[key] = (*others, exclusion)
         self.cluster_dirty = True
 
+    def refuse_template(self, key: Key, digest: str, message: str) -> None:
+        """The server finds what is made from this template invalid."""
+        if self.refused_templates.get(key) != (digest, message):
+            self.refused_templates[key] = (digest, message)
+            self.mark(key)
+
+    def refuse_order(self, key: Key, refusal: OrderRefusal) -> None:
+        """The server does not let claim or pod of an attempt be made."""
+        if self.refused_orders.get(key) != refusal:
+            self.refused_orders[key] = refusal
+            self.mark(key)
+
     def forget(self, key: Key) -> None:
         """Nothing of the Agent is left: neither is what only we knew of it."""
-        for known in (self.refusals, self.exclusions, self.refused_templates):
-            known.pop(key, None)  # type: ignore[attr-defined]
+        self.refusals.pop(key, None)
+        self.exclusions.pop(key, None)
+        self.refused_templates.pop(key, None)
+        self.refused_orders.pop(key, None)
 
     def mark(self, key: Key) -> None:
         """The Agent is planned in the next cycle."""
@@ -228,7 +244,16 @@ class Store:
     # Who is concerned by a change.
 
     def _agent_changed(self, old: AgentView | None, new: AgentView | None) -> None:
-        self.mark((new or old).key)  # type: ignore[union-attr]
+        key = (new or old).key  # type: ignore[union-attr]
+        if old is None:
+            self._agents_in.setdefault(key.namespace, set()).add(key)
+        elif new is None:
+            self._agents_in[key.namespace].discard(key)
+            if not self._agents_in[key.namespace]:
+                del self._agents_in[key.namespace]
+        if old is None or new is None:
+            self.dirty_namespaces.add(key.namespace)
+        self.mark(key)
 
     def _runtime_changed(self, old: RuntimeView | None, new: RuntimeView | None) -> None:
         self.cluster_dirty = True
@@ -240,13 +265,15 @@ class Store:
 
     def _pod_changed(self, old: PodView | None, new: PodView | None) -> None:
         self._reindex(self._pods_of, old, new)
+        if new is None and old is not None:
+            self.dirty_namespaces.add(old.namespace)
         self._offer_changed(old, new)
 
     def _policy_changed(self, old: PolicyView | None, new: PolicyView | None) -> None:
         namespace = (new or old).namespace  # type: ignore[union-attr]
-        for key in self.keys():
-            if key.namespace == namespace:
-                self.mark(key)
+        self.dirty_namespaces.add(namespace)
+        self.dirty |= self._agents_in.get(namespace, set())
+        self.on_dirty()
 
     def _offer_changed(self, old: object, new: object) -> None:
         self.cluster_dirty = True

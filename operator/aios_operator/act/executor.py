@@ -1,0 +1,186 @@
+"""Performs effects: the only place of the operator that writes to the API.
+
+The effects of one plan for one Agent are carried out in their order, and the first that fails ends them: the Agent is planned again,
+from what the failure taught the store. Every write carries what it assumes (a uid, or that the name is free), and every answer goes
+into the store before the Agent is planned again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from aios_api import names
+from aios_api.reasons import Reason
+from aios_kube import ClusterClient, Object
+from aios_kube.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound
+from aios_operator.decide import effects as do
+from aios_operator.decide.objects import POLICY_NAME
+from aios_operator.decide.views import Key, OrderRefusal
+from aios_operator.observe.store import Store, Table
+
+MANAGER = names.FIELD_MANAGER_OPERATOR
+
+
+class NameTaken(Conflict):
+    """The name that we need belongs to an object that is not ours."""
+
+
+@dataclass
+class Executor:
+    """`perform` one effect. Raises the `ApiError` that stopped it, after the store has learnt what there is to learn from it."""
+
+    client: ClusterClient
+    store: Store
+
+    async def perform(self, effect: do.Write) -> None:
+        match effect:
+            case do.AddFinalizer():
+                await self._finalizers(effect, present=True)
+            case do.RemoveFinalizer():
+                await self._finalizers(effect, present=False)
+            case do.ApplyRuntime(key, uid, body, _):
+                await (self._create(self.store.runtimes, body) if uid is None else self._order(key, uid, body))
+            case do.CreateClaim(key, body, digest):
+                await self._create_for(key, digest, self.store.claims, body)
+            case do.CreatePod(key, body, digest):
+                await self._create_for(key, digest, self.store.pods, body)
+            case do.ApplyPolicy(namespace, body):
+                await self._policy(namespace, body)
+            case do.DeletePod(key, name, uid, grace):
+                await self._delete(self.store.pods, key.namespace, name, uid, grace)
+            case do.DeleteClaim(key, name, uid):
+                await self._delete(self.store.claims, key.namespace, name, uid)
+            case do.DeleteRuntime(key, uid):
+                await self._delete(self.store.runtimes, key.namespace, key.name, uid)
+            case do.DeletePolicy(namespace, uid):
+                await self._delete(self.store.policies, namespace, POLICY_NAME, uid)
+            case do.WriteStatus(key, uid, status):
+                part = [{"op": "add", "path": "/status", "value": status}]
+                await self._patch(self.store.agents, key.namespace, key.name, part, uid=uid, subresource="status")
+
+    async def _finalizers(self, effect: do.AddFinalizer | do.RemoveFinalizer, present: bool) -> None:
+        key = effect.key
+        agent = self.store.agents.views.get(key)
+        if agent is None or agent.uid != effect.uid or agent.resource_version != effect.resource_version:
+            return  # planned from an older picture; the newer one is planned again
+        others = [finalizer for finalizer in agent.finalizers if finalizer != names.FINALIZER]
+        wanted = [*others, names.FINALIZER] if present else others
+        patch: Object = {"metadata": {"finalizers": wanted}}
+        version = effect.resource_version
+        await self._patch(self.store.agents, key.namespace, key.name, patch, uid=effect.uid, resource_version=version)
+
+    async def _order(self, key: Key, uid: str, body: Object) -> None:
+        # Whole parts are replaced, and nobody else writes them: an apply would keep a GPU of the order before that the POST had set.
+        await self._patch(self.store.runtimes, key.namespace, key.name, _whole(body), uid=uid)
+
+    async def _policy(self, namespace: str, body: Object) -> None:
+        name = body["metadata"]["name"]
+        known = self.store.policies.views.get((namespace, name))
+        if known is None:
+            await self._create(self.store.policies, body)
+            return
+        # Replaced and not applied: a rule that someone added must go.
+        await self._patch(self.store.policies, namespace, name, _whole(body), uid=known.uid)
+
+    async def _create_for(self, key: Key, digest: str, table: Table[Any], body: Object) -> None:
+        """A claim or a pod of an attempt. What the server has against it is remembered for the planner."""
+        try:
+            await self._create(table, body)
+        except Invalid as error:
+            self.store.refuse_template(key, digest, error.message)
+            raise
+        except (Forbidden, NameTaken) as error:
+            reason = Reason.Forbidden if isinstance(error, Forbidden) else Reason.NameTaken
+            attempt = int(body["metadata"]["labels"][names.LABEL_ATTEMPT])
+            self.store.refuse_order(key, OrderRefusal(attempt, reason, error.message))
+            raise
+        self.store.refused_orders.pop(key, None)
+
+    async def _create(self, table: Table[Any], body: Object) -> None:
+        """The object exists and is ours: made now, or by an earlier try whose answer was lost."""
+        metadata = body["metadata"]
+        try:
+            table.upsert(await self.client.create(table.resource, body, field_manager=MANAGER))
+        except AlreadyExists as error:
+            found = await self.client.get(table.resource, metadata["name"], metadata["namespace"])
+            table.upsert(found)
+            if not _is_ours(found, body):
+                owner = ", ".join(f"{o['kind']} {o['name']}" for o in found["metadata"].get("ownerReferences") or ()) or "nobody"
+                message = f"{table.resource.kind} {metadata['name']} exists and is owned by {owner}; it must be removed"
+                raise NameTaken(message, code=409, reason="NameTaken") from error
+
+    async def _patch(
+        self,
+        table: Table[Any],
+        namespace: str,
+        name: str,
+        patch: Object | list[Object],
+        *,
+        uid: str,
+        resource_version: str | None = None,
+        subresource: str | None = None,
+    ) -> None:
+        try:
+            answer = await self.client.patch(
+                table.resource,
+                name,
+                patch,
+                namespace=namespace,
+                field_manager=MANAGER,
+                uid=uid,
+                resource_version=resource_version,
+                subresource=subresource,
+            )
+        except NotFound:
+            table.remove(namespace, name, uid)
+            return
+        except Conflict:
+            await self._look(table, namespace, name, uid)
+            raise
+        if answer["metadata"].get("deletionTimestamp") and not answer["metadata"].get("finalizers"):
+            table.remove(namespace, name, uid)  # that was the last finalizer
+        else:
+            table.upsert(answer)
+
+    async def _delete(self, table: Table[Any], namespace: str, name: str, uid: str, grace_seconds: int | None = None) -> None:
+        try:
+            await self.client.delete(table.resource, name, namespace, uid=uid, grace_seconds=grace_seconds, propagation="Background")
+        except NotFound:
+            table.remove(namespace, name, uid)
+        except Conflict:
+            table.remove(namespace, name, uid)  # the uid is a precondition: another object has the name
+            await self._look(table, namespace, name, uid)
+        else:
+            table.amend(namespace, name, uid, deleting=True)
+
+    async def _look(self, table: Table[Any], namespace: str, name: str, uid: str) -> None:
+        """After a conflict the store shows what is there, without waiting for the watch."""
+        try:
+            found = await self.client.get(table.resource, name, namespace)
+        except NotFound:
+            table.remove(namespace, name, uid)
+            return
+        if found["metadata"]["uid"] != uid:
+            table.remove(namespace, name, uid)
+        table.upsert(found)
+
+
+def _whole(body: Object) -> list[Object]:
+    """Spec and labels of an object of which we are the only writer, replaced."""
+    return [
+        {"op": "replace", "path": "/spec", "value": body["spec"]},
+        {"op": "add", "path": "/metadata/labels", "value": body["metadata"]["labels"]},
+    ]
+
+
+def _is_ours(found: Object, wanted: Object) -> bool:
+    """Made for the same owner and the same attempt, as only we make it. A NetworkPolicy has no owner: its label says that it is ours."""
+
+    def marks(obj: Object) -> Any:
+        metadata = obj["metadata"]
+        owners = sorted(o["uid"] for o in metadata.get("ownerReferences") or () if o.get("controller"))
+        labels = metadata.get("labels") or {}
+        return owners, [labels.get(label) for label in (names.LABEL_MANAGED_BY, names.LABEL_AGENT_UID, names.LABEL_ATTEMPT)]
+
+    return bool(marks(found) == marks(wanted))

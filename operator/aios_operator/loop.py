@@ -1,0 +1,272 @@
+"""The loop: what changed is planned, what is planned is done, and each Agent by one worker at a time.
+
+Agents are planned as soon as something of theirs changes. The cluster is planned when an Agent needs a place and when what is offered or
+taken has changed, after changes were collected for a moment. While an Agent's writes are under way it is not planned again; what was
+decided for it counts as taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import get_args
+
+from aios_kube.errors import ApiError
+from aios_operator.act.executor import Executor
+from aios_operator.act.report import Reporter
+from aios_operator.decide import effects as do
+from aios_operator.decide.agent import plan_agent, plan_namespace
+from aios_operator.decide.cluster import plan_cluster, standing_order
+from aios_operator.decide.views import AgentState, Key, Order
+from aios_operator.metrics import Metrics
+from aios_operator.observe import parse
+from aios_operator.observe.store import Store
+from aios_operator.settings import OperatorSettings
+
+log = logging.getLogger(__name__)
+
+Subject = Key | str
+"""What a worker works for: an Agent, or a namespace."""
+
+LONGEST_SLEEP_SECONDS = 1.0
+"""The loop turns at least so often, which is what liveness looks at."""
+
+_WRITES = get_args(do.Write)
+
+
+@dataclass
+class Loop:
+    """`run` for ever, once the store is filled. `turn` is one round without waiting, for tests."""
+
+    store: Store
+    executor: Executor
+    reporter: Reporter
+    metrics: Metrics
+    settings: OperatorSettings
+    clock: Callable[[], datetime]
+    chance: Callable[[], float] = random.random
+    last_turn: float = field(default_factory=time.monotonic)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _timers: list[tuple[datetime, Key]] = field(default_factory=list)
+    _busy: dict[Subject, asyncio.Task[None]] = field(default_factory=dict)
+    _failures: dict[Subject, int] = field(default_factory=dict)
+    _not_before: dict[Subject, datetime] = field(default_factory=dict)
+    _waiting: set[Key] = field(default_factory=set)
+    _orders: dict[Key, Order] = field(default_factory=dict)
+    """Orders that take a place which no bound pod takes yet; those under way to the server included."""
+    _cluster_at: datetime | None = None
+    _sweep_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        self.store.on_dirty = self._news.set
+        self._slots = asyncio.Semaphore(self.settings.concurrent_writes)
+
+    async def run(self) -> None:
+        """Plans and acts, for ever."""
+        while True:
+            self.turn()
+            self.last_turn = time.monotonic()
+            await self._sleep()
+
+    def turn(self) -> None:
+        """Everything that is due now is planned, and its writes begin."""
+        now = self.clock()
+        self._sweep(now)
+        self._wake_timers(now)
+        self._plan_namespaces(now)
+        self._plan_agents(now)
+        self._plan_cluster(now)
+        self.metrics.queue(dirty=len(self.store.dirty), busy=len(self._busy), waiting=len(self._waiting))
+
+    async def settle(self) -> None:
+        """Turns until nothing is due and nothing is under way. For tests: collecting and back-off pass at once when the clock does."""
+        while True:
+            self.turn()
+            if self._busy:
+                await asyncio.wait(list(self._busy.values()))
+            elif not self._due(self.clock()):
+                return
+
+    def _due(self, now: datetime) -> bool:
+        ready = {subject for subject in self.store.dirty | self.store.dirty_namespaces if self._may(subject, now)}
+        return bool(ready) or self._cluster_at is not None
+
+    async def _sleep(self) -> None:
+        now = self.clock()
+        until = [at for at in (self._cluster_at, self._timers[0][0] if self._timers else None) if at is not None]
+        seconds = min([LONGEST_SLEEP_SECONDS, *((at - now).total_seconds() for at in until)])
+        try:
+            async with asyncio.timeout(max(seconds, 0.005)):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+        self._news.clear()
+
+    # When.
+
+    def _sweep(self, now: datetime) -> None:
+        if self._sweep_at is None or now >= self._sweep_at:
+            self._sweep_at = now + timedelta(seconds=self.settings.sweep_seconds)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Everything is planned once, whether it changed or not."""
+        self.store.dirty |= self.store.keys()
+        self.store.dirty_namespaces |= self.store.namespaces()
+        self.store.cluster_dirty = True
+
+    def _wake_timers(self, now: datetime) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            self.store.dirty.add(heapq.heappop(self._timers)[1])
+
+    def _may(self, subject: Subject, now: datetime) -> bool:
+        """Not while its writes are under way, nor before the end of its back-off."""
+        return subject not in self._busy and self._not_before.get(subject, now) <= now
+
+    # Planning.
+
+    def _plan_namespaces(self, now: datetime) -> None:
+        for namespace in [n for n in self.store.dirty_namespaces if self._may(n, now)]:
+            self.store.dirty_namespaces.discard(namespace)
+            self._begin(namespace, plan_namespace(self.store.namespace(namespace)))
+
+    def _plan_agents(self, now: datetime) -> None:
+        keys = [key for key in self.store.dirty if self._may(key, now)]
+        if not keys:
+            return
+        began = time.perf_counter()
+        for key in keys:
+            self.store.dirty.discard(key)
+            self._plan_agent(key, now)
+        self.metrics.cycle("agents", time.perf_counter() - began)
+
+    def _plan_agent(self, key: Key, now: datetime) -> None:
+        state = self.store.state(key)
+        try:
+            effects = plan_agent(state, now)
+            order = standing_order(state, now)
+        except Exception:  # one Agent that our planner can't take must not stop the others
+            log.exception("%s/%s can't be planned", *key)
+            self._back_off(key, now, None)
+            return
+        self._keep_order(key, order)
+        self._waiting.discard(key)
+        for effect in effects:
+            if isinstance(effect, do.NeedsPlace):
+                self._waiting.add(key)
+                self.store.cluster_dirty = True
+            elif isinstance(effect, do.Wait):
+                self.store.set_refusal(key, effect.refusal)
+            elif isinstance(effect, do.PlanAgainAt):
+                heapq.heappush(self._timers, (effect.at, key))
+        if state.agent is None and not (state.runtime or state.claims or state.pods):
+            self._forget(key)
+        self._begin(key, [e for e in effects if isinstance(e, (*_WRITES, do.RecordEvent, do.Exclude))])
+
+    def _plan_cluster(self, now: datetime) -> None:
+        """Places for those who wait, once what changed has been collected."""
+        if not (self.store.cluster_dirty and self._waiting):
+            self._cluster_at = None
+            return
+        if self._cluster_at is None:
+            self._cluster_at = now + timedelta(seconds=self.settings.cycle_seconds)
+            return
+        if now < self._cluster_at:
+            return
+        self._cluster_at, self.store.cluster_dirty = None, False
+        began = time.perf_counter()
+        states = [self.store.state(key) for key in sorted(self._waiting) if key not in self._busy]
+        effects = plan_cluster(self.store.cluster(states, self._orders.values(), now), now)
+        self.metrics.cycle("cluster", time.perf_counter() - began)
+        by_key: dict[Key, AgentState] = {state.key: state for state in states}
+        for effect in effects:
+            if isinstance(effect, do.Wait):
+                self._refuse(effect)
+            elif isinstance(effect, do.ApplyRuntime):
+                self._place(by_key[effect.key], effect)
+
+    def _refuse(self, effect: do.Wait) -> None:
+        if effect.refusal is not None:
+            self.metrics.decision(effect.refusal.reason)
+            if self.store.refusals.get(effect.key) != effect.refusal:
+                self.reporter.refused(effect.key, effect.refusal)
+            # A node that was left out for a while is looked at again when that while is over.
+            for exclusion in self.store.exclusions.get(effect.key, ()):
+                heapq.heappush(self._timers, (exclusion.until, effect.key))
+        self.store.set_refusal(effect.key, effect.refusal)
+
+    def _place(self, state: AgentState, effect: do.ApplyRuntime) -> None:
+        assert state.agent is not None, "only Agents that exist wait"
+        self._waiting.discard(effect.key)
+        under_way = {"uid": effect.uid or "", "resourceVersion": "0", **effect.body["metadata"]}
+        order = parse.runtime({**effect.body, "metadata": under_way})
+        self._orders[effect.key] = Order(order, state.agent.requests, allocated=False)
+        self._begin(effect.key, [effect])
+
+    def _keep_order(self, key: Key, order: Order | None) -> None:
+        if order is not None:
+            self._orders[key] = order
+        elif self._orders.pop(key, None) is not None:
+            self.store.cluster_dirty = True
+
+    # Acting.
+
+    def _begin(self, subject: Subject, effects: Sequence[do.Effect]) -> None:
+        if effects:
+            self._busy[subject] = asyncio.create_task(self._work(subject, effects))
+
+    async def _work(self, subject: Subject, effects: Sequence[do.Effect]) -> None:
+        """Performs `effects` in their order, up to the first that fails."""
+        try:
+            async with self._slots:
+                for effect in effects:
+                    await self._perform(effect)
+            self._failures.pop(subject, None)
+            self._not_before.pop(subject, None)
+        except ApiError as error:
+            self._back_off(subject, self.clock(), error)
+        except Exception:
+            log.exception("%s: an effect could not be performed", _named(subject))
+            self._back_off(subject, self.clock(), None)
+        finally:
+            del self._busy[subject]
+            self._news.set()
+
+    async def _perform(self, effect: do.Effect) -> None:
+        if isinstance(effect, do.RecordEvent):
+            self.reporter.record(effect)
+        elif isinstance(effect, do.Exclude):
+            self.store.exclude(effect.key, effect.exclusion)
+        elif isinstance(effect, _WRITES):
+            await self.executor.perform(effect)
+            self.metrics.decision(type(effect).__name__)
+            self.reporter.done(effect)
+
+    def _back_off(self, subject: Subject, now: datetime, error: ApiError | None) -> None:
+        failures = self._failures[subject] = self._failures.get(subject, 0) + 1
+        wait = self.settings.retry.wait(failures, self.chance, error.retry_after_seconds if error else None)
+        at = self._not_before[subject] = now + timedelta(seconds=wait)
+        if isinstance(subject, Key):
+            self.store.dirty.add(subject)
+            heapq.heappush(self._timers, (at, subject))
+        else:
+            self.store.dirty_namespaces.add(subject)
+        if error is not None:
+            self.metrics.decision("Failed")
+            log.warning("%s: %s; tried again in %.1f s", _named(subject), error, wait)
+
+    def _forget(self, key: Key) -> None:
+        self.store.forget(key)
+        for known in (self._failures, self._not_before):
+            known.pop(key, None)
+        self._orders.pop(key, None)
+
+
+def _named(subject: Subject) -> str:
+    return "/".join(subject) if isinstance(subject, Key) else f"namespace {subject}"

@@ -1,0 +1,163 @@
+"""`aios-operator`: `run` is the operator; `uninstall` deletes all Agents and waits until they are gone."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import logging
+import os
+import random
+import sys
+import time
+from collections.abc import Coroutine, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aios_api import names
+from aios_kube import ClusterClient, Resource, connect, resources
+from aios_kube.errors import ApiError, NotFound
+from aios_kube.events import EventRecorder
+from aios_kube.transport import Credentials, TransportSettings
+from aios_operator import logs
+from aios_operator.act.executor import Executor
+from aios_operator.act.report import Reporter
+from aios_operator.loop import Loop
+from aios_operator.metrics import Metrics
+from aios_operator.observe import foreign
+from aios_operator.observe.audit import Audit, WatchIsDead
+from aios_operator.observe.feed import Feed
+from aios_operator.observe.store import Store
+from aios_operator.probes import Health, serve
+from aios_operator.settings import InvalidSetting, OperatorSettings, from_environment
+from aios_operator.uninstall import remove_agents
+
+log = logging.getLogger("aios_operator")
+
+USER_AGENT = "aios-operator"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Ends the process: 0 when all is well or we were asked to stop, 1 when it failed, 2 when it was called wrongly."""
+    parser = argparse.ArgumentParser(prog="aios-operator", description="Decides where Agents run, and explains it.")
+    parser.add_argument("--kubeconfig", type=Path, help="default: AIOS_KUBECONFIG, then the service account of our pod")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run", help="run the operator")
+    commands.add_parser("uninstall", help="delete all Agents and wait until they are gone")
+    given = parser.parse_args(arguments)
+    try:
+        settings = from_environment(os.environ)
+    except InvalidSetting as error:
+        parser.error(str(error))
+    if given.kubeconfig is not None:
+        settings = dataclasses.replace(settings, kubeconfig=given.kubeconfig)
+    logs.set_up(settings.log_format, settings.log_level)
+    work: Coroutine[Any, Any, bool] = run(settings) if given.command == "run" else uninstall(settings)
+    try:
+        fine = asyncio.run(work)
+    except ApiError as error:
+        log.error("%s", error)
+        fine = False
+    # Not sys.exit: nothing that still hangs in a thread or a destructor may hold up a restart.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0 if fine else 1)
+
+
+async def uninstall(settings: OperatorSettings) -> bool:
+    client = await connect(settings.kubeconfig, user_agent=USER_AGENT)
+    try:
+        return await remove_agents(client, settings.uninstall_seconds, lambda line: print(line, flush=True))
+    finally:
+        await client.close()
+
+
+async def run(settings: OperatorSettings) -> bool:
+    """Runs until told to stop (True) or until a part ends that must not (False). The process must then end: kopf leaves nothing tidy."""
+    metrics = Metrics()
+    client = await connect(
+        settings.kubeconfig,
+        user_agent=USER_AGENT,
+        settings=TransportSettings(request_seconds=settings.request_seconds),
+        observe=metrics.request,
+    )
+    store = Store()
+    metrics.watch_store(store)
+    events = EventRecorder(client, f"{names.GROUP}/operator", settings.identity, _now)
+    loop = Loop(store, Executor(client, store), Reporter(events), metrics, settings, _now)
+    health = Health(settings.cycle_age_limit_seconds, settings.audit_seconds, lambda: loop.last_turn)
+    audit = Audit(client, store, settings.audit_seconds, settings.audit_after_relist_seconds, on_done=lambda: _audited(health))
+    feed = Feed(store, Credentials(settings.kubeconfig), settings, audit.relisted, lambda resource: _seen(health, metrics, resource))
+    stop = asyncio.Event()
+    async with serve(settings.http_host, settings.http_port, health, metrics):
+        for resource in (resources.AGENTS, resources.AGENT_RUNTIMES):
+            await established(client, resource)
+        await audit.fill()
+        store.set_foreign(await foreign.count(client))
+        _audited(health)
+        loop.last_turn = time.monotonic()
+        health.ready = True
+        log.info("the cluster is read: %d Agents, %d nodes, %d slices", *(len(t.views) for t in (store.agents, store.nodes, store.slices)))
+        parts = {
+            "kopf": feed.run(stop),
+            "loop": loop.run(),
+            "audit": audit.run(),
+            "foreign pods": foreign.refresh(client, store, settings.foreign_seconds),
+            "events": events.run(),
+        }
+        return await _until_one_ends(parts)
+
+
+async def _until_one_ends(parts: dict[str, Coroutine[Any, Any, None]]) -> bool:
+    tasks = [asyncio.create_task(work, name=name) for name, work in parts.items()]
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    fine = True
+    for task in done:
+        if task.cancelled():
+            continue
+        error = task.exception()
+        if isinstance(error, WatchIsDead):
+            log.error("%s; ending, so that a new process watches anew", error)
+        elif error is not None:
+            log.error("%s ended by an error; so does the process", task.get_name(), exc_info=error)
+        elif task.get_name() == "kopf":
+            log.info("asked to stop")
+            continue
+        fine = False
+    return fine
+
+
+async def established(client: ClusterClient, resource: Resource, poll_seconds: float = 1.0) -> None:
+    """Returns when the API serves our kind: kopf would never watch one that comes later."""
+    name = f"{resource.plural}.{resource.group}"
+    said = False
+    while True:
+        try:
+            definition = await client.get(resources.CUSTOM_RESOURCE_DEFINITIONS, name)
+            conditions = definition.get("status", {}).get("conditions") or ()
+            if any(c["type"] == "Established" and c["status"] == "True" for c in conditions):
+                return
+        except NotFound:
+            pass
+        if not said:
+            log.warning("waiting for CustomResourceDefinition %s to be established; is it installed?", name)
+            said = True
+        await asyncio.sleep(poll_seconds * (0.8 + 0.4 * random.random()))  # noqa: S311 - jitter
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _audited(health: Health) -> None:
+    health.last_audit = time.monotonic()
+
+
+def _seen(health: Health, metrics: Metrics, resource: str) -> None:
+    health.last_event = time.monotonic()
+    metrics.event(resource)
+
+
+if __name__ == "__main__":
+    main()

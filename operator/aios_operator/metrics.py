@@ -1,0 +1,95 @@
+"""What Prometheus reads. Labels take values from closed sets, or name hardware of the cluster; never an Agent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import prometheus_client
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from aios_api.reasons import ConditionType
+from aios_operator.observe.store import Store
+
+MIB = 1 << 20
+_CODES = frozenset({0, 200, 201, 400, 401, 403, 404, 409, 410, 422, 429, 500, 503, 504})
+
+
+class Metrics:
+    """The registry and what writes to it. `exposition` is the text that Prometheus reads."""
+
+    def __init__(self) -> None:
+        self.registry = prometheus_client.CollectorRegistry()
+        self._cycle = prometheus_client.Histogram(
+            "aios_operator_cycle_seconds",
+            "Time that one planning cycle takes.",
+            ["planner"],
+            registry=self.registry,
+            buckets=(0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5),
+        )
+        self._decisions = prometheus_client.Counter(
+            "aios_operator_decisions", "Writes by their kind, and refusals of a place by their reason.", ["outcome"], registry=self.registry
+        )
+        self._requests = prometheus_client.Counter(
+            "aios_operator_api_requests", "Requests to the API server; code 0 is no answer.", ["verb", "code"], registry=self.registry
+        )
+        self._queue = prometheus_client.Gauge(
+            "aios_operator_agents_in", "Agents to plan, with writes under way, and waiting for a place.", ["queue"], registry=self.registry
+        )
+        self._events = prometheus_client.Counter("aios_operator_watch_events", "Watch events.", ["resource"], registry=self.registry)
+
+    def watch_store(self, store: Store) -> None:
+        """Gauges of what the store holds, computed when they are read."""
+        self.registry.register(_Picture(store))
+
+    def cycle(self, planner: str, seconds: float) -> None:
+        self._cycle.labels(planner).observe(seconds)
+
+    def decision(self, outcome: str) -> None:
+        self._decisions.labels(outcome).inc()
+
+    def request(self, verb: str, path: str, code: int, seconds: float) -> None:
+        """An answer of the API server. The path is not a label: it names objects."""
+        self._requests.labels(verb, str(code) if code in _CODES else "other").inc()
+
+    def event(self, resource: str) -> None:
+        self._events.labels(resource).inc()
+
+    def queue(self, dirty: int, busy: int, waiting: int) -> None:
+        for name, length in (("to_plan", dirty), ("under_way", busy), ("waiting", waiting)):
+            self._queue.labels(name).set(length)
+
+    def exposition(self) -> bytes:
+        return prometheus_client.generate_latest(self.registry)
+
+
+class _Picture(prometheus_client.registry.Collector):
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def collect(self) -> Iterable[Metric]:
+        yield self._conditions()
+        yield from self._vram()
+
+    def _conditions(self) -> Metric:
+        counted: Counter[tuple[str, str]] = Counter()
+        known = {str(kind) for kind in ConditionType}
+        for agent in self._store.agents.views.values():
+            counted.update((c["type"], c["status"]) for c in agent.status.get("conditions") or () if c["type"] in known)
+        family = GaugeMetricFamily("aios_operator_agents", "Agents by condition.", labels=["condition", "status"])
+        for (kind, status), number in sorted(counted.items()):
+            family.add_metric([kind, status], number)
+        return family
+
+    def _vram(self) -> Iterable[Metric]:
+        capacity = GaugeMetricFamily("aios_operator_gpu_vram_capacity_bytes", "VRAM that a GPU offers.", labels=["node", "gpu"])
+        booked = GaugeMetricFamily("aios_operator_gpu_vram_booked_bytes", "VRAM of a GPU that claims have booked.", labels=["node", "gpu"])
+        taken: Counter[tuple[str, str]] = Counter()
+        for claim in self._store.claims.views.values():
+            for share in claim.shares:
+                taken[share.pool, share.device] += share.mebibytes
+        for each in self._store.slices.views.values():
+            for gpu in each.gpus:
+                capacity.add_metric([each.node_name, gpu.uuid], gpu.mebibytes * MIB)
+                booked.add_metric([each.node_name, gpu.uuid], taken[each.pool, gpu.device] * MIB)
+        return [capacity, booked]

@@ -1,0 +1,115 @@
+"""kopf as the feeder of our store: watches, reconnects, credentials; nothing else of it is used.
+
+Its handlers here never await: kopf runs a worker per uid, and only a handler that returns without giving up the event loop keeps the
+order of events. What kopf does not tell (objects that vanished during a relist, dead watches) is the audit's affair. When kopf ends,
+for whatever reason, the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import kopf
+from kubernetes.aio.client.configuration import Configuration
+
+from aios_kube.transport import Credentials
+from aios_operator.observe.audit import upsert
+from aios_operator.observe.store import Store, Table
+from aios_operator.settings import OperatorSettings
+
+Relisted = Callable[[Table[Any]], None]
+Seen = Callable[[str], None]
+
+
+class _Jittered:
+    """Kopf's waits after failed requests, drawn anew each time they are iterated: clients that failed together part."""
+
+    def __iter__(self) -> Iterator[float]:
+        return (base * (0.5 + random.random()) for base in (0.5, 1, 2, 4, 8, 15))  # noqa: S311 - jitter
+
+
+@dataclass
+class Feed:
+    """Brings every change of the store's tables into the store."""
+
+    store: Store
+    credentials: Credentials
+    settings: OperatorSettings
+    relisted: Relisted
+    seen: Seen
+    """Told of each event: the plural of its resource."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Feeds until `stop` is set or a signal comes. Raises when kopf gives up; the process must then end."""
+        await kopf.operator(
+            registry=self.registry(),
+            settings=self.kopf_settings(),
+            standalone=True,
+            clusterwide=True,
+            stop_flag=stop,
+        )
+
+    def registry(self) -> kopf.OperatorRegistry:
+        """One event handler for each table, and our credentials."""
+        registry = kopf.OperatorRegistry()
+        kopf.on.login(registry=registry, id="login")(self._login)
+        for table in self.store.tables:
+            resource = table.resource
+            register = kopf.on.event(resource.group, resource.version, resource.plural, registry=registry, id=resource.plural)
+            register(self._handler(table))
+        return registry
+
+    def kopf_settings(self) -> kopf.OperatorSettings:
+        settings = kopf.OperatorSettings()
+        settings.posting.enabled = False
+        settings.peering.standalone = True
+        settings.scanning.disabled = True
+        settings.networking.request_timeout = self.settings.request_seconds
+        settings.networking.connect_timeout = 5
+        settings.networking.error_backoffs = _Jittered()
+        settings.watching.initial_streaming = False  # A break during a streamed list loses the rest of it.
+        settings.watching.chunk_size = 500
+        settings.watching.connect_timeout = 5
+        settings.queueing.idle_timeout = 0.1  # A worker per uid: let it go when it has nothing to do.
+        settings.process.ultimate_exiting_timeout = self.settings.exit_seconds
+        for table in self.store.tables:
+            # Tuples: keys written as 'v1/pods' match nothing, silently.
+            key = (table.resource.group, table.resource.version, table.resource.plural)
+            if table.selection.labels:
+                settings.watching.label_selectors[key] = table.selection.labels
+            if table.selection.fields:
+                settings.watching.field_selectors[key] = table.selection.fields
+        return settings
+
+    def _handler(self, table: Table[Any]) -> Any:
+        async def handle(event: Any, **_: Any) -> None:
+            raw, kind = event["object"], event["type"]
+            self.seen(table.resource.plural)
+            if kind == "DELETED":
+                metadata = raw["metadata"]
+                table.remove(metadata.get("namespace") or "", metadata["name"], metadata["uid"])
+                return
+            if kind is None:
+                self.relisted(table)
+            upsert(table, raw)
+
+        return handle
+
+    async def _login(self, **__: Any) -> kopf.ConnectionInfo:
+        found = Configuration()
+        await self.credentials.load(found)
+        scheme, _, token = found.api_key.get("BearerToken", "").partition(" ")
+        return kopf.ConnectionInfo(
+            server=found.host,
+            ca_path=found.ssl_ca_cert,
+            insecure=not found.verify_ssl,
+            certificate_path=found.cert_file,
+            private_key_path=found.key_file,
+            scheme=scheme.capitalize() or None,
+            token=token or None,
+            proxy_url=found.proxy,
+        )

@@ -62,13 +62,14 @@ def granted(release: Any, name: str) -> set[tuple[str, str]]:
     }
 
 
-def asked(package: Path) -> set[tuple[str, str]]:
-    """The rights that the calls in the package need, read from its source."""
+def asked(*sources: Path) -> set[tuple[str, str]]:
+    """The rights that the calls in these files need, read from its source."""
     needed = set()
-    for path in package.rglob("*.py"):
+    for path in sources:
         for call in (each for each in ast.walk(ast.parse(path.read_text())) if isinstance(each, ast.Call)):
             method = call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id if isinstance(call.func, ast.Name) else ""
-            named = {getattr(resources, arg.id, None) for arg in call.args if isinstance(arg, ast.Name)}
+            words = [arg.id if isinstance(arg, ast.Name) else arg.attr for arg in call.args if isinstance(arg, ast.Name | ast.Attribute)]
+            named = {getattr(resources, word, None) for word in words}
             if method == "EventRecorder":
                 named = {resources.EVENTS}
             for resource in (each for each in named if isinstance(each, resources.Resource)):
@@ -79,4 +80,14 @@ def asked(package: Path) -> set[tuple[str, str]]:
 
 
 def test_the_node_agent_has_the_rights_that_its_code_asks_for_and_no_others(release: Any) -> None:
-    assert granted(release, "aios-node") == asked(ROOT / "sidecar" / "aios_sidecar" / "node")
+    assert granted(release, "aios-node") == asked(*(ROOT / "sidecar" / "aios_sidecar" / "node").rglob("*.py"))
+
+
+def test_the_uninstaller_has_the_rights_that_its_code_asks_for_and_no_others(release: Any) -> None:
+    assert granted(release, "aios-uninstall") == asked(ROOT / "operator" / "aios_operator" / "uninstall.py")
+
+
+def test_the_operator_has_the_rights_that_its_code_names(release: Any) -> None:
+    named = asked(*(ROOT / "operator" / "aios_operator").rglob("*.py")) - asked(ROOT / "operator" / "aios_operator" / "uninstall.py")
+    assert ("/pods", "list") in named
+    assert named <= granted(release, "aios-operator")

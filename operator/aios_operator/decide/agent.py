@@ -59,7 +59,8 @@ def plan_namespace(state: NamespaceState) -> list[Effect]:
 def _report(s: Situation, now: datetime) -> list[Effect]:
     """The status when it has changed, with an event for what a person should notice."""
     agent = s.agent
-    if s.needs_place and not s.open and s.ending is None and conditions.waits_for(s) is None:
+    forgiven = s.outdated and agent.status.get("failedAttempts")
+    if s.needs_place and not s.open and not forgiven and conditions.waits_for(s) is None:
         return []  # the cluster planner speaks within its next cycle; a status before that would be one write more for each Agent
     status = conditions.status(s, now)
     if status == agent.status:

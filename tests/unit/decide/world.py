@@ -148,8 +148,9 @@ class World:
     def settle(self, rounds: int = 60) -> World:
         """Until neither the operator nor anybody else has anything left to do at this moment."""
         for _ in range(rounds):
+            known = self.refusals, self.exclusions
             wrote, changed = self.operate(), self.others()
-            if not wrote and not changed:
+            if not wrote and not changed and known == (self.refusals, self.exclusions):
                 return self
         raise AssertionError(f"never at rest; the last writes were {[type(w).__name__ for w in self.written[-12:]]}")
 
@@ -159,8 +160,7 @@ class World:
 
     def forget(self) -> World:
         """The operator was restarted: what only it knew is gone."""
-        for known in (self.refusals, self.exclusions, self.refused_templates, self.refused_orders):
-            known.clear()  # type: ignore[attr-defined]
+        self.refusals, self.exclusions, self.refused_templates, self.refused_orders = {}, {}, {}, {}
         return self
 
     # The operator.
@@ -265,7 +265,7 @@ class World:
             case do.RecordEvent():
                 self.events.append(effect)
             case do.Exclude(key, exclusion):
-                self.exclusions[key] = (*(e for e in self.exclusions.get(key, ()) if e.node != exclusion.node), exclusion)
+                self.exclusions = {**self.exclusions, key: (*self.exclusions.get(key, ()), exclusion)}
             case do.Wait(key, refusal):
                 self.refusals = {k: r for k, r in {**self.refusals, key: refusal}.items() if r is not None}
         return True
@@ -361,7 +361,10 @@ class World:
             return
         running = pod is not None and (pod.get("status") or {}).get("phase") == "Running"
         said = {"Prepared": "True", "Fenced": "True" if running else "Unknown", "Listening": "True" if running else "False"}
-        conditions = [{"type": kind, "status": word, "reason": kind, "message": f"{kind}: {word}"} for kind, word in said.items()]
+        conditions = [
+            {"type": kind, "status": word, "reason": kind if word == "True" else "WaitingForContainer", "message": f"{kind}: {word}"}
+            for kind, word in said.items()
+        ]
         about = {"nodeName": spec["nodeName"], "attempt": spec["attempt"], "claimUID": claim["metadata"]["uid"]}
         if runtime.get("status") != {**about, "conditions": conditions}:
             runtime["status"] = {**about, "conditions": conditions}

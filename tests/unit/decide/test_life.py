@@ -1,0 +1,482 @@
+"""The life of an Agent, event by event, as the architecture's table has it."""
+
+from datetime import timedelta
+
+import pytest
+
+from aios_api.names import FINALIZER
+from aios_operator.decide import effects as do
+from unit.decide.world import World, agent
+
+EXIT_3 = {"exitCode": 3, "reason": "Error"}
+EXIT_0 = {"exitCode": 0, "reason": "Completed"}
+
+
+def one_gpu() -> World:
+    return World().node("n1", {"GPU-a": "80Gi"})
+
+
+def two_nodes() -> World:
+    return World().node("n1", {"GPU-a": "80Gi"}).node("n2", {"GPU-b": "80Gi"})
+
+
+def writes(world: World) -> list[str]:
+    return [type(write).__name__ for write in world.written]
+
+
+def test_an_applied_agent_becomes_ready_with_a_booked_share():
+    world = one_gpu().apply(agent("a", "16Gi")).settle()
+    assert world.ready("a")
+    status = world.status("a")
+    assert (status["attempt"], status["nodeName"], status["podName"]) == (1, "n1", "a-1")
+    assert status["gpu"]["memory"] == "16Gi"
+    assert "pending" not in status
+    assert world.condition("a", "Placed") == ("True", "Scheduled")
+    assert world.condition("a", "Prepared") == ("True", "Prepared")
+    assert world.condition("a", "Reconciling") == ("", "")
+    assert world.booked() == {"gpu-gpu-a": 16 * 1024}
+
+
+def test_the_order_of_a_start_is_finalizer_order_status_claim_pod():
+    world = one_gpu().apply(agent("a", "16Gi")).settle()
+    first = [w for w in dict.fromkeys(writes(world)) if w != "ApplyPolicy"]
+    assert first == ["AddFinalizer", "ApplyRuntime", "WriteStatus", "CreateClaim", "CreatePod"]
+
+
+def test_at_rest_a_sweep_writes_nothing_even_after_the_operator_was_restarted():
+    world = one_gpu().apply(agent("a", "16Gi"), agent("b"), agent("giant", "200Gi"), agent("off", operatingMode="Stopped")).settle()
+    world.apply(agent("job", restartPolicy="Never"))
+    world.exits["job"] = EXIT_3
+    world.settle()
+    for _ in range(3):
+        assert world.operate() == 0
+    assert world.forget().operate() == 0
+    assert world.operate() == 0
+
+
+def test_two_agents_share_the_gpu_that_they_fill_most():
+    world = two_nodes().apply(agent("a", "24Gi"), agent("b", "16Gi")).settle()
+    assert world.ready("a")
+    assert world.ready("b")
+    assert world.status("a")["gpu"]["uuid"] == world.status("b")["gpu"]["uuid"]
+
+
+def test_an_agent_without_a_gpu_holds_a_slot_and_leaves_gpu_nodes_to_others():
+    world = one_gpu().node("plain").apply(agent("a")).settle()
+    assert world.ready("a")
+    assert world.status("a")["nodeName"] == "plain"
+    assert "gpu" not in world.status("a")
+    assert [r["name"] for r in world.get("ResourceClaim", "a-1")["spec"]["devices"]["requests"]] == ["runtime"]
+
+
+def test_an_agent_larger_than_any_gpu_waits_says_why_and_starts_when_the_named_change_is_made():
+    world = one_gpu().apply(agent("a", "200Gi")).settle()
+    pending = world.status("a")["pending"]
+    assert pending["reason"] == "LargerThanAnyGPU"
+    assert "200Gi" in pending["message"]
+    assert "80Gi" in pending["smallestChange"]
+    assert world.condition("a", "Placed") == ("False", "LargerThanAnyGPU")
+    assert world.names("Pod") == []
+    world.patch("a", gpu={"memory": "80Gi"}).settle()
+    assert world.ready("a")
+    assert "pending" not in world.status("a")
+
+
+def test_an_agent_larger_than_any_gpu_starts_when_a_larger_gpu_comes():
+    world = one_gpu().apply(agent("a", "120Gi")).settle()
+    world.node("n2", {"GPU-b": "141Gi"}).settle()
+    assert world.ready("a")
+    assert world.status("a")["nodeName"] == "n2"
+
+
+def test_who_waits_starts_oldest_first_when_a_place_is_free():
+    world = one_gpu().apply(agent("first", "80Gi")).settle()
+    world.wait(1).apply(agent("zz-second", "60Gi")).wait(1).apply(agent("aa-third", "60Gi")).settle()
+    since = world.status("zz-second")["pending"]["since"]
+    world.wait(100)
+    assert world.status("zz-second")["pending"]["since"] == since
+    world.delete("Agent", "first").settle()
+    assert world.ready("zz-second")
+    assert world.condition("aa-third", "Placed") == ("False", "NoGPUFits")
+
+
+def test_an_edit_replaces_the_pod_and_there_are_never_two():
+    world = one_gpu().apply(agent("a", "70Gi")).settle()
+    world.patch("a", gpu={"memory": "72Gi"})
+    for _ in range(30):
+        world.operate()
+        assert len(world.names("Pod")) <= 1
+        world.others()
+    world.settle()
+    assert world.ready("a")
+    assert world.names("Pod") == ["a-2"]
+    assert world.names("ResourceClaim") == ["a-2"]
+    assert world.status("a")["gpu"]["memory"] == "72Gi", "its own share counts as free"
+
+
+def test_an_edit_that_fits_nowhere_leaves_the_old_pod_running_and_says_so():
+    world = one_gpu().apply(agent("a", "40Gi"), agent("b", "30Gi")).settle()
+    world.patch("a", gpu={"memory": "60Gi"}).settle()
+    assert world.names("Pod") == ["a-1", "b-1"]
+    pending = world.status("a")["pending"]
+    assert pending["reason"] == "NoGPUFits"
+    assert "50Gi" in pending["smallestChange"]
+    assert world.status("a")["podName"] == "a-1"
+    world.delete("Agent", "b").settle()
+    assert world.ready("a")
+    assert world.names("Pod") == ["a-2"]
+
+
+def test_an_edit_of_what_has_no_pod_yet_does_not_make_the_old_pod():
+    world = one_gpu().apply(agent("a", "40Gi"))
+    while not world.names("AgentRuntime"):
+        world.operate()
+    world.patch("a", gpu={"memory": "200Gi"}).settle()
+    assert world.names("Pod") == []
+    assert world.names("ResourceClaim") == []
+    assert world.condition("a", "Placed") == ("False", "LargerThanAnyGPU")
+    world.apply(agent("b", "80Gi")).settle()
+    assert world.ready("b"), "the order that can't be carried out holds nothing"
+
+
+def test_stopped_releases_everything_and_running_is_the_next_attempt():
+    world = one_gpu().apply(agent("a", "40Gi")).settle()
+    world.patch("a", operatingMode="Stopped").settle()
+    assert world.names("Pod") == world.names("ResourceClaim") == []
+    assert world.condition("a", "Ready") == ("False", "Stopped")
+    assert "gpu" not in world.status("a")
+    assert world.apply(agent("b", "80Gi")).settle().ready("b")
+    world.delete("Agent", "b").settle()
+    world.patch("a", operatingMode="Running").settle()
+    assert world.ready("a")
+    assert world.names("Pod") == ["a-2"]
+
+
+@pytest.mark.parametrize("policy", ["OnFailure", "Never"])
+def test_an_agent_that_ends_well_is_completed_its_share_is_free_and_its_log_stays(policy: str):
+    world = one_gpu()
+    world.exits["job"] = EXIT_0
+    world.apply(agent("job", "80Gi", restartPolicy=policy)).settle()
+    assert world.condition("job", "Completed") == ("True", "Completed")
+    assert world.condition("job", "Ready") == ("False", "Completed")
+    assert world.names("ResourceClaim") == []
+    assert world.names("Pod") == ["job-1"]
+    assert world.apply(agent("next", "80Gi")).settle().ready("next")
+    assert world.wait(3600).status("job")["attempt"] == 1
+
+
+def test_what_is_completed_runs_again_when_its_spec_changes_or_when_it_was_stopped():
+    world = one_gpu()
+    world.exits["job"] = EXIT_0
+    world.apply(agent("job", "8Gi", restartPolicy="Never")).settle()
+    del world.exits["job"]
+    world.patch("job", gpu={"memory": "9Gi"}).settle()
+    assert world.ready("job")
+    world.exits["job"] = EXIT_0
+    world.settle()
+    del world.exits["job"]
+    world.patch("job", operatingMode="Stopped").settle()
+    assert world.condition("job", "Completed") == ("False", "NotCompleted")
+    assert world.names("Pod") == []
+    world.patch("job", operatingMode="Running").settle()
+    assert world.ready("job")
+    assert world.status("job")["attempt"] == 3
+
+
+def test_an_agent_that_may_not_restart_and_fails_says_so_and_stays_down():
+    world = one_gpu()
+    world.exits["job"] = EXIT_3
+    world.apply(agent("job", "8Gi", restartPolicy="Never")).settle()
+    assert world.condition("job", "Completed") == ("True", "Failed")
+    assert "3" in world.message("job", "Completed")
+    assert world.condition("job", "Stalled") == ("True", "Failed")
+    assert world.names("ResourceClaim") == []
+    assert world.wait(3600).status("job")["attempt"] == 1
+
+
+def test_failures_are_followed_by_attempts_with_a_growing_back_off_that_is_forgiven():
+    world = one_gpu()
+    world.exits["a"] = EXIT_3
+    world.apply(agent("a", "8Gi", restartPolicy="OnFailure")).settle()
+    waited = []
+    for expected in (1, 2, 3, 4, 5, 6, 7):
+        status = world.status("a")
+        assert (status["attempt"], status["failedAttempts"], status["lastFailure"]["attempt"]) == (expected,) * 3
+        assert world.condition("a", "Ready") == ("False", "BackOff")
+        assert world.booked() == {}
+        seconds = 0
+        while world.status("a")["attempt"] == expected:
+            world.wait(5)
+            seconds += 5
+        waited.append(seconds)
+    assert waited == [10, 20, 40, 80, 160, 300, 300]
+    del world.exits["a"]
+    world.wait(300)
+    assert world.ready("a")
+    assert world.status("a")["failedAttempts"] == 8
+    world.wait(599)
+    assert world.status("a")["failedAttempts"] == 8
+    world.wait(1)
+    assert "failedAttempts" not in world.status("a")
+
+
+def test_an_edit_ends_the_back_off():
+    world = one_gpu()
+    world.exits["a"] = EXIT_3
+    world.apply(agent("a", "8Gi", restartPolicy="OnFailure")).settle().wait(10)
+    assert world.status("a")["failedAttempts"] == 2
+    del world.exits["a"]
+    world.patch("a", gpu={"memory": "9Gi"}).settle()
+    assert world.ready("a")
+    assert "failedAttempts" not in world.status("a")
+
+
+@pytest.mark.parametrize("policy", ["Always", "OnFailure", "Never"])
+def test_a_start_that_the_node_refused_is_tried_again_and_not_charged(policy: str):
+    world = one_gpu()
+    world.exits["a"] = {"exitCode": 128, "reason": "StartError", "message": "hook refused: no fence"}
+    world.apply(agent("a", "8Gi", restartPolicy=policy)).settle()
+    assert world.status("a")["lastFailure"]["reason"] == "StartFailed"
+    assert "no fence" in world.message("a", "Ready")
+    assert "failedAttempts" not in world.status("a")
+    del world.exits["a"]
+    world.wait(10)
+    assert world.ready("a")
+    assert world.status("a")["attempt"] == 2
+
+
+def test_an_image_that_does_not_exist_is_named_in_the_ready_condition():
+    world = one_gpu()
+    world.waits["a"] = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "localhost/no/such:1"'}
+    world.apply(agent("a", "8Gi")).settle()
+    assert world.condition("a", "Ready") == ("False", "ImagePull")
+    assert "localhost/no/such:1" in world.message("a", "Ready")
+    assert world.status("a")["attempt"] == 1
+
+
+def test_a_pod_deleted_by_hand_is_followed_by_the_next_attempt():
+    world = one_gpu().apply(agent("a", "60Gi")).settle()
+    world.delete("Pod", "a-1").settle()
+    assert world.ready("a")
+    assert world.status("a")["attempt"] == 2
+    assert world.status("a")["lastFailure"]["reason"] == "PodVanished"
+    assert "failedAttempts" not in world.status("a")
+    assert world.names("ResourceClaim") == ["a-2"]
+
+
+def test_a_claim_deleted_by_hand_disturbs_no_running_pod():
+    world = one_gpu().apply(agent("a", "60Gi")).settle()
+    world.delete("ResourceClaim", "a-1").settle()
+    assert world.ready("a")
+    assert world.names("Pod") == ["a-1"]
+
+
+def test_a_claim_that_is_gone_before_the_pod_was_bound_is_followed_by_the_next_attempt():
+    world = one_gpu()
+    world.scheduler_sleeps = True
+    world.apply(agent("a", "60Gi")).settle()
+    world.delete("ResourceClaim", "a-1").settle()
+    world.scheduler_sleeps = False
+    world.settle()
+    assert world.ready("a")
+    assert world.status("a")["lastFailure"]["reason"] == "ClaimVanished"
+    assert world.names("Pod") == world.names("ResourceClaim") == ["a-2"]
+
+
+def test_an_order_deleted_by_hand_is_followed_by_the_next_attempt():
+    world = one_gpu().apply(agent("a", "60Gi")).settle()
+    world.delete("AgentRuntime", "a").settle()
+    assert world.ready("a")
+    assert world.names("Pod") == world.names("ResourceClaim") == ["a-2"]
+
+
+def test_vanished_slices_disturb_nobody_and_only_stop_new_placement():
+    world = one_gpu().apply(agent("a", "16Gi")).settle()
+    before = len(world.written)
+    (sliced,) = world.all("ResourceSlice")
+    world.delete("ResourceSlice", "n1-slice").settle()
+    assert world.ready("a")
+    assert len(world.written) == before
+    assert world.apply(agent("b", "16Gi")).settle().condition("b", "Placed") == ("False", "NoNodes")
+    world.put(sliced)
+    assert world.settle().ready("b")
+    assert world.booked() == {"gpu-gpu-a": 32 * 1024}
+
+
+def test_a_place_that_kube_scheduler_refuses_is_left_out_for_a_while():
+    world = two_nodes().apply(agent("pin", "40Gi")).settle()
+    first = world.status("pin")["nodeName"]
+    world.scheduler_refuses.add(first)
+    world.apply(agent("a", "16Gi")).settle()
+    assert world.condition("a", "Ready") == ("False", "WaitingForScheduler")
+    world.wait(5)
+    assert world.ready("a")
+    assert (world.status("a")["attempt"], world.status("a")["nodeName"] == first) == (2, False)
+    assert world.status("a")["lastFailure"]["reason"] == "SchedulerRefused"
+    assert "failedAttempts" not in world.status("a")
+
+
+def test_the_only_node_is_tried_again_when_its_time_is_over():
+    world = one_gpu()
+    world.scheduler_refuses.add("n1")
+    world.apply(agent("a", "16Gi")).settle().wait(5)
+    assert world.names("Pod") == []
+    assert "kube-scheduler" in world.status("a")["pending"]["message"]
+    world.scheduler_refuses.clear()
+    world.wait(30)
+    assert not world.ready("a")
+    world.wait(30)
+    assert world.ready("a")
+    assert world.status("a")["attempt"] == 2
+
+
+def test_a_template_that_the_api_server_refuses_is_not_accepted_and_holds_nothing():
+    world = one_gpu()
+    world.invalid["a"] = 'Pod "a-1" is invalid: spec.containers[0].image: Invalid value'
+    world.apply(agent("a", "60Gi")).settle()
+    assert world.condition("a", "Accepted") == ("False", "TemplateRefused")
+    assert "spec.containers[0].image" in world.message("a", "Accepted")
+    assert world.condition("a", "Stalled") == ("True", "TemplateRefused")
+    assert world.names("ResourceClaim") == []
+    assert world.apply(agent("b", "80Gi")).settle().ready("b")
+    world.delete("Agent", "b").settle()
+    assert world.forget().operate() == 0, "a restart does not try it again"
+    world.invalid.clear()
+    world.patch("a", gpu={"memory": "61Gi"}).settle()
+    assert world.ready("a")
+    assert world.condition("a", "Accepted") == ("True", "Accepted")
+
+
+def test_a_spec_that_can_not_be_read_is_named_and_nothing_is_made():
+    world = one_gpu().apply(agent("a", "a lot")).settle()
+    assert world.condition("a", "Accepted") == ("False", "InvalidSpec")
+    assert "a lot" in world.message("a", "Accepted")
+    assert world.names("AgentRuntime") == []
+
+
+def test_no_pod_is_made_before_the_network_policy_stands_and_it_goes_with_the_last_agent():
+    world = one_gpu().apply(agent("a"), agent("b")).settle()
+    made = writes(world)
+    assert made.index("ApplyPolicy") < made.index("CreatePod")
+    assert world.names("NetworkPolicy") == ["aios-agents"]
+    world.get("NetworkPolicy", "aios-agents")["spec"]["egress"] = [{}]
+    world.settle()
+    assert not world.get("NetworkPolicy", "aios-agents")["spec"].get("egress"), "a way out that someone opened is closed"
+    world.delete("Agent", "a").settle()
+    assert world.names("NetworkPolicy") == ["aios-agents"]
+    world.delete("Agent", "b").settle()
+    assert world.names("NetworkPolicy") == []
+
+
+@pytest.mark.parametrize("cycles", range(12))
+def test_an_agent_deleted_in_each_stage_of_its_start_leaves_nothing(cycles: int):
+    world = one_gpu().apply(agent("a", "60Gi"))
+    for _ in range(cycles):
+        world.operate()
+        world.others()
+    world.delete("Agent", "a").settle()
+    assert [kind for kind, _, _ in world.objects if kind not in ("Node", "ResourceSlice")] == []
+
+
+def test_deletion_goes_from_pod_to_claim_to_order_to_agent():
+    world = one_gpu().apply(agent("a", "60Gi")).settle()
+    world.written.clear()
+    world.delete("Agent", "a").settle()
+    wanted = ["DeletePod", "DeleteClaim", "DeleteRuntime", "RemoveFinalizer", "DeletePolicy"]
+    assert [w for w in writes(world) if w != "WriteStatus"] == wanted
+
+
+def test_a_deletion_that_hangs_is_let_go_after_ten_minutes_with_an_event():
+    world = one_gpu().apply(agent("a", "60Gi")).settle()
+    world.kubelet_sleeps = True
+    world.delete("Agent", "a").settle()
+    world.wait(599)
+    assert FINALIZER in world.get("Agent", "a")["metadata"]["finalizers"]
+    world.wait(1)
+    assert world.find("Agent", "a") is None
+    assert any("pod a-1" in event.note and event.warning for event in world.events)
+
+
+def test_an_agent_of_the_same_name_waits_for_what_the_former_left():
+    world = one_gpu().apply(agent("a", "60Gi")).settle()
+    world.kubelet_sleeps = True
+    del world.objects["Agent", "team", "a"]  # its finalizer was removed by force
+    world.apply(agent("a", "50Gi")).settle()
+    assert world.names("Pod") == ["a-1"]
+    world.kubelet_sleeps = False
+    world.settle()
+    assert world.ready("a")
+    assert world.status("a")["gpu"]["memory"] == "50Gi"
+
+
+def test_what_a_pod_of_the_kubelet_reports_does_not_count_for_another_attempt():
+    world = one_gpu().apply(agent("a", "60Gi")).settle()
+    world.get("AgentRuntime", "a")["status"]["claimUID"] = "another"
+    world.operate()
+    assert world.condition("a", "Ready") == ("False", "WaitingForNode")
+
+
+def test_a_condition_keeps_its_time_while_its_status_does_not_change():
+    world = one_gpu().apply(agent("a", "16Gi")).settle()
+    times = {c["type"]: c["lastTransitionTime"] for c in world.status("a")["conditions"]}
+    world.now += timedelta(hours=1)
+    world.delete("Pod", "a-1").settle()
+    after = {c["type"]: c["lastTransitionTime"] for c in world.status("a")["conditions"]}
+    assert after["Accepted"] == times["Accepted"]
+    assert after["Ready"] > times["Ready"]
+
+
+def drive(world: World, budget: int | None) -> None:
+    """A round in which the operator is killed after `budget` writes and starts anew without its memory."""
+    world.operate(budget)
+    if budget is not None:
+        world.forget()
+    world.others()
+
+
+STORIES = {
+    "start": lambda w: w.apply(agent("a", "16Gi"), agent("b", "16Gi")),
+    "edit": lambda w: w.apply(agent("a", "16Gi")).settle().patch("a", gpu={"memory": "20Gi"}),
+    "stop": lambda w: w.apply(agent("a", "16Gi")).settle().patch("a", operatingMode="Stopped"),
+    "delete": lambda w: w.apply(agent("a", "16Gi")).settle().delete("Agent", "a"),
+    "vanish": lambda w: w.apply(agent("a", "16Gi")).settle().delete("Pod", "a-1"),
+}
+
+
+def summary(world: World) -> object:
+    """The final state, apart from times and uids."""
+    agents = {
+        each["metadata"]["name"]: (
+            {key: each["status"].get(key) for key in ("attempt", "nodeName", "podName", "gpu", "failedAttempts")},
+            [(c["type"], c["status"], c["reason"], c["message"]) for c in each["status"]["conditions"]],
+        )
+        for each in world.all("Agent")
+    }
+    return agents, world.names("Pod"), world.names("ResourceClaim"), world.names("AgentRuntime"), world.booked()
+
+
+@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("budget", [1, 2, 3])
+def test_an_operator_that_is_killed_after_every_few_writes_comes_to_the_same_end(story: str, budget: int):
+    calm = STORIES[story](one_gpu()).settle()
+    shaken = STORIES[story](one_gpu())
+    for _ in range(40):
+        drive(shaken, budget)
+    assert summary(shaken.settle()) == summary(calm)
+
+
+@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("at", range(1, 9))
+def test_one_crash_at_any_write_changes_nothing_of_the_end(story: str, at: int):
+    calm = STORIES[story](one_gpu()).settle()
+    shaken = STORIES[story](one_gpu())
+    drive(shaken, at)
+    assert summary(shaken.settle()) == summary(calm)
+
+
+def test_every_write_carries_the_uid_that_it_is_for():
+    world = one_gpu().apply(agent("a", "16Gi")).settle()
+    world.delete("Agent", "a").settle()
+    for write in world.written:
+        if isinstance(write, do.DeletePod | do.DeleteClaim | do.DeleteRuntime | do.WriteStatus | do.AddFinalizer | do.RemoveFinalizer):
+            assert write.uid.startswith("uid-")

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import kopf
+from kopf._core.engines.peering import Identity
 from kubernetes.aio.client.configuration import Configuration
 
+from aios_api import names
 from aios_kube.transport import Credentials
 from aios_operator.observe.audit import upsert
 from aios_operator.observe.store import Store, Table
@@ -32,6 +36,14 @@ class _Jittered:
         return (base * (0.5 + random.random()) for base in (0.5, 1, 2, 4, 8, 15))  # noqa: S311 - jitter
 
 
+async def _stop_on_signals(started: asyncio.Event, stop: asyncio.Event) -> None:
+    """In the place of kopf's own handlers, which fail on a second signal. Only the main thread may have any."""
+    await started.wait()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
 @dataclass
 class Feed:
     """Brings every change of the store's tables into the store."""
@@ -44,14 +56,22 @@ class Feed:
     """Told of each event: the plural of its resource."""
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Feeds until `stop` is set or a signal comes. Raises when kopf gives up; the process must then end."""
-        await kopf.operator(
-            registry=self.registry(),
-            settings=self.kopf_settings(),
-            standalone=True,
-            clusterwide=True,
-            stop_flag=stop,
-        )
+        """Feeds until `stop` is set, as SIGTERM and SIGINT do. Raises when kopf gives up; the process must then end."""
+        started = asyncio.Event()
+        signals = asyncio.create_task(_stop_on_signals(started, stop))
+        try:
+            await kopf.operator(
+                registry=self.registry(),
+                settings=self.kopf_settings(),
+                # Only peering uses it; by default kopf asks who owns the process, and our user id is in no passwd file.
+                identity=Identity(names.MANAGED_BY),
+                standalone=True,
+                clusterwide=True,
+                ready_flag=started,
+                stop_flag=stop,
+            )
+        finally:
+            signals.cancel()
 
     def registry(self) -> kopf.OperatorRegistry:
         """One event handler for each table, and our credentials."""

@@ -190,6 +190,8 @@ class Loop:
                 self._refuse(effect)
             elif isinstance(effect, do.ApplyRuntime):
                 self._place(by_key[effect.key], effect)
+            elif isinstance(effect, do.PlanAgainAt):
+                heapq.heappush(self._timers, (effect.at, effect.key))
 
     def _refuse(self, effect: do.Wait) -> None:
         if effect.refusal is not None:

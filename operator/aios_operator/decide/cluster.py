@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from aios_operator.decide import attempts, objects, placement
-from aios_operator.decide.effects import ApplyRuntime, Effect, Wait
+from aios_operator.decide.effects import ApplyRuntime, Effect, PlanAgainAt, Wait
 from aios_operator.decide.views import AgentState, AgentView, ClusterView, Gpu, Order, Refusal
+
+SAID_AGAIN_AFTER = timedelta(seconds=10)
+"""How long the text of a refusal stands when only its numbers change."""
 
 
 def plan_cluster(view: ClusterView, now: datetime) -> list[Effect]:
@@ -15,25 +20,39 @@ def plan_cluster(view: ClusterView, now: datetime) -> list[Effect]:
     within the cycle counts for the next Agent in line."""
     board = placement.Board.of(view)
     effects: list[Effect] = []
-    failed: dict[tuple[str, str], Refusal] = {}
+    failed: dict[object, Refusal] = {}
     for state in sorted(view.waiting, key=_age):
         agent = state.agent
         if agent is None:
             continue
         exclusions = view.exclusions.get(agent.key, ())
-        # The board only fills up within a cycle: what has just failed fails again for the same spec, unless that Agent has room of its own.
-        shape = (agent.key.namespace, agent.digest)
-        alike = shape in failed and agent.uid not in board.held and not exclusions
-        found = failed[shape] if alike else placement.place(placement.search(agent, board, exclusions, now))
+        # The board only fills up within a cycle: what has just failed fails again, unless the Agent has room of its own.
+        shape = _shape(agent) if agent.uid not in board.held and not exclusions else None
+        found = failed.get(shape) or placement.place(placement.search(agent, board, exclusions, now))
         if isinstance(found, Refusal):
-            if not exclusions and agent.uid not in board.held:
+            if shape is not None:
                 failed[shape] = found
-            effects.append(Wait(agent.key, found))
+            effects += _refuse(agent, found, view.refusals.get(agent.key), now)
             continue
         node, gpu = found
         effects += [_order(state, agent, node, gpu), Wait(agent.key, None)]
         board.take(agent.uid, node, gpu.uuid if gpu else None, gpu.mebibytes if gpu else 0, 1, agent.requests)
     return effects
+
+
+def _refuse(agent: AgentView, refusal: Refusal, known: Refusal | None, now: datetime) -> list[Effect]:
+    """What the user reads. Free VRAM changes with every Agent that comes or goes; who waits is not written anew as often."""
+    same = known is not None and (known.reason, known.digest) == (refusal.reason, agent.digest)
+    if known is None or not same or known == refusal or known.at is None or now >= known.at + SAID_AGAIN_AFTER:
+        return [Wait(agent.key, replace(refusal, at=now, digest=agent.digest))]
+    return [Wait(agent.key, known), PlanAgainAt(agent.key, known.at + SAID_AGAIN_AFTER)]
+
+
+def _shape(agent: AgentView) -> object:
+    """Agents of one shape fare alike on the same board."""
+    spec = agent.template["spec"]
+    scheduling = [spec.get("nodeSelector"), (spec.get("affinity") or {}).get("nodeAffinity"), spec.get("tolerations")]
+    return agent.gpu, agent.requests, json.dumps(scheduling, sort_keys=True)
 
 
 def _order(state: AgentState, agent: AgentView, node: str, gpu: Gpu | None) -> ApplyRuntime:

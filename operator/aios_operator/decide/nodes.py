@@ -7,36 +7,54 @@ Agent is placed elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from aios_operator.decide.objects import format_mebibytes
 from aios_operator.decide.views import MIB, AgentView, NodeView, Requests, Taint
 
+CORDONED: Final = "node.kubernetes.io/unschedulable"
+"""The taint that a cordon stands for: a pod may tolerate it."""
+NO_SLOT: Final = 8
 
-def node_obstacle(agent: AgentView, node: NodeView, free: Requests, free_slots: int) -> str | None:
-    """What stands against running `agent` on `node`, for a person; None when nothing does."""
+
+class Obstacle(NamedTuple):
+    """What stands against running an Agent on a node, and what would remove it. A smaller `effort` asks less of the user."""
+
+    effort: int
+    why: str
+    change: str
+
+
+def node_obstacle(agent: AgentView, node: NodeView, free: Requests, free_slots: int) -> Obstacle | None:
+    """The first thing that stands against running `agent` on `node`; None when nothing does."""
     spec = agent.template["spec"]
     if not node.ready:
-        return "the node is not ready"
-    if node.unschedulable:
-        return "the node is cordoned"
+        return Obstacle(9, "the node is not ready", f"bring node {node.name} back to Ready")
+    cordon = (Taint(CORDONED, "", "NoSchedule"),) if node.unschedulable else ()
+    if untolerated(cordon, spec.get("tolerations") or ()) is not None:
+        return Obstacle(6, "the node is cordoned", f"kubectl uncordon {node.name}")
     if (taint := untolerated(node.taints, spec.get("tolerations") or ())) is not None:
-        return f"taint {taint.key}={taint.value}:{taint.effect} is not tolerated"
+        named = f"{taint.key}={taint.value}:{taint.effect}" if taint.value else f"{taint.key}:{taint.effect}"
+        return Obstacle(5, f"taint {named} is not tolerated", f"tolerate {named} in spec.template.spec.tolerations")
     if not selected(node, spec):
-        return "the template's nodeSelector or node affinity does not select it"
+        change = f"let spec.template.spec.nodeSelector and its node affinity select {node.name}"
+        return Obstacle(4, "the template's nodeSelector or node affinity does not select it", change)
     if free_slots < 1:
-        return "no slot is free"
-    return _lacks(agent.requests, free)
+        return Obstacle(NO_SLOT, "no slot is free", f"stop an Agent on {node.name}, or raise node.slots in the chart")
+    return _lacks(agent.requests, free, node.name)
 
 
-def _lacks(wanted: Requests, free: Requests) -> str | None:
+def _lacks(wanted: Requests, free: Requests, node: str) -> Obstacle | None:
     if wanted.pods > free.pods:
-        return "it runs as many pods as it may"
+        return Obstacle(7, "it runs as many pods as it may", f"remove a pod from {node}")
     if wanted.cpu_milli > free.cpu_milli:
-        return f"asks for {wanted.cpu_milli}m CPU, {max(0, free.cpu_milli)}m are free"
+        have = max(0, free.cpu_milli)
+        why = f"asks for {wanted.cpu_milli}m CPU, {have}m are free"
+        return Obstacle(1 if have else 3, why, f"lower the CPU that the template requests to {have}m in all")
     if wanted.memory_bytes > free.memory_bytes:
         wanted_mib, free_mib = -(-wanted.memory_bytes // MIB), max(0, free.memory_bytes) // MIB
-        return f"asks for {format_mebibytes(wanted_mib)} memory, {format_mebibytes(free_mib)} are free"
+        why = f"asks for {format_mebibytes(wanted_mib)} memory, {format_mebibytes(free_mib)} are free"
+        return Obstacle(2 if free_mib else 3, why, f"lower the memory that the template requests to {format_mebibytes(free_mib)} in all")
     return None
 
 
@@ -48,13 +66,15 @@ def untolerated(taints: Iterable[Taint], tolerations: Iterable[Mapping[str, Any]
 
 
 def _tolerates(toleration: Mapping[str, Any], taint: Taint) -> bool:
+    """As `Toleration.ToleratesTaint` of k8s.io/api."""
     if toleration.get("effect") and toleration["effect"] != taint.effect:
         return False
-    if not toleration.get("key"):
-        return toleration.get("operator") == "Exists"
-    if toleration["key"] != taint.key:
+    if toleration.get("key") and toleration["key"] != taint.key:
         return False
-    return toleration.get("operator") == "Exists" or toleration.get("value", "") == taint.value
+    operator, value = toleration.get("operator") or "Equal", toleration.get("value") or ""
+    if operator in ("Gt", "Lt"):
+        return _OPERATORS[operator](taint.value, [value])
+    return operator == "Exists" or (operator == "Equal" and value == taint.value)
 
 
 def selected(node: NodeView, spec: Mapping[str, Any]) -> bool:

@@ -7,15 +7,18 @@ A refusal is the answer of the first check in `PLACEMENT` that fails; its order 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from aios_api.names import CONTRACT_VERSION
 from aios_api.reasons import Reason
-from aios_operator.decide.nodes import node_obstacle
+from aios_operator.decide.nodes import NO_SLOT, Obstacle, node_obstacle
 from aios_operator.decide.objects import format_mebibytes
 from aios_operator.decide.views import AgentView, ClusterView, Exclusion, Gpu, GpuDevice, NodeView, Refusal, Requests, SliceView
+
+REFUSED_LATELY = 10
+"""The effort of an obstacle that only time, or another than the user, removes."""
 
 
 @dataclass(slots=True)
@@ -59,6 +62,7 @@ class Board:
             node = view.nodes.get(each.node_name)
             if node is None or each.contract != CONTRACT_VERSION:
                 continue
+            each = replace(each, gpus=tuple(gpu for gpu in each.gpus if not gpu.tainted))
             free = _minus(node.allocatable, view.foreign.get(node.name, Requests()))
             places[node.name] = Place(node, each, {gpu.uuid: gpu.mebibytes for gpu in each.gpus}, each.slots, free)
         board = cls(places, {}, tuple(newest.values()))
@@ -111,7 +115,7 @@ class Search:
     agent: AgentView
     board: Board
     held: Held
-    obstacles: Mapping[str, str]
+    obstacles: Mapping[str, Obstacle]
     """Per node, why the Agent can't run there, VRAM aside; nodes that are not in it would do."""
 
     def free_on(self, place: Place, gpu: GpuDevice) -> int:
@@ -133,22 +137,23 @@ class Search:
         return [
             (self.free_on(place, gpu) - wanted, place.node.name, gpu)
             for place, gpu in self.accepted()
-            if place.node.name not in self.obstacles and not gpu.tainted and self.free_on(place, gpu) >= wanted
+            if place.node.name not in self.obstacles and self.free_on(place, gpu) >= wanted
         ]
 
 
 def search(agent: AgentView, board: Board, exclusions: Iterable[Exclusion], now: datetime) -> Search:
     held = board.held.get(agent.uid, Held())
     excluded = {each.node: each.until for each in exclusions if each.until > now}
-    obstacles: dict[str, str] = {}
+    obstacles: dict[str, Obstacle] = {}
     for name, place in board.places.items():
         if name in excluded:
-            obstacles[name] = f"kube-scheduler refused it there; left out until {excluded[name]:%H:%M:%S} UTC"
+            why = f"kube-scheduler refused it there; left out until {excluded[name]:%H:%M:%S} UTC"
+            obstacles[name] = Obstacle(REFUSED_LATELY, why, f"remove what kube-scheduler has against {name}: see status.lastFailure")
             continue
         free = place.free + held.requests.get(name, Requests())
-        why = node_obstacle(agent, place.node, free, place.free_slots + held.slots.get(name, 0))
-        if why is not None:
-            obstacles[name] = why
+        obstacle = node_obstacle(agent, place.node, free, place.free_slots + held.slots.get(name, 0))
+        if obstacle is not None:
+            obstacles[name] = obstacle
     return Search(agent, board, held, obstacles)
 
 
@@ -170,7 +175,7 @@ def some_gpu_exists(s: Search) -> Refusal | None:
     withheld = sorted({f"{p.node.name}: {p.slice.gpus_refused}" for p in s.board.places.values() if p.slice.gpus_refused})
     return Refusal(
         Reason.NoGPUFits,
-        "no node publishes a GPU" + (f" ({'; '.join(withheld)})" if withheld else ""),
+        "no node publishes a GPU that takes somebody new" + (f" ({'; '.join(withheld)})" if withheld else ""),
         "add a node with a GPU, or leave spec.gpu out",
     )
 
@@ -209,15 +214,9 @@ def some_node_fits(s: Search) -> Refusal | None:
     if relevant - set(s.obstacles):
         return None
     told = sorted((s.obstacles[name], name) for name in relevant)
-    listed = "; ".join(f"{name}: {why}" for why, name in told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")
-    out_of_slots = all(why.startswith("no slot") for why, _ in told)
-    return Refusal(
-        Reason.NoSlots if out_of_slots else Reason.NoNodeFits,
-        f"no node fits: {listed}",
-        "stop an Agent, or raise node.slots in the chart"
-        if out_of_slots
-        else f"change what stands against one of them, such as {told[0][0]}",
-    )
+    listed = "; ".join(f"{name}: {obstacle.why}" for obstacle, name in told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")
+    out_of_slots = all(obstacle.effort == NO_SLOT for obstacle, _ in told)
+    return Refusal(Reason.NoSlots if out_of_slots else Reason.NoNodeFits, f"no node fits: {listed}", told[0][0].change)
 
 
 def some_gpu_has_room(s: Search) -> Refusal | None:

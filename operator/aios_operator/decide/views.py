@@ -239,6 +239,8 @@ class Refusal:
     smallest_change: str
     at: datetime | None = field(default=None, compare=False)
     """When the cluster planner said so."""
+    digest: str = field(default="", compare=False)
+    """Of the spec that it speaks of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,7 +266,7 @@ class World:
                 self.events.append(effect)
             case do.Exclude(key, exclusion):
                 self.exclusions = {**self.exclusions, key: (*self.exclusions.get(key, ()), exclusion)}
-            case do.Wait(key, refusal):
+            case do.Wait(key, refusal) if self.refusals.get(key) != refusal:
                 self.refusals = {k: r for k, r in {**self.refusals, key: refusal}.items() if r is not None}
         return True
 

@@ -14,6 +14,7 @@ from aios_api.quantity import format_bytes, mebibytes, parse_bytes
 from aios_operator.decide import effects as do
 from aios_operator.decide.agent import plan_agent, plan_namespace
 from aios_operator.decide.cluster import plan_cluster, standing_order
+from aios_operator.decide.requests import of_pod
 from aios_operator.decide.views import AgentState, ClusterView, Exclusion, Key, NamespaceState, OrderRefusal, Refusal, Requests
 from aios_operator.observe import parse
 
@@ -57,6 +58,8 @@ class World:
         """By Agent: why its container does not start (a `waiting` state)."""
         self.invalid: dict[str, str] = {}
         """By Agent: what the API server finds wrong with its pods."""
+        self.no_room: list[str] = []
+        """Pods that kube-scheduler could not bind because what the operator gave out was not there."""
         self._serial = 0
 
     # What a user does.
@@ -317,7 +320,10 @@ class World:
         terms = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
         (node,) = terms[0]["matchFields"][-1]["values"]
         results = None if claim is None or "deletionTimestamp" in claim["metadata"] else self._allocation(claim, node)
-        if node in self.scheduler_refuses or results is None or self.find("Node", node) is None:
+        if results is None or not self._has_room(pod, node):
+            self.no_room.append(f"{pod['metadata']['name']} on {node}")
+            results = None
+        if node in self.scheduler_refuses or results is None:
             conditions = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": f"0/1 nodes: {node} refused"}]
             if not (pod.get("status") or {}).get("conditions"):
                 pod["status"] = {"phase": "Pending", "conditions": [{**conditions[0], "lastTransitionTime": self._time()}]}
@@ -330,6 +336,17 @@ class World:
         pod["status"] = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "True"}]}
         self._touch(claim)
         self._touch(pod)
+
+    def _has_room(self, pod: Object, name: str) -> bool:
+        """Whether CPU, memory and number of pods allow the pod on the node."""
+        node = self.find("Node", name)
+        if node is None:
+            return False
+        bound = [p for p in self.all("Pod") if p["spec"].get("nodeName") == name]
+        alive = [p for p in bound if p["status"]["phase"] not in ("Succeeded", "Failed")]
+        used = sum((of_pod(p["spec"]) for p in (*alive, pod)), self.foreign.get(name, Requests()))
+        have = parse.node(node).allocatable
+        return used.cpu_milli <= have.cpu_milli and used.memory_bytes <= have.memory_bytes and used.pods <= have.pods
 
     def _allocation(self, claim: Object, node: str) -> list[Object] | None:
         """The results that kube-scheduler would write; None when a device has not enough left."""

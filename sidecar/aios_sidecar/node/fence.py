@@ -27,6 +27,8 @@ def _match(left: Rule, right: Any) -> Rule:
     return {"match": {"op": "==", "left": left, "right": right}}
 
 
+_TCP = 6
+"""IANA's number of the protocol: nft writes a name instead where there is an /etc/protocols, and slim images have none."""
 _NEIGHBOUR_DISCOVERY = ["nd-router-solicit", "nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert"]
 _KNOWN = (
     [_match({"ct": {"key": "state"}}, {"set": ["established", "related"]}), {"accept": None}],
@@ -38,7 +40,7 @@ CHAINS: dict[str, tuple[list[Rule], ...]] = {
     "output": (
         [_match({"meta": {"key": "oifname"}}, "lo"), {"accept": None}],
         *_KNOWN,
-        [_match({"meta": {"key": "l4proto"}}, "tcp"), {"reject": {"type": "tcp reset"}}],
+        [_match({"meta": {"key": "l4proto"}}, _TCP), {"reject": {"type": "tcp reset"}}],
         [{"reject": {"type": "icmpx", "expr": "port-unreachable"}}],
     ),
 }
@@ -101,6 +103,8 @@ def _plain(item: Any) -> str:
 
 
 def _normal(item: Any) -> Any:
+    if item == "tcp":
+        return _TCP
     if isinstance(item, dict):
         if set(item) == {"set"}:
             return _normal(item["set"])

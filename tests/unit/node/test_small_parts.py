@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aios_sidecar.node import conditions
+from aios_sidecar.node import conditions, fence
 from aios_sidecar.node.conditions import Facts
 from aios_sidecar.node.live import LiveClaims
 from aios_sidecar.node.mirror import Mirror
@@ -147,3 +147,10 @@ async def test_the_record_of_an_agent_names_its_share() -> None:
     assert claims.put(a_state(gpu=None)).record("node-a").gpu is None
     claims.drop(CLAIM_UID)
     assert claims.get(CLAIM_UID) is None
+
+
+def test_a_fence_reads_back_the_same_where_protocols_have_names_and_where_they_have_numbers():
+    with_a_name = {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": "tcp"}}
+    with_a_number = {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": 6}}
+    another = {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": 17}}
+    assert fence._plain(with_a_name) == fence._plain(with_a_number) != fence._plain(another)

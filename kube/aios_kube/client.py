@@ -161,11 +161,7 @@ class KubeClient:
         response = await self._transport.stream(path, query, accept)
         try:
             async for line in response.content:
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    status = event["object"]
-                    raise from_status(int(status.get("code") or 500), status)
-                yield WatchEvent(event["type"], event["object"])
+                yield _event(line)
         except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, ValueError, OSError) as error:
             raise Unreachable(f"WATCH {path}: {type(error).__name__}: {error}") from error
         finally:
@@ -203,6 +199,15 @@ def _is_idempotent(patch: Object | JsonPatch) -> bool:
 def _is_about_another_object(error: Invalid) -> bool:
     """The server answers a wrong uid with 422 and "metadata.uid: field is immutable", not with 409."""
     return any(cause.field == "metadata.uid" for cause in error.causes)
+
+
+def _event(line: bytes) -> WatchEvent:
+    event = json.loads(line)
+    if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
+        raise ValueError(f"an event must be an object, not {line[:64]!r}")
+    if event["type"] == "ERROR":
+        raise from_status(int(event["object"].get("code") or 500), event["object"])
+    return WatchEvent(event["type"], event["object"])
 
 
 def _object(answer: Any) -> Object:

@@ -100,11 +100,11 @@ async def run(settings: OperatorSettings) -> bool:
         health.ready = True
         log.info("the cluster is read: %d Agents, %d nodes, %d slices", *(len(t.views) for t in (store.agents, store.nodes, store.slices)))
         parts = {
-            "kopf": feed.run(stop),
             "loop": loop.run(),
             "audit": audit.run(),
             "foreign pods": foreign.refresh(client, store, settings.foreign_seconds),
             "events": events.run(),
+            "kopf": feed.run(stop),  # last: when it ends, it waits for every task that began after it
         }
         return await _until_one_ends(parts)
 

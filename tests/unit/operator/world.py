@@ -1,0 +1,172 @@
+"""The operator on an in-memory cluster, in which the test is kube-scheduler, kubelet and node agent."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from aios_api import names
+from aios_kube import resources
+from aios_kube.events import EventRecorder
+from aios_kube.fake import Call, FakeCluster
+from aios_operator.act.executor import Executor
+from aios_operator.act.report import Reporter
+from aios_operator.decide.views import Key
+from aios_operator.loop import Loop
+from aios_operator.metrics import Metrics
+from aios_operator.observe.store import Store
+from aios_operator.settings import OperatorSettings
+
+Object = dict[str, Any]
+GPU = "GPU-00000000-0000-4000-8000-00000000000a"
+
+
+class World:
+    """`await settled()` lets the operator see what is and do what it wants, until it wants nothing more."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.cluster = FakeCluster(clock=lambda: self.now, lingering={"pods"})
+        self.operator()
+
+    def operator(self) -> None:
+        """A new process: it knows nothing but what it is told."""
+        self.store = Store()
+        self.metrics = Metrics()
+        self.events = EventRecorder(self.cluster, "aios.dev/operator", "test", lambda: self.now)
+        executor = Executor(self.cluster, self.store)
+        settings = OperatorSettings(cycle_seconds=0)
+        self.loop = Loop(self.store, executor, Reporter(self.events), self.metrics, settings, lambda: self.now, chance=lambda: 0.5)
+
+    def node(self, name: str = "n1", *, gpu: str | None = "80Gi", slots: int = 16) -> None:
+        self.cluster.put(
+            resources.NODES,
+            {
+                "metadata": {"name": name},
+                "status": {
+                    "conditions": [{"type": "Ready", "status": "True"}],
+                    "allocatable": {"cpu": "8", "memory": "32Gi", "pods": "110"},
+                },
+            },
+        )
+        devices: list[Object] = [
+            {
+                "name": names.RUNTIME_DEVICE,
+                "attributes": {"kind": {"string": "runtime"}, "contract": {"int": names.CONTRACT_VERSION}},
+                "capacity": {"slots": {"value": str(slots)}},
+            }
+        ]
+        if gpu:
+            attributes = {"kind": {"string": "gpu"}, "uuid": {"string": GPU}, "model": {"string": "H100"}}
+            devices.append({"name": "gpu-a", "attributes": attributes, "capacity": {"memory": {"value": gpu}}})
+        pool = {"name": name, "generation": 1, "resourceSliceCount": 1}
+        spec = {"driver": names.DRIVER, "nodeName": name, "pool": pool, "devices": devices}
+        self.cluster.put(resources.RESOURCE_SLICES, {"metadata": {"name": f"{name}-slice"}, "spec": spec})
+
+    def apply(self, name: str, memory: str | None = None, namespace: str = "ns", **spec: Any) -> Key:
+        template = {"spec": {"containers": [{"name": "main", "image": "localhost/example:1"}]}}
+        body: Object = {"template": template, "restartPolicy": "Always", "operatingMode": "Running", **spec}
+        if memory:
+            body["gpu"] = {"memory": memory}
+        if self.cluster.peek(resources.AGENTS, name, namespace):
+            self.cluster.alter(resources.AGENTS, name, {"spec": body}, namespace)
+        else:
+            self.cluster.put(resources.AGENTS, {"metadata": {"namespace": namespace, "name": name}, "spec": body})
+        return Key(namespace, name)
+
+    async def delete(self, key: Key) -> None:
+        before = len(self.cluster.calls)
+        await self.cluster.delete(resources.AGENTS, key.name, key.namespace)
+        del self.cluster.calls[before:]  # that was the user
+
+    def deliver(self) -> None:
+        """Every watch is up to date."""
+        for table in self.store.tables:
+            listed = self.cluster.all(table.resource)
+            for raw in listed:
+                table.upsert(raw)
+            alive = {raw["metadata"]["uid"] for raw in listed}
+            for (namespace, name), view in list(table.views.items()):
+                if view.uid not in alive:
+                    table.remove(namespace, name, view.uid)
+
+    async def settled(self, forward_seconds: float = 0) -> None:
+        self.now += timedelta(seconds=forward_seconds)
+        for _ in range(20):
+            before = len(self.cluster.writes())
+            self.deliver()
+            await self.loop.settle()
+            if len(self.cluster.writes()) == before:
+                return
+        raise AssertionError("the operator must come to rest")
+
+    def schedule(self) -> None:
+        """kube-scheduler: claims are allocated as asked, pods bound where their affinity says."""
+        for claim in self.cluster.all(resources.RESOURCE_CLAIMS):
+            pod = self.cluster.peek(resources.PODS, claim["metadata"]["name"], claim["metadata"]["namespace"])
+            if pod is None or "nodeName" in pod["spec"] or "affinity" not in pod["spec"]:
+                continue
+            required = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+            node = required["nodeSelectorTerms"][0]["matchFields"][0]["values"][0]
+            results = [_result(request, node) for request in claim["spec"]["devices"]["requests"]]
+            where = claim["metadata"]["namespace"]
+            allocation = {"status": {"allocation": {"devices": {"results": results}}}}
+            self.cluster.alter(resources.RESOURCE_CLAIMS, claim["metadata"]["name"], allocation, where)
+            self.cluster.alter(resources.PODS, claim["metadata"]["name"], {"spec": {"nodeName": node}}, where)
+
+    def run_pods(self) -> None:
+        """Kubelet and node agent: bound pods are prepared, fenced, and ready; deleted ones are gone."""
+        for pod in self.cluster.all(resources.PODS):
+            metadata = pod["metadata"]
+            where, name = metadata["namespace"], metadata["name"]
+            if "deletionTimestamp" in metadata:
+                self.cluster.remove(resources.PODS, name, where)
+                continue
+            claim = self.cluster.peek(resources.RESOURCE_CLAIMS, name, where)
+            if "nodeName" not in pod["spec"] or claim is None:
+                continue
+            conditions = [
+                {"type": kind, "status": "True", "reason": kind, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+                for kind in ("Prepared", "Fenced", "Listening")
+            ]
+            facts = {
+                "nodeName": pod["spec"]["nodeName"],
+                "attempt": int(metadata["labels"][names.LABEL_ATTEMPT]),
+                "claimUID": claim["metadata"]["uid"],
+                "podUID": metadata["uid"],
+                "conditions": conditions,
+            }
+            self.cluster.alter(resources.AGENT_RUNTIMES, metadata["labels"][names.LABEL_AGENT], {"status": facts}, where)
+            ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}
+            self.cluster.alter(resources.PODS, name, {"status": ready}, where)
+
+    async def running(self) -> None:
+        """Everybody does their part until nothing changes."""
+        for _ in range(4):
+            await self.settled()
+            self.schedule()
+            self.run_pods()
+        await self.settled()
+
+    def agent(self, key: Key) -> Object:
+        found = self.cluster.peek(resources.AGENTS, key.name, key.namespace)
+        assert found is not None
+        return found
+
+    def condition(self, key: Key, kind: str) -> tuple[str, str]:
+        found = next(c for c in self.agent(key)["status"]["conditions"] if c["type"] == kind)
+        return found["status"], found["reason"]
+
+    def writes_since(self, mark: int) -> list[Call]:
+        return self.cluster.writes()[mark:]
+
+    @property
+    def mark(self) -> int:
+        return len(self.cluster.writes())
+
+
+def _result(request: Object, node: str) -> Object:
+    exactly = request["exactly"]
+    memory = exactly.get("capacity", {}).get("requests", {}).get("memory")
+    device, consumed = ("gpu-a", {"memory": memory}) if memory else (names.RUNTIME_DEVICE, {"slots": "1"})
+    return {"driver": names.DRIVER, "pool": node, "device": device, "request": request["name"], "consumedCapacity": consumed}

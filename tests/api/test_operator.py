@@ -1,0 +1,223 @@
+"""The operator with a real API server, controller manager and kube-scheduler: from `kubectl apply` to a booked share and back."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from aios_api import names
+from aios_localcluster import ClusterSettings, LocalCluster, build
+from aios_localcluster.settings import CONTROL_PLANE
+from api.operating import CLAIMS, GPU, Plane, device_class, operator
+from api.support import Object, agent, connect
+
+ROOT = Path(__file__).parents[2]
+GIB = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+    state = tmp_path_factory.mktemp("plane")
+    settings = ClusterSettings(name="operator-tests", state_root=state, components=CONTROL_PLANE)
+    if not build.is_built(build.MODULES["kubernetes"], settings.cache):
+        pytest.skip("the cluster's programs are not built yet: python -m aios_localcluster.build kubernetes")
+    with LocalCluster(settings) as cluster, connect(cluster) as client:
+        made = Plane(client, cluster.kubeconfig)
+        for path in sorted((ROOT / "crds").glob("*.yaml")):
+            made.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", yaml.safe_load(path.read_text()))
+        for name, kind in ((names.GPU_CLASS, names.KIND_GPU), (names.RUNTIME_CLASS, names.KIND_RUNTIME)):
+            made.post(f"{CLAIMS}/deviceclasses", device_class(name, kind))
+        with made.node("n1"):
+            yield made
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("operator") / "log"
+
+
+@pytest.fixture(scope="module")
+def port(plane: Plane, log: Path) -> Iterator[int]:
+    with operator(plane, log) as (_, port):
+        yield port
+
+
+@pytest.fixture
+def space(plane: Plane, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of its own, left without Agents."""
+    name = "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:50].strip("-")
+    plane.post("/api/v1/namespaces", {"metadata": {"name": name}})
+    yield name
+
+    def emptied() -> bool:
+        plane.end_deleted_pods(name)
+        return not any(plane.items(path) for path in owned(name))
+
+    for each in plane.items(agents(name)):
+        plane.client.delete(agents(name, each["metadata"]["name"]))
+    plane.until(emptied, f"nothing of the Agents in {name} is left")
+
+
+def agents(namespace: str, name: str = "") -> str:
+    return f"/apis/{names.API_VERSION}/namespaces/{namespace}/agents" + (f"/{name}" if name else "")
+
+
+def owned(namespace: str) -> list[str]:
+    """Lists of all that an operator makes in a namespace."""
+    return [
+        agents(namespace),
+        f"/apis/{names.API_VERSION}/namespaces/{namespace}/agentruntimes",
+        f"{CLAIMS}/namespaces/{namespace}/resourceclaims",
+        f"/api/v1/namespaces/{namespace}/pods",
+        f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies",
+    ]
+
+
+def condition(plane: Plane, namespace: str, name: str, kind: str) -> tuple[str, str]:
+    found = plane.get(agents(namespace, name)) or {}
+    for each in found.get("status", {}).get("conditions", ()):
+        if each["type"] == kind:
+            return each["status"], each["reason"]
+    return "", ""
+
+
+def ready(plane: Plane, namespace: str, name: str, attempt: int = 1) -> Object:
+    """The Agent's attempt is bound, its node does its part, and the Agent says Ready."""
+    pod_path = f"/api/v1/namespaces/{namespace}/pods/{name}-{attempt}"
+
+    def bound() -> Any:
+        plane.end_deleted_pods(namespace)
+        return ((plane.get(pod_path) or {}).get("spec") or {}).get("nodeName")
+
+    plane.until(bound, f"{name}-{attempt} is bound")
+    plane.serve(namespace, f"{name}-{attempt}")
+    plane.until(lambda: condition(plane, namespace, name, "Ready")[0] == "True", f"{name} is Ready")
+    found = plane.get(agents(namespace, name))
+    assert found is not None
+    return found
+
+
+def consumed(plane: Plane, namespace: str, claim: str) -> dict[str, str]:
+    found = plane.get(f"{CLAIMS}/namespaces/{namespace}/resourceclaims/{claim}") or {}
+    results = found.get("status", {}).get("allocation", {}).get("devices", {}).get("results", ())
+    return {name: amount for result in results for name, amount in result.get("consumedCapacity", {}).items()}
+
+
+def test_agents_share_a_gpu_and_what_does_not_fit_says_so(plane: Plane, port: int, space: str):
+    for name, memory in (("a", "24Gi"), ("b", "40Gi"), ("large", "96Gi")):
+        plane.post(agents(space), agent(name, gpu={"memory": memory}))
+    plane.post(agents(space), agent("plain"))
+    for name in ("a", "b", "plain"):
+        ready(plane, space, name)
+    assert consumed(plane, space, "a-1") == {"slots": "1", "memory": "24Gi"}
+    assert consumed(plane, space, "b-1") == {"slots": "1", "memory": "40Gi"}
+    assert consumed(plane, space, "plain-1") == {"slots": "1"}
+    plane.until(lambda: condition(plane, space, "large", "Placed") == ("False", "LargerThanAnyGPU"), "the large one is told")
+    large = plane.get(agents(space, "large"))
+    assert large is not None
+    assert "80Gi" in large["status"]["pending"]["smallestChange"]
+    metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    booked = next(line for line in metrics.splitlines() if line.startswith("aios_operator_gpu_vram_booked_bytes{"))
+    assert float(booked.split()[-1]) == 64 * GIB
+    assert httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).status_code == 200
+
+
+def test_the_status_and_the_events_tell_a_person_where_it_runs(plane: Plane, port: int, space: str):
+    plane.post(agents(space), agent("a", gpu={"memory": "10Gi"}))
+    status = ready(plane, space, "a")["status"]
+    assert (status["nodeName"], status["podName"], status["attempt"]) == ("n1", "a-1", 1)
+    assert status["gpu"] == {"uuid": GPU, "model": "NVIDIA H100", "memory": "10Gi"}
+
+    def placed() -> list[Object]:
+        events = plane.items(f"/apis/events.k8s.io/v1/namespaces/{space}/events")
+        return [e for e in events if e["regarding"]["kind"] == "Agent" and e["reason"] == "Placed"]
+
+    [event] = plane.until(placed, "the event is there")
+    assert "10Gi of GPU-" in event["note"]
+
+
+def test_the_pod_is_admitted_where_the_restricted_standard_is_enforced(plane: Plane, port: int, space: str):
+    label = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    plane.merge(f"/api/v1/namespaces/{space}", label)
+    body = agent("a")
+    body["spec"]["template"]["spec"]["securityContext"] = {"runAsNonRoot": True}
+    plane.post(agents(space), body)
+    ready(plane, space, "a")
+
+
+def test_an_edited_agent_is_replaced_and_never_runs_twice(plane: Plane, port: int, space: str):
+    plane.post(agents(space), agent("a", gpu={"memory": "24Gi"}))
+    ready(plane, space, "a")
+    plane.merge(agents(space, "a"), {"spec": {"gpu": None}})
+    ready(plane, space, "a", attempt=2)
+    assert [pod["metadata"]["name"] for pod in plane.items(f"/api/v1/namespaces/{space}/pods")] == ["a-2"]
+    assert consumed(plane, space, "a-2") == {"slots": "1"}
+    order = plane.get(f"/apis/{names.API_VERSION}/namespaces/{space}/agentruntimes/a")
+    assert order is not None
+    assert "gpu" not in order["spec"]
+
+
+def test_a_stopped_agent_gives_its_share_back(plane: Plane, port: int, space: str):
+    plane.post(agents(space), agent("a", gpu={"memory": "60Gi"}))
+    ready(plane, space, "a")
+    plane.post(agents(space), agent("b", gpu={"memory": "60Gi"}))
+    plane.until(lambda: condition(plane, space, "b", "Placed") == ("False", "NoGPUFits"), "b waits")
+    plane.merge(agents(space, "a"), {"spec": {"operatingMode": "Stopped"}})
+    ready(plane, space, "b")
+    assert condition(plane, space, "a", "Ready") == ("False", "Stopped")
+
+
+def test_a_quota_that_forbids_the_pod_is_what_the_agent_says(plane: Plane, port: int, space: str):
+    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    plane.post(f"/api/v1/namespaces/{space}/resourcequotas", quota)
+    counted = f"/api/v1/namespaces/{space}/resourcequotas/none"
+    plane.until(lambda: (plane.get(counted) or {}).get("status", {}).get("hard"), "the quota is in force")
+    plane.post(agents(space), agent("a"))
+    plane.until(lambda: condition(plane, space, "a", "Ready") == ("False", "Forbidden"), "the Agent says what forbids it")
+    plane.client.delete(counted)
+    ready(plane, space, "a")
+
+
+def test_after_a_kill_the_work_goes_on_and_at_rest_nothing_is_written(plane: Plane, space: str, tmp_path: Path, port: int):
+    """A second operator beside the first is what a rolling update looks like; neither may write when all is as it should be."""
+    plane.post(agents(space), agent("a", gpu={"memory": "24Gi"}))
+    plane.post(agents(space), agent("waits", gpu={"memory": "79Gi"}))
+    ready(plane, space, "a")
+    plane.until(lambda: condition(plane, space, "waits", "Placed") == ("False", "NoGPUFits"), "the other waits")
+
+    def versions() -> list[str]:
+        return [each["metadata"]["resourceVersion"] for path in owned(space) for each in plane.items(path)]
+
+    before = versions()
+    with operator(plane, tmp_path / "log", AIOS_SWEEP_SECONDS="0.2", AIOS_AUDIT_SECONDS="0.3", AIOS_FOREIGN_SECONDS="0.2") as (
+        process,
+        other,
+    ):
+        turned = 'aios_operator_cycle_seconds_count{planner="cluster"}'
+
+        def swept() -> bool:
+            lines = httpx.get(f"http://127.0.0.1:{other}/metrics", trust_env=False).text.splitlines()
+            return any(line.startswith(turned) and float(line.split()[-1]) > 3 for line in lines)
+
+        plane.until(swept, "it has swept a few times")
+        assert versions() == before
+        process.kill()
+        process.wait(10)
+
+
+def test_uninstall_removes_all_agents(plane: Plane, port: int, space: str):
+    plane.post(agents(space), agent("a", gpu={"memory": "24Gi"}))
+    ready(plane, space, "a")
+    command = [sys.executable, "-m", "aios_operator.main", "--kubeconfig", str(plane.kubeconfig), "uninstall"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        plane.until(lambda: plane.end_deleted_pods(space) or process.poll() is not None, "it has ended")
+        assert process.stdout is not None
+        said = process.stdout.read()
+    assert process.returncode == 0, said
+    assert f"waiting for 1 Agents to be gone: {space}/a" in said
+    assert not any(plane.items(path) for path in owned(space)[:-1])

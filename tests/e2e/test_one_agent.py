@@ -67,7 +67,8 @@ def test_two_agents_share_one_gpu_and_each_knows_who_it_is(space: Space):
         seen = json.loads(space.inside(name, WHO))
         assert seen["socket"] == seen["loopback"], "socket and loopback are the same endpoint"
         who = seen["loopback"]
-        assert (who["namespace"], who["name"], who["uid"]) == (space.name, name, agent["metadata"]["uid"])
+        identity = who["identity"]
+        assert (identity["namespace"], identity["name"], identity["uid"]) == (space.name, name, agent["metadata"]["uid"])
         assert who["gpu"] == status["gpu"]
         assert who["node"] == status["nodeName"]
         assert seen["env"]["AIOS_AGENT"] == f"{space.name}/{name}"

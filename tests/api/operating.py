@@ -168,6 +168,7 @@ def operator(plane: Plane, log: Path, **settings: str) -> Iterator[tuple[subproc
                 process.send_signal(signal.SIGTERM)
                 process.send_signal(signal.SIGTERM)  # a second one changes nothing
                 assert process.wait(10) == 0, log.read_text()
+                assert "ERROR" not in log.read_text()
         finally:
             process.kill()
 

@@ -152,7 +152,7 @@ class Executor:
             table.remove(namespace, name, uid)  # the uid is a precondition: another object has the name
             await self._look(table, namespace, name, uid)
         else:
-            table.amend(namespace, name, uid, deleting=True)
+            table.is_being_deleted(namespace, name, uid)
 
     async def _look(self, table: Table[Any], namespace: str, name: str, uid: str) -> None:
         """After a conflict the store shows what is there, without waiting for the watch."""

@@ -87,15 +87,14 @@ class Table(Generic[V]):
             del self.views[(namespace, name)]
             self.changed(old, None)
 
-    def amend(self, namespace: str, name: str, uid: str, **known: object) -> None:
-        """We know this of the object of that uid though no event has said it yet."""
+    def is_being_deleted(self, namespace: str, name: str, uid: str) -> None:
+        """We know so of the object of that uid though no event has said it yet. Views that don't tell it apart wait for the event."""
         old = self.views.get((namespace, name))
-        if old is None or old.uid != uid:
+        if old is None or old.uid != uid or getattr(old, "deleting", True):
             return
-        new = dataclasses.replace(old, **known)  # type: ignore[type-var]
-        if new != old:
-            self.views[(namespace, name)] = new
-            self.changed(old, new)
+        new = dataclasses.replace(old, deleting=True)  # type: ignore[type-var]
+        self.views[(namespace, name)] = new
+        self.changed(old, new)
 
     def retain(self, alive: Collection[str], version: str) -> int:
         """What is not among the uids of a list of `version`, though it is not newer than that, is removed. Returns how many."""

@@ -246,6 +246,7 @@ async def test_a_policy_that_was_opened_is_closed_again():
     assert "egress" not in policy["spec"]
 
 
+@pytest.mark.usefixtures("errors_expected")
 async def test_one_agent_that_no_planner_can_take_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch, caplog: Any):
     from aios_operator import loop
 

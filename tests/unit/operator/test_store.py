@@ -82,9 +82,9 @@ def test_an_object_that_is_ours_no_more_leaves_the_picture():
 def test_a_deletion_that_we_asked_for_is_known_before_its_event():
     store = Store()
     store.pods.upsert(a_pod(9))
-    store.pods.amend("ns", "a-1", "other", deleting=True)
+    store.pods.is_being_deleted("ns", "a-1", "other")
     assert not store.state(Key("ns", "a")).pods[0].deleting
-    store.pods.amend("ns", "a-1", "u1", deleting=True)
+    store.pods.is_being_deleted("ns", "a-1", "u1")
     assert store.state(Key("ns", "a")).pods[0].deleting
 
 
@@ -99,6 +99,7 @@ def test_a_change_concerns_its_agent_and_a_mere_version_nobody():
     assert store.dirty == {Key("ns", "a")}
 
 
+@pytest.mark.usefixtures("errors_expected")
 def test_an_odd_object_is_logged_and_the_picture_stays(caplog: pytest.LogCaptureFixture):
     store = Store()
     store.pods.upsert(a_pod(9))

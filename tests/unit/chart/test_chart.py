@@ -168,7 +168,8 @@ def test_pod_monitors_only_when_asked_for(chart: Any, release: Any) -> None:
 
 
 def test_every_namespaced_object_is_in_the_namespace_of_the_release(chart: Any, release: Any) -> None:
-    cluster_wide = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "DeviceClass"}
+    admission = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+    cluster_wide = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "DeviceClass", *admission}
     assert {each["metadata"].get("namespace") for each in release if each["kind"] not in cluster_wide} == {chart.namespace}
 
 

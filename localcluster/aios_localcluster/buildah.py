@@ -5,8 +5,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from aios_localcluster.errors import CannotRunHere
 
-class MissingProgram(RuntimeError):
+
+class MissingProgram(CannotRunHere):
     """A program of the operating system that must be installed first; the message says how."""
 
 

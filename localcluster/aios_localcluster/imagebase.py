@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aios_localcluster.buildah import Buildah, require, run
+from aios_localcluster.errors import CannotRunHere
 
 PACKAGES = ("python3",)
 NODE_PACKAGES = ("nftables", "libstdc++6")
-"""What only the node image needs: nft, and the library of grpcio. Kept beside the base as packages, so that the images still share their first layer."""
+"""What only the node image needs: nft, and the library of grpcio. Kept beside the base as packages, so that the images still
+share their first layer."""
 
 UNUSED = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/i18n", "usr/share/lintian", "usr/share/bug")
 """Left out of every package: nobody reads manuals in these containers."""
@@ -40,7 +42,9 @@ def suite() -> str:
     words = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
     name = words.get("VERSION_CODENAME", "").strip('"')
     if not name:
-        raise RuntimeError("/etc/os-release names no VERSION_CODENAME: this is no Debian or Ubuntu to bootstrap; name a base image instead")
+        raise CannotRunHere(
+            "/etc/os-release names no VERSION_CODENAME: this is no Debian or Ubuntu to bootstrap; name a base image instead"
+        )
     return name
 
 

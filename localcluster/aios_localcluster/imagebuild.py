@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -34,8 +35,8 @@ NAMES = (*PROGRAMS, "example")
 REPOSITORY = "localhost/kubeaios"
 STABLE_TAG = "dev"
 """Always the last image that was imported; manifests that people write by hand use it."""
-ARCHIVE_DAYS = 14
-"""Archives that nobody asked for so long are removed."""
+KEEP_DAYS = 14
+"""Archives and libraries that nobody asked for so long are removed."""
 
 Progress = Callable[[str], None]
 
@@ -80,7 +81,7 @@ def build_images(progress: Progress, settings: ImageSettings = ImageSettings()) 
             began = time.monotonic()
             kept |= _Builder(settings, progress).build(missing)
             progress(f"built {', '.join(missing)} in {time.monotonic() - began:.0f} s")
-        _remove_old_archives(settings, keep={image.archive_path for image in kept.values()})
+        _remove_old(settings, keep={image.archive_path for image in kept.values()})
     return {name: kept[name] for name in NAMES}
 
 
@@ -116,13 +117,16 @@ def _kept(tag: str, settings: ImageSettings) -> BuiltImage | None:
     return BuiltImage(tag, archive, record["digest"]) if archive.exists() else None
 
 
-def _remove_old_archives(settings: ImageSettings, keep: set[Path]) -> None:
+def _remove_old(settings: ImageSettings, keep: set[Path]) -> None:
     for path in keep:
         os.utime(path)
-    oldest = time.time() - ARCHIVE_DAYS * 86_400
+    oldest = time.time() - KEEP_DAYS * 86_400
     for path in (settings.cache / "archives").glob("*.tar"):
-        if path not in keep and path.stat().st_mtime < oldest:
+        if path.stat().st_mtime < oldest:
             path.unlink()
+    for path in (settings.cache / "libraries").glob("*"):
+        if path.stat().st_mtime < oldest:
+            shutil.rmtree(path)
 
 
 def import_images(cluster: "LocalCluster", images: Mapping[str, BuiltImage], progress: Progress) -> None:

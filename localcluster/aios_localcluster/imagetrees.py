@@ -6,6 +6,7 @@ Everything is fetched and compiled outside of the image builds, which then need 
 import configparser
 import filecmp
 import hashlib
+import os
 import platform
 import shutil
 import sys
@@ -60,6 +61,7 @@ class Trees:
         key = hashlib.sha256(f"{self._base.key} {digest_of(locks.values(), self._root)}".encode()).hexdigest()[:12]
         trees = self._cache / "libraries" / key
         if trees.exists():
+            os.utime(trees)  # in use: what nobody asked for in a long time is removed
             return trees
         partial = trees.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)

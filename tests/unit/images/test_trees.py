@@ -1,5 +1,6 @@
 """What decides whether an image is built anew, and how packages are shared among images."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,13 @@ def test_locks_name_no_place_of_this_machine_and_every_package_has_hashes() -> N
         pins = [line for line in text.splitlines() if line and line[0] not in " #"]
         assert pins, lock
         assert all("==" in pin and pin.endswith("\\") for pin in pins), lock
+
+
+def test_what_nobody_asked_for_in_a_long_time_is_removed_and_the_rest_is_kept(tmp_path: Path) -> None:
+    write(tmp_path, archives__used="", archives__old="", archives__new="", libraries__old__x="", libraries__new__x="")
+    used, old, new = ((tmp_path / "archives" / name).rename(tmp_path / "archives" / f"{name}.tar") for name in ("used", "old", "new"))
+    for path in (used, old, tmp_path / "libraries" / "old"):
+        os.utime(path, (0, 0))
+    imagebuild._remove_old(ImageSettings(root=ROOT, cache=tmp_path), keep={used})
+    assert (used.exists(), old.exists(), new.exists()) == (True, False, True)
+    assert {path.name for path in (tmp_path / "libraries").iterdir()} == {"new"}

@@ -15,33 +15,29 @@ from aios_operator.decide.views import Key, Refusal
 from unit.decide.world import H100, NAMESPACE, Object, World, agent
 
 GI = 1024
-PROFILE = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+PROFILE = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 sizes = st.sampled_from([1, 5, 16, 24, 40, 79, 80, 141])
 gpus = st.lists(st.sampled_from([16, 24, 80, 141]), max_size=3)
 nodes = st.lists(
     st.fixed_dictionaries(
-        {"gpus": gpus, "cpu": st.sampled_from(["1", "4", "16"]), "memory": st.sampled_from(["2Gi", "64Gi"]), "slots": st.integers(0, 4)}
+        {"gpus": gpus, "cpu": st.sampled_from(["1", "2", "16"]), "memory": st.sampled_from(["2Gi", "64Gi"]), "slots": st.integers(0, 6)}
     ),
     min_size=1,
     max_size=4,
 )
 shapes = st.fixed_dictionaries(
-    {},
-    optional={
-        "memory": sizes.map(lambda size: f"{size}Gi"),
-        "cpu": st.sampled_from(["500m", "1", "6"]),
-        "ram": st.sampled_from(["512Mi", "1536Mi", "8Gi"]),
-        "models": st.sampled_from([[H100], ["NVIDIA Nothing 9000"], ["NVIDIA Nothing 9000", H100]]),
+    {
+        "memory": st.none() | sizes.map(lambda size: f"{size}Gi"),
+        "cpu": st.sampled_from(["0", "600m", "1"]),
+        "ram": st.sampled_from(["0", "1536Mi", "1Gi"]),
+        "models": st.none() | st.sampled_from([[H100], ["NVIDIA Nothing 9000"], ["NVIDIA Nothing 9000", H100]]),
     },
 )
 
 
 def an_agent(name: str, shape: dict[str, Any]) -> Object:
-    known = dict(shape)
-    if "memory" not in known:
-        known.pop("models", None)
-    return agent(name, **known)
+    return agent(name, shape["memory"], shape["models"], cpu=shape["cpu"], ram=shape["ram"])
 
 
 def a_cluster(offered: list[dict[str, Any]]) -> World:
@@ -69,11 +65,11 @@ def test_one_cycle_gives_nothing_out_twice_and_each_gets_the_best_fit(offered: l
             continue
         order, node = effect.body["spec"], effect.body["spec"]["nodeName"]
         shape = wanted[int(effect.key.name[1:])]
-        needs = [1, parse_milli(shape.get("cpu", "0")), parse_bytes(shape.get("ram", "0"))]
+        needs = [1, parse_milli(shape["cpu"]), parse_bytes(shape["ram"])]
         able = {name for name, has in room.items() if all(n <= h for n, h in zip(needs, has, strict=True))}
         assert node in able
         room[node] = [h - n for n, h in zip(needs, room[node], strict=True)]
-        assert ("gpu" in order) == ("memory" in shape)
+        assert ("gpu" in order) == (shape["memory"] is not None)
         if "gpu" in order:
             uuid, size = order["gpu"]["uuid"], mebibytes(order["gpu"]["memory"])
             assert size == mebibytes(shape["memory"])
@@ -117,7 +113,7 @@ def advised(world: World, refusal: Refusal) -> bool:
         requests["cpu" if found[1] == "CPU" else "memory"] = found[2]
         world.patch("a", template={"spec": {"containers": [{**container, "resources": {"requests": requests}}]}})
         return True
-    assert re.match(r"stop|add a node|run the node agent|remove a pod", change), refusal
+    assert re.match(r"stop|add a node|free .* or add a node", change), refusal
     return False
 
 

@@ -14,6 +14,7 @@ from aios_operator.decide.views import MIB, AgentView, NodeView, Requests, Taint
 
 CORDONED: Final = "node.kubernetes.io/unschedulable"
 """The taint that a cordon stands for: a pod may tolerate it."""
+NOTHING_FREE: Final = 3
 NO_SLOT: Final = 8
 
 
@@ -48,14 +49,19 @@ def _lacks(wanted: Requests, free: Requests, node: str) -> Obstacle | None:
     if wanted.pods > free.pods:
         return Obstacle(7, "it runs as many pods as it may", f"remove a pod from {node}")
     if wanted.cpu_milli > free.cpu_milli:
-        have = max(0, free.cpu_milli)
-        why = f"asks for {wanted.cpu_milli}m CPU, {have}m are free"
-        return Obstacle(1 if have else 3, why, f"lower the CPU that the template requests to {have}m in all")
+        have = f"{max(0, free.cpu_milli)}m"
+        return _short("CPU", f"{wanted.cpu_milli}m", have, 1 if free.cpu_milli > 0 else NOTHING_FREE, node)
     if wanted.memory_bytes > free.memory_bytes:
-        wanted_mib, free_mib = -(-wanted.memory_bytes // MIB), max(0, free.memory_bytes) // MIB
-        why = f"asks for {format_mebibytes(wanted_mib)} memory, {format_mebibytes(free_mib)} are free"
-        return Obstacle(2 if free_mib else 3, why, f"lower the memory that the template requests to {format_mebibytes(free_mib)} in all")
+        free_mib = max(0, free.memory_bytes) // MIB
+        wanted_text = format_mebibytes(-(-wanted.memory_bytes // MIB))
+        return _short("memory", wanted_text, format_mebibytes(free_mib), 2 if free_mib else NOTHING_FREE, node)
     return None
+
+
+def _short(what: str, wanted: str, free: str, effort: int, node: str) -> Obstacle:
+    lower = f"lower the {what} that the template requests to {free} in all"
+    change = lower if effort < NOTHING_FREE else f"free {wanted} of {what} on {node}, or add a node"
+    return Obstacle(effort, f"asks for {wanted} {what}, {free} are free", change)
 
 
 def untolerated(taints: Iterable[Taint], tolerations: Iterable[Mapping[str, Any]]) -> Taint | None:

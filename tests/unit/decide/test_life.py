@@ -1,5 +1,6 @@
 """The life of an Agent, event by event, as the architecture's table has it."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -354,10 +355,8 @@ def test_a_spec_that_can_not_be_read_is_named_and_nothing_is_made():
     assert world.names("AgentRuntime") == []
 
 
-def test_no_pod_is_made_before_the_network_policy_stands_and_it_goes_with_the_last_agent():
+def test_the_network_policy_is_kept_as_it_is_and_goes_with_the_last_agent():
     world = one_gpu().apply(agent("a"), agent("b")).settle()
-    made = writes(world)
-    assert made.index("ApplyPolicy") < made.index("CreatePod")
     assert world.names("NetworkPolicy") == ["aios-agents"]
     world.get("NetworkPolicy", "aios-agents")["spec"]["egress"] = [{}]
     world.settle()
@@ -368,12 +367,20 @@ def test_no_pod_is_made_before_the_network_policy_stands_and_it_goes_with_the_la
     assert world.names("NetworkPolicy") == []
 
 
+def test_no_pod_is_made_before_the_network_policy_stands():
+    world = one_gpu()
+    world.policies_forbidden = True
+    world.apply(agent("a")).rounds(10)
+    assert world.names("AgentRuntime") == ["a"]
+    assert world.names("Pod") == []
+    world.policies_forbidden = False
+    assert world.settle().ready("a")
+
+
 @pytest.mark.parametrize("cycles", range(12))
 def test_an_agent_deleted_in_each_stage_of_its_start_leaves_nothing(cycles: int):
     world = one_gpu().apply(agent("a", "60Gi"))
-    for _ in range(cycles):
-        world.operate()
-        world.others()
+    world.rounds(cycles)
     world.delete("Agent", "a").settle()
     assert [kind for kind, _, _ in world.objects if kind not in ("Node", "ResourceSlice")] == []
 
@@ -384,6 +391,18 @@ def test_deletion_goes_from_pod_to_claim_to_order_to_agent():
     world.delete("Agent", "a").settle()
     wanted = ["DeletePod", "DeleteClaim", "DeleteRuntime", "RemoveFinalizer", "DeletePolicy"]
     assert [w for w in writes(world) if w != "WriteStatus"] == wanted
+
+
+@pytest.mark.parametrize("end", [lambda w: w.delete("Agent", "a"), lambda w: w.patch("a", operatingMode="Stopped")])
+def test_a_claim_stays_until_the_pod_that_uses_it_is_gone(end: Callable[[World], World]):
+    world = one_gpu().apply(agent("a", "60Gi")).settle()
+    world.kubelet_sleeps = True
+    end(world).settle()
+    assert "deletionTimestamp" in world.get("Pod", "a-1")["metadata"]
+    assert "deletionTimestamp" not in world.get("ResourceClaim", "a-1")["metadata"]
+    world.kubelet_sleeps = False
+    world.settle()
+    assert world.names("ResourceClaim") == []
 
 
 def test_a_deletion_that_hangs_is_let_go_after_ten_minutes_with_an_event():

@@ -58,6 +58,7 @@ class World:
         """By Agent: why its container does not start (a `waiting` state)."""
         self.invalid: dict[str, str] = {}
         """By Agent: what the API server finds wrong with its pods."""
+        self.policies_forbidden = False
         self.no_room: list[str] = []
         """Pods that kube-scheduler could not bind because what the operator gave out was not there."""
         self._serial = 0
@@ -157,6 +158,13 @@ class World:
                 return self
         raise AssertionError(f"never at rest; the last writes were {[type(w).__name__ for w in self.written[-12:]]}")
 
+    def rounds(self, number: int) -> World:
+        """So many rounds of the operator and of everybody else, at rest or not."""
+        for _ in range(number):
+            self.operate()
+            self.others()
+        return self
+
     def wait(self, seconds: float) -> World:
         self.now += timedelta(seconds=seconds)
         return self.settle()
@@ -251,6 +259,8 @@ class World:
                 )
             case do.CreatePod(key, body, digest) if key.name in self.invalid:
                 self.refused_templates[key] = (digest, self.invalid[key.name])
+                return False
+            case do.ApplyPolicy() if self.policies_forbidden:
                 return False
             case do.CreateClaim(_, body) | do.CreatePod(_, body) | do.ApplyPolicy(_, body):
                 assert not isinstance(effect, do.CreateClaim | do.CreatePod) or self._id(body) not in self.objects

@@ -42,9 +42,7 @@ def suite() -> str:
     words = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
     name = words.get("VERSION_CODENAME", "").strip('"')
     if not name:
-        raise CannotRunHere(
-            "/etc/os-release names no VERSION_CODENAME: this is no Debian or Ubuntu to bootstrap; name a base image instead"
-        )
+        raise CannotRunHere("/etc/os-release names no VERSION_CODENAME: this is no Debian or Ubuntu to bootstrap; name a base image")
     return name
 
 

@@ -36,7 +36,7 @@ REPOSITORY = "localhost/kubeaios"
 STABLE_TAG = "dev"
 """Always the last image that was imported; manifests that people write by hand use it."""
 KEEP_DAYS = 2
-"""Archives and libraries that nobody asked for so long are removed: each change of our code leaves an archive of 60 MB, made again in seconds."""
+"""Archives and libraries that nobody asked for so long are removed: each change of our code leaves 60 MB, made again in seconds."""
 
 Progress = Callable[[str], None]
 

@@ -106,7 +106,10 @@ async def run(settings: OperatorSettings) -> bool:
             "events": events.run(),
             "kopf": feed.run(stop),  # last: when it ends, it waits for every task that began after it
         }
-        return await _until_one_ends(parts)
+        try:
+            return await _until_one_ends(parts)
+        finally:
+            await client.close()
 
 
 async def _until_one_ends(parts: dict[str, Coroutine[Any, Any, None]]) -> bool:

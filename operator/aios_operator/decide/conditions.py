@@ -5,7 +5,7 @@ Each function answers (status, reason, message). Nothing here is decided; it is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
@@ -108,8 +108,6 @@ def ready(s: Situation) -> Said:
     """The first thing that stands against it, in the order of an Agent's life."""
     if not s.open or s.order is None:
         return _no_place(s)
-    if s.outdated:
-        return Said("False", Reason.Replaced, f"the spec has changed; attempt {s.order.attempt} runs until the next one has a place")
     if s.stale_pods or (s.pod is None and s.stale_claims):
         return Said("False", Reason.WaitingForRelease, "the attempt before is still going away")
     if s.pod is None and s.forbidden is not None:
@@ -133,7 +131,8 @@ def ready(s: Situation) -> Said:
         known = fact(s, kind)
         if known is None or known.status != "True":
             return Said("False", Reason.NotFenced, known.message if known else f"the node has not confirmed {kind} for this attempt")
-    return Said("True", Reason.Ready, f"attempt {s.order.attempt} is ready, fenced and listening on {s.order.node_name}")
+    until = "; the spec has changed since, and it runs until the next attempt has a place" if s.outdated else ""
+    return Said("True", Reason.Ready, f"attempt {s.order.attempt} is ready, fenced and listening on {s.order.node_name}{until}")
 
 
 def completed(s: Situation) -> Said:
@@ -147,6 +146,9 @@ def reconciling(s: Situation) -> Said | None:
     if not s.agent.running:
         stopping = s.pod is not None or s.claim is not None or s.stale_pods or s.stale_claims
         return Said("True", Reason.Stopping, "pod and claim are going away") if stopping else None
+    if s.open and s.outdated:
+        waits = waits_for(s)
+        return Said("True", waits.reason, waits.message) if waits else Said("True", Reason.Replaced, "the next attempt is to take over")
     now = ready(s)
     return None if now.status == "True" else Said("True", now.reason, now.message)
 
@@ -212,11 +214,18 @@ def _conditions(s: Situation, now: datetime) -> list[dict[str, Any]]:
                 "status": said.status,
                 "reason": str(said.reason),
                 "message": said.message if len(said.message) <= MESSAGE_MAX else said.message[: MESSAGE_MAX - 1] + "…",
-                "observedGeneration": s.agent.generation,
+                "observedGeneration": _generation(s, kind, before),
                 "lastTransitionTime": since,
             }
         )
     return conditions
+
+
+def _generation(s: Situation, kind: ConditionType, before: Mapping[str, Any]) -> int:
+    """Of the spec that the condition speaks of. The attempt that runs on after an edit is ready for the spec before: who waits for
+    Ready (kubectl wait) is not to take it for an answer about the new one."""
+    former = before.get("observedGeneration") if kind is ConditionType.Ready and s.open and s.outdated else None
+    return s.agent.generation if former is None else int(former)
 
 
 def _pending(before: Any, refusal: Refusal, now: datetime) -> dict[str, str]:

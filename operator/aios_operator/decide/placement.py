@@ -15,7 +15,18 @@ from aios_api.names import CONTRACT_VERSION
 from aios_api.reasons import Reason
 from aios_operator.decide.nodes import NO_SLOT, Obstacle, node_obstacle
 from aios_operator.decide.objects import format_mebibytes
-from aios_operator.decide.views import AgentView, ClusterView, Exclusion, Gpu, GpuDevice, NodeView, Refusal, Requests, SliceView
+from aios_operator.decide.views import (
+    AgentView,
+    ClusterView,
+    Exclusion,
+    Gpu,
+    GpuDevice,
+    NodeView,
+    Refusal,
+    Requests,
+    SliceView,
+    VramRequest,
+)
 
 REFUSED_LATELY = 10
 """The effort of an obstacle that only time, or another than the user, removes."""
@@ -115,8 +126,23 @@ class Search:
     agent: AgentView
     board: Board
     held: Held
-    obstacles: Mapping[str, Obstacle]
-    """Per node, why the Agent can't run there, VRAM aside; nodes that are not in it would do."""
+    excluded: Mapping[str, datetime]
+    """Nodes that are left out, and until when."""
+    _known: dict[str, Obstacle | None] = field(default_factory=dict)
+
+    def obstacle(self, name: str) -> Obstacle | None:
+        """Why the Agent can't run on that node, VRAM aside."""
+        if name not in self._known:
+            self._known[name] = self._look(name)
+        return self._known[name]
+
+    def _look(self, name: str) -> Obstacle | None:
+        if name in self.excluded:
+            why = f"kube-scheduler refused it there; left out until {self.excluded[name]:%H:%M:%S} UTC"
+            return Obstacle(REFUSED_LATELY, why, f"remove what kube-scheduler has against {name}: see status.lastFailure")
+        place = self.board.places[name]
+        free = place.free + self.held.requests.get(name, Requests())
+        return node_obstacle(self.agent, place.node, free, place.free_slots + self.held.slots.get(name, 0))
 
     def free_on(self, place: Place, gpu: GpuDevice) -> int:
         """MiB that this Agent could have of `gpu`."""
@@ -130,31 +156,15 @@ class Search:
                 if not models or gpu.model in models:
                     yield place, gpu
 
-    def fitting(self) -> list[tuple[int, str, GpuDevice]]:
-        """GPUs with room on nodes that would do: what would be left of each, its node, itself."""
-        assert self.agent.gpu is not None
-        wanted = self.agent.gpu.mebibytes
-        return [
-            (self.free_on(place, gpu) - wanted, place.node.name, gpu)
-            for place, gpu in self.accepted()
-            if place.node.name not in self.obstacles and self.free_on(place, gpu) >= wanted
-        ]
+    def most_free(self) -> tuple[int, str, str]:
+        """MiB, GPU and node: the most that this Agent could have at once on a node that would do; (0, "", "") without one."""
+        there = ((self.free_on(place, gpu), gpu.uuid, place.node.name) for place, gpu in self.accepted())
+        return max((option for option in there if self.obstacle(option[2]) is None), default=(0, "", ""))
 
 
 def search(agent: AgentView, board: Board, exclusions: Iterable[Exclusion], now: datetime) -> Search:
-    held = board.held.get(agent.uid, Held())
     excluded = {each.node: each.until for each in exclusions if each.until > now}
-    obstacles: dict[str, Obstacle] = {}
-    for name, place in board.places.items():
-        if name in excluded:
-            why = f"kube-scheduler refused it there; left out until {excluded[name]:%H:%M:%S} UTC"
-            obstacles[name] = Obstacle(REFUSED_LATELY, why, f"remove what kube-scheduler has against {name}: see status.lastFailure")
-            continue
-        free = place.free + held.requests.get(name, Requests())
-        obstacle = node_obstacle(agent, place.node, free, place.free_slots + held.slots.get(name, 0))
-        if obstacle is not None:
-            obstacles[name] = obstacle
-    return Search(agent, board, held, obstacles)
+    return Search(agent, board, board.held.get(agent.uid, Held()), excluded)
 
 
 def some_node_understands(s: Search) -> Refusal | None:
@@ -174,7 +184,7 @@ def some_gpu_exists(s: Search) -> Refusal | None:
         return None
     withheld = sorted({f"{p.node.name}: {p.slice.gpus_refused}" for p in s.board.places.values() if p.slice.gpus_refused})
     return Refusal(
-        Reason.NoGPUFits,
+        Reason.LargerThanAnyGPU,
         "no node publishes a GPU that takes somebody new" + (f" ({'; '.join(withheld)})" if withheld else ""),
         "add a node with a GPU, or leave spec.gpu out",
     )
@@ -199,7 +209,7 @@ def fits_largest_gpu(s: Search) -> Refusal | None:
     largest = max(gpu.mebibytes for _, gpu in s.accepted())
     if s.agent.gpu.mebibytes <= largest:
         return None
-    now = _most_free(s)
+    now = s.most_free()[0]
     hint = f" ({format_mebibytes(now)} has room at once)" if 0 < now < largest else ""
     return Refusal(
         Reason.LargerThanAnyGPU,
@@ -211,9 +221,10 @@ def fits_largest_gpu(s: Search) -> Refusal | None:
 def some_node_fits(s: Search) -> Refusal | None:
     """A node must be able to run the pod; with VRAM, one whose GPU would do."""
     relevant = {place.node.name for place, _ in s.accepted()} if s.agent.gpu else set(s.board.places)
-    if relevant - set(s.obstacles):
+    obstacles = [(s.obstacle(name), name) for name in relevant]
+    told = sorted((obstacle, name) for obstacle, name in obstacles if obstacle is not None)
+    if len(told) < len(relevant):
         return None
-    told = sorted((s.obstacles[name], name) for name in relevant)
     listed = "; ".join(f"{name}: {obstacle.why}" for obstacle, name in told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")
     out_of_slots = all(obstacle.effort == NO_SLOT for obstacle, _ in told)
     return Refusal(Reason.NoSlots if out_of_slots else Reason.NoNodeFits, f"no node fits: {listed}", told[0][0].change)
@@ -221,14 +232,11 @@ def some_node_fits(s: Search) -> Refusal | None:
 
 def some_gpu_has_room(s: Search) -> Refusal | None:
     """One GPU, on a node that fits, must have enough VRAM free now."""
-    if s.agent.gpu is None or s.fitting():
+    if s.agent.gpu is None:
         return None
-    options = [
-        (s.free_on(place, gpu), place.node.name, gpu.uuid)
-        for place, gpu in s.accepted()
-        if place.node.name not in s.obstacles and not gpu.tainted
-    ]
-    most, node, uuid = max(options, default=(0, "", ""))
+    most, uuid, node = s.most_free()
+    if most >= s.agent.gpu.mebibytes:
+        return None
     wanted = format_mebibytes(s.agent.gpu.mebibytes)
     if most <= 0:
         return Refusal(Reason.NoGPUFits, f"asks for {wanted}; no GPU has free VRAM", f"stop Agents that hold {wanted} of one GPU")
@@ -250,21 +258,27 @@ PLACEMENT: tuple[Callable[[Search], Refusal | None], ...] = (
 
 
 def place(s: Search) -> tuple[str, Gpu | None] | Refusal:
-    """Node and GPU, or why there is none. Best fit: the GPU of which least is left; ties by node and uuid. Without VRAM: the node
-    with the fewest GPUs, then the most free CPU, so that Agents without a GPU leave GPU nodes to others."""
-    for check in PLACEMENT:
-        if (refusal := check(s)) is not None:
-            return refusal
-    if s.agent.gpu is None:
-        fitting = [p for p in s.board.places.values() if p.node.name not in s.obstacles]
-        best = min(fitting, key=lambda p: (len(p.slice.gpus), -p.free.cpu_milli, p.node.name))
-        return best.node.name, None
-    _, node, gpu = min(s.fitting(), key=lambda option: (option[0], option[1], option[2].uuid))
-    return node, Gpu(gpu.uuid, gpu.model, s.agent.gpu.mebibytes)
+    """Node and GPU, or why there is none."""
+    found = _without_gpu(s) if s.agent.gpu is None else _best_fit(s, s.agent.gpu)
+    if found is not None:
+        return found
+    return next(refusal for check in PLACEMENT if (refusal := check(s)) is not None)
 
 
-def _most_free(s: Search) -> int:
-    return max((s.free_on(place, gpu) for place, gpu in s.accepted() if place.node.name not in s.obstacles), default=0)
+def _best_fit(s: Search, wanted: VramRequest) -> tuple[str, Gpu] | None:
+    """The GPU of which least is left; ties by node and uuid."""
+    left = ((s.free_on(place, gpu) - wanted.mebibytes, place.node.name, gpu.uuid, gpu.model) for place, gpu in s.accepted())
+    for _, node, uuid, model in sorted(option for option in left if option[0] >= 0):
+        if s.obstacle(node) is None:
+            return node, Gpu(uuid, model, wanted.mebibytes)
+    return None
+
+
+def _without_gpu(s: Search) -> tuple[str, None] | None:
+    """The node with the fewest GPUs, then the most free CPU, so that GPU nodes are left to those who need them."""
+    fitting = [p for p in s.board.places.values() if s.obstacle(p.node.name) is None]
+    best = min(fitting, key=lambda p: (len(p.slice.gpus), -p.free.cpu_milli, p.node.name), default=None)
+    return None if best is None else (best.node.name, None)
 
 
 def _either(options: Iterable[Any]) -> str:

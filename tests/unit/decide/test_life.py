@@ -123,6 +123,10 @@ def test_an_edit_that_fits_nowhere_leaves_the_old_pod_running_and_says_so():
     assert pending["reason"] == "NoGPUFits"
     assert "50Gi" in pending["smallestChange"]
     assert world.status("a")["podName"] == "a-1"
+    assert world.ready("a")
+    assert world.condition("a", "Reconciling") == ("True", "NoGPUFits")
+    spoken_of = {c["type"]: c["observedGeneration"] for c in world.status("a")["conditions"]}
+    assert (spoken_of["Ready"], spoken_of["Accepted"]) == (1, 2), "who waits for Ready of the new spec waits on"
     world.delete("Agent", "b").settle()
     assert world.ready("a")
     assert world.names("Pod") == ["a-2"]

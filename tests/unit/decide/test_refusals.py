@@ -30,7 +30,7 @@ def test_withheld_gpus_are_named_with_their_reason():
     world = World().node("n1")
     world.get("ResourceSlice", "n1-slice")["spec"]["devices"][0]["attributes"]["gpusRefused"] = {"string": "another plugin serves them"}
     reason, message, _ = pending(world, agent("a", "1Gi"))
-    assert reason == "NoGPUFits"
+    assert reason == "LargerThanAnyGPU"
     assert "n1: another plugin serves them" in message
 
 

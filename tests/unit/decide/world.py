@@ -10,7 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aios_api import names
+from aios_api.agent import AgentStatus
 from aios_api.quantity import format_bytes, mebibytes, parse_bytes
+from aios_api.runtime import AgentRuntimeSpec
 from aios_operator.decide import effects as do
 from aios_operator.decide.agent import plan_agent, plan_namespace
 from aios_operator.decide.cluster import plan_cluster, standing_order
@@ -251,6 +253,7 @@ class World:
                 if "deletionTimestamp" in self.get("Agent", key.name)["metadata"]:
                     del self.objects["Agent", key.namespace, key.name]
             case do.ApplyRuntime(key, uid, body):
+                AgentRuntimeSpec.model_validate(body["spec"])
                 old = self.find("AgentRuntime", key.name)
                 assert (old["metadata"]["uid"] if old else None) == uid
                 assert old is None or body["spec"]["attempt"] > old["spec"]["attempt"], "an attempt is never used twice"
@@ -274,6 +277,7 @@ class World:
             case do.DeletePolicy():
                 self.delete("NetworkPolicy", "aios-agents")
             case do.WriteStatus(key, _, status):
+                AgentStatus.model_validate(status)
                 self._edit("Agent", key.name, lambda obj: obj.update(status=copy.deepcopy(status)))
             case do.RecordEvent():
                 self.events.append(effect)

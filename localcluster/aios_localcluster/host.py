@@ -100,6 +100,13 @@ def _trials(with_node: bool) -> tuple[Trial, ...]:
     return (*first, Trial((*own, "nft", "add", "table", "ip", "trial"), "nftables does not work here (kernel or privileges)"))
 
 
+def _has_overlay() -> bool:
+    if "\toverlay\n" in Path("/proc/filesystems").read_text():
+        return True
+    modprobe = find("modprobe")
+    return modprobe is not None and subprocess.run([modprobe, "--quiet", "overlay"], check=False).returncode == 0
+
+
 def why_not(with_node: bool = True) -> str | None:
     """Why this machine can't run the cluster, in one line; None when it can. Changes nothing."""
     if sys.platform != "linux":
@@ -109,7 +116,7 @@ def why_not(with_node: bool = True) -> str | None:
     usable = frozenset[str]().union(*(each.controllers for each in cgroups.of_this_machine()))
     if lacking := sorted(cgroups.NEEDED - usable):
         return f"the cgroup controllers {', '.join(lacking)} must be mounted below /sys/fs/cgroup"
-    if "\toverlay\n" not in Path("/proc/filesystems").read_text() and subprocess.run(["modprobe", "overlay"], check=False).returncode != 0:
+    if not _has_overlay():
         return "the kernel must have the overlay file system"
     for trial in _trials(with_node):
         if find(trial.argv[0]) is None:

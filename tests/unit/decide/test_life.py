@@ -259,82 +259,6 @@ def test_an_image_that_does_not_exist_is_named_in_the_ready_condition():
     assert world.status("a")["attempt"] == 1
 
 
-def test_a_pod_deleted_by_hand_is_followed_by_the_next_attempt():
-    world = one_gpu().apply(agent("a", "60Gi")).settle()
-    world.delete("Pod", "a-1").settle()
-    assert world.ready("a")
-    assert world.status("a")["attempt"] == 2
-    assert world.status("a")["lastFailure"]["reason"] == "PodVanished"
-    assert "failedAttempts" not in world.status("a")
-    assert world.names("ResourceClaim") == ["a-2"]
-
-
-def test_a_claim_deleted_by_hand_disturbs_no_running_pod():
-    world = one_gpu().apply(agent("a", "60Gi")).settle()
-    world.delete("ResourceClaim", "a-1").settle()
-    assert world.ready("a")
-    assert world.names("Pod") == ["a-1"]
-
-
-def test_a_claim_that_is_gone_before_the_pod_was_bound_is_followed_by_the_next_attempt():
-    world = one_gpu()
-    world.scheduler_sleeps = True
-    world.apply(agent("a", "60Gi")).settle()
-    world.delete("ResourceClaim", "a-1").settle()
-    world.scheduler_sleeps = False
-    world.settle()
-    assert world.ready("a")
-    assert world.status("a")["lastFailure"]["reason"] == "ClaimVanished"
-    assert world.names("Pod") == world.names("ResourceClaim") == ["a-2"]
-
-
-def test_an_order_deleted_by_hand_is_followed_by_the_next_attempt():
-    world = one_gpu().apply(agent("a", "60Gi")).settle()
-    world.delete("AgentRuntime", "a").settle()
-    assert world.ready("a")
-    assert world.names("Pod") == world.names("ResourceClaim") == ["a-2"]
-
-
-def test_vanished_slices_disturb_nobody_and_only_stop_new_placement():
-    world = one_gpu().apply(agent("a", "16Gi")).settle()
-    before = len(world.written)
-    (sliced,) = world.all("ResourceSlice")
-    world.delete("ResourceSlice", "n1-slice").settle()
-    assert world.ready("a")
-    assert len(world.written) == before
-    assert world.apply(agent("b", "16Gi")).settle().condition("b", "Placed") == ("False", "NoNodes")
-    world.put(sliced)
-    assert world.settle().ready("b")
-    assert world.booked() == {"gpu-gpu-a": 32 * 1024}
-
-
-def test_a_place_that_kube_scheduler_refuses_is_left_out_for_a_while():
-    world = two_nodes().apply(agent("pin", "40Gi")).settle()
-    first = world.status("pin")["nodeName"]
-    world.scheduler_refuses.add(first)
-    world.apply(agent("a", "16Gi")).settle()
-    assert world.condition("a", "Ready") == ("False", "WaitingForScheduler")
-    world.wait(5)
-    assert world.ready("a")
-    assert (world.status("a")["attempt"], world.status("a")["nodeName"] == first) == (2, False)
-    assert world.status("a")["lastFailure"]["reason"] == "SchedulerRefused"
-    assert "failedAttempts" not in world.status("a")
-
-
-def test_the_only_node_is_tried_again_when_its_time_is_over():
-    world = one_gpu()
-    world.scheduler_refuses.add("n1")
-    world.apply(agent("a", "16Gi")).settle().wait(5)
-    assert world.names("Pod") == []
-    assert "kube-scheduler" in world.status("a")["pending"]["message"]
-    world.scheduler_refuses.clear()
-    world.wait(30)
-    assert not world.ready("a")
-    world.wait(30)
-    assert world.ready("a")
-    assert world.status("a")["attempt"] == 2
-
-
 def test_a_template_that_the_api_server_refuses_is_not_accepted_and_holds_nothing():
     world = one_gpu()
     world.invalid["a"] = 'Pod "a-1" is invalid: spec.containers[0].image: Invalid value'
@@ -447,54 +371,6 @@ def test_a_condition_keeps_its_time_while_its_status_does_not_change():
     after = {c["type"]: c["lastTransitionTime"] for c in world.status("a")["conditions"]}
     assert after["Accepted"] == times["Accepted"]
     assert after["Ready"] > times["Ready"]
-
-
-def drive(world: World, budget: int | None) -> None:
-    """A round in which the operator is killed after `budget` writes and starts anew without its memory."""
-    world.operate(budget)
-    if budget is not None:
-        world.forget()
-    world.others()
-
-
-STORIES = {
-    "start": lambda w: w.apply(agent("a", "16Gi"), agent("b", "16Gi")),
-    "edit": lambda w: w.apply(agent("a", "16Gi")).settle().patch("a", gpu={"memory": "20Gi"}),
-    "stop": lambda w: w.apply(agent("a", "16Gi")).settle().patch("a", operatingMode="Stopped"),
-    "delete": lambda w: w.apply(agent("a", "16Gi")).settle().delete("Agent", "a"),
-    "vanish": lambda w: w.apply(agent("a", "16Gi")).settle().delete("Pod", "a-1"),
-}
-
-
-def summary(world: World) -> object:
-    """The final state, apart from times and uids."""
-    agents = {
-        each["metadata"]["name"]: (
-            {key: each["status"].get(key) for key in ("attempt", "nodeName", "podName", "gpu", "failedAttempts")},
-            [(c["type"], c["status"], c["reason"], c["message"]) for c in each["status"]["conditions"]],
-        )
-        for each in world.all("Agent")
-    }
-    return agents, world.names("Pod"), world.names("ResourceClaim"), world.names("AgentRuntime"), world.booked()
-
-
-@pytest.mark.parametrize("story", STORIES)
-@pytest.mark.parametrize("budget", [1, 2, 3])
-def test_an_operator_that_is_killed_after_every_few_writes_comes_to_the_same_end(story: str, budget: int):
-    calm = STORIES[story](one_gpu()).settle()
-    shaken = STORIES[story](one_gpu())
-    for _ in range(40):
-        drive(shaken, budget)
-    assert summary(shaken.settle()) == summary(calm)
-
-
-@pytest.mark.parametrize("story", STORIES)
-@pytest.mark.parametrize("at", range(1, 9))
-def test_one_crash_at_any_write_changes_nothing_of_the_end(story: str, at: int):
-    calm = STORIES[story](one_gpu()).settle()
-    shaken = STORIES[story](one_gpu())
-    drive(shaken, at)
-    assert summary(shaken.settle()) == summary(calm)
 
 
 def test_every_write_carries_the_uid_that_it_is_for():

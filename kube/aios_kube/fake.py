@@ -65,7 +65,7 @@ class FakeCluster:
     """Plurals (such as pods) of which a deleted object stays, marked, until `remove`: the test is the kubelet."""
 
     def __post_init__(self) -> None:
-        self._version = 0
+        self._version = 1000  # as on a server that has lived: a small number is an old version
         self._uids = 0
         self._oldest = 0
         self._objects: dict[_Key, Object] = {}

@@ -54,6 +54,7 @@ class Loop:
     last_turn: float = field(default_factory=time.monotonic)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _timers: list[tuple[datetime, Key]] = field(default_factory=list)
+    _timed: set[tuple[datetime, Key]] = field(default_factory=set)
     _busy: dict[Subject, asyncio.Task[None]] = field(default_factory=dict)
     _failures: dict[Subject, int] = field(default_factory=dict)
     _not_before: dict[Subject, datetime] = field(default_factory=dict)
@@ -123,7 +124,14 @@ class Loop:
 
     def _wake_timers(self, now: datetime) -> None:
         while self._timers and self._timers[0][0] <= now:
-            self.store.dirty.add(heapq.heappop(self._timers)[1])
+            due = heapq.heappop(self._timers)
+            self._timed.discard(due)
+            self.store.dirty.add(due[1])
+
+    def _plan_again(self, key: Key, at: datetime) -> None:
+        if (at, key) not in self._timed:
+            self._timed.add((at, key))
+            heapq.heappush(self._timers, (at, key))
 
     def _may(self, subject: Subject, now: datetime) -> bool:
         """Not while its writes are under way, nor before the end of its back-off."""
@@ -164,7 +172,7 @@ class Loop:
             elif isinstance(effect, do.Wait):
                 self.store.set_refusal(key, effect.refusal)
             elif isinstance(effect, do.PlanAgainAt):
-                heapq.heappush(self._timers, (effect.at, key))
+                self._plan_again(key, effect.at)
         if state.agent is None and not (state.runtime or state.claims or state.pods):
             self._forget(key)
         self._begin(key, [e for e in effects if isinstance(e, (*_WRITES, do.RecordEvent, do.Exclude))])
@@ -200,7 +208,7 @@ class Loop:
                 self.reporter.refused(effect.key, effect.refusal)
             # A node that was left out for a while is looked at again when that while is over.
             for exclusion in self.store.exclusions.get(effect.key, ()):
-                heapq.heappush(self._timers, (exclusion.until, effect.key))
+                self._plan_again(effect.key, exclusion.until)
         self.store.set_refusal(effect.key, effect.refusal)
 
     def _place(self, state: AgentState, effect: do.ApplyRuntime) -> None:
@@ -256,7 +264,7 @@ class Loop:
         at = self._not_before[subject] = now + timedelta(seconds=wait)
         if isinstance(subject, Key):
             self.store.dirty.add(subject)
-            heapq.heappush(self._timers, (at, subject))
+            self._plan_again(subject, at)
         else:
             self.store.dirty_namespaces.add(subject)
         if error is not None:

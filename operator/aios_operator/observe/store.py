@@ -252,6 +252,8 @@ class Store:
                 del self._agents_in[key.namespace]
         if old is None or new is None:
             self.dirty_namespaces.add(key.namespace)
+        elif old.uid != new.uid:
+            self.forget(key)  # what was said of the Agent that had the name before
         self.mark(key)
 
     def _runtime_changed(self, old: RuntimeView | None, new: RuntimeView | None) -> None:

@@ -13,10 +13,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import kopf
-from kopf._core.engines.peering import Identity
 from kubernetes.aio.client.configuration import Configuration
 
 from aios_api import names
@@ -64,7 +63,7 @@ class Feed:
                 registry=self.registry(),
                 settings=self.kopf_settings(),
                 # Only peering uses it; by default kopf asks who owns the process, and our user id is in no passwd file.
-                identity=Identity(names.MANAGED_BY),
+                identity=cast(Any, names.MANAGED_BY),
                 standalone=True,
                 clusterwide=True,
                 ready_flag=started,

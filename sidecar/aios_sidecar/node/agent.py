@@ -73,7 +73,8 @@ class NodeAgent:
             await self._plugin.start()
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(reflector.run()) for reflector in self._reflectors]
-                tasks += [group.create_task(part.run()) for part in (self._link, self._reporter, self._publisher, self._events)]
+                tasks += [group.create_task(part.run()) for part in (self._link, self._reporter, self._events)]
+                tasks.append(group.create_task(self._publish()))
                 tasks.append(group.create_task(self._restore_listeners(damaged)))
                 if started is not None:
                     started.set()
@@ -84,6 +85,12 @@ class NodeAgent:
             await self._plugin.stop()
             await self._hooks.stop()
             await self._web.stop()
+
+    async def _publish(self) -> None:
+        """Only once the kubelet has taken the driver: a pod bound before that fails to prepare, and the kubelet tries it again a
+        minute later."""
+        await self._plugin.registration.first_registered.wait()
+        await self._publisher.run()
 
     def unhealthy(self) -> str | None:
         """Why a restart would help: a socket by which we are found was removed."""

@@ -93,6 +93,8 @@ class RegistrationService(registration_pb2_grpc.RegistrationServicer):
     def __init__(self, endpoint: Path) -> None:
         self._endpoint = endpoint
         self.registered = False
+        self.first_registered = asyncio.Event()
+        """Set for good once the kubelet has taken the driver."""
 
     async def GetInfo(  # noqa: N802  the kubelet's name
         self, request: registration_pb2.InfoRequest, context: object
@@ -104,6 +106,7 @@ class RegistrationService(registration_pb2_grpc.RegistrationServicer):
     ) -> registration_pb2.RegistrationStatusResponse:
         self.registered = request.plugin_registered
         if request.plugin_registered:
+            self.first_registered.set()
             log.info("the kubelet has registered driver %s", DRIVER)
         else:
             log.error("the kubelet refused driver %s: %s", DRIVER, request.error)

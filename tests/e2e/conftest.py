@@ -5,10 +5,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from aios_localcluster.cluster import LocalCluster
-from aios_localcluster.host import why_not
 
 from aios_localcluster import kubeaios
+from aios_localcluster.cluster import LocalCluster
+from aios_localcluster.host import why_not
 from e2e.support import Space, namespace
 
 COUNTER = itertools.count(1)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from aios_localcluster.cluster import LocalCluster
-
 from aios_localcluster.kubeaios import kubectl
 
 Object = dict[str, Any]
@@ -32,7 +31,7 @@ def eventually(probe: Callable[[], T], what: str, timeout_seconds: float = 60, e
 
 @dataclass(frozen=True)
 class Space:
-    """One namespace of the cluster, gone after the test."""
+    """One namespace of the cluster, removed after the test."""
 
     cluster: LocalCluster
     name: str
@@ -123,4 +122,4 @@ def namespace(cluster: LocalCluster, name: str, image: str) -> Iterator[Space]:
     try:
         yield Space(cluster, name, image)
     finally:
-        kubectl(cluster, "delete", "namespace", name, "--timeout=90s")
+        kubectl(cluster, "delete", "namespace", name, "--wait=false")

@@ -3,10 +3,11 @@
 import json
 import re
 import time
+from collections.abc import Iterator
 
 import pytest
-from aios_localcluster.cluster import LocalCluster
 
+from aios_localcluster.cluster import LocalCluster
 from aios_localcluster.kubeaios import NAMESPACE, kubectl
 from e2e.support import IDLE, Object, Space, eventually
 
@@ -53,16 +54,27 @@ def rolled_out(cluster: LocalCluster, daemonset: str) -> None:
     kubectl(cluster, "-n", NAMESPACE, "rollout", "status", f"daemonset/{daemonset}", "--timeout=60s")
 
 
+@pytest.fixture
+def killable(cluster: LocalCluster) -> Iterator[LocalCluster]:
+    """The cluster, for tests that kill our programs: afterwards they are new pods, since the kubelet's back-off for the old ones grows
+    with each kill, up to five minutes."""
+    yield cluster
+    for program in ("aios-node", "aios-gateway"):
+        kubectl(cluster, "-n", NAMESPACE, "rollout", "restart", f"daemonset/{program}")
+    for program in ("aios-node", "aios-gateway"):
+        rolled_out(cluster, program)
+
+
 def restarts(space: Space) -> Object:
     return {p["metadata"]["name"]: p["status"]["containerStatuses"][0]["restartCount"] for p in space.objects("pods")}
 
 
 @pytest.mark.parametrize("program", ["aios-node", "aios-gateway"])
-def test_requests_go_on_while_either_side_is_killed(space: Space, cluster: LocalCluster, program: str):
+def test_requests_go_on_while_either_side_is_killed(killable: LocalCluster, space: Space, program: str):
     space.apply(space.agent("a", memory="4Gi", code=STEADY.replace("SECONDS", "20") + IDLE))
     space.ready("a")
-    kill(cluster, program)
-    rolled_out(cluster, program)
+    kill(killable, program)
+    rolled_out(killable, program)
     eventually(lambda: "good" in space.kubectl("logs", space.pod_of("a")), "the requests have ended")
     told = json.loads(space.kubectl("logs", space.pod_of("a")).splitlines()[0])
     assert told["good"] > 100, told
@@ -72,10 +84,10 @@ def test_requests_go_on_while_either_side_is_killed(space: Space, cluster: Local
 
 
 @pytest.mark.parametrize("delay_seconds", [0.0, 0.4, 0.8, 1.2, 1.6])
-def test_the_node_agent_killed_at_any_moment_of_a_start_delays_it_and_no_more(space: Space, cluster: LocalCluster, delay_seconds: float):
+def test_the_node_agent_killed_at_any_moment_of_a_start_delays_it_and_no_more(killable: LocalCluster, space: Space, delay_seconds: float):
     space.apply(space.agent("a", memory="4Gi", code=FENCE + IDLE))
     time.sleep(delay_seconds)
-    kill(cluster, "aios-node")
+    kill(killable, "aios-node")
     space.ready("a", timeout_seconds=150)
     assert space.kubectl("logs", space.pod_of("a")).split()[0] == "fenced"
 
@@ -108,7 +120,7 @@ def operator_pod(cluster: LocalCluster) -> str:
 
 def operator_writes(cluster: LocalCluster) -> float:
     """How many writing API requests the operator has made so far, by its own metrics."""
-    text = kubectl(cluster, "get", "--raw", f"/api/v1/namespaces/{NAMESPACE}/pods/{operator_pod(cluster)}:8080/proxy/metrics")
+    text = kubectl(cluster, "get", "--raw", f"/api/v1/namespaces/{NAMESPACE}/pods/{operator_pod(cluster)}:9486/proxy/metrics")
     lines = [line for line in text.splitlines() if line.startswith("aios_operator_api_requests_total{")]
     assert lines, "the operator counts its API requests"
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if not re.search(r'verb="(get|list|watch)"', line))

@@ -2,9 +2,8 @@
 
 import json
 
-from aios_localcluster.cluster import LocalCluster
-
 from aios_localcluster import kubeaios
+from aios_localcluster.cluster import LocalCluster
 from aios_localcluster.kubeaios import kubectl
 from e2e.support import Space, namespace
 

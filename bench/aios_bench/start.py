@@ -159,9 +159,9 @@ def summarise(moments: Moments, one_by_one: list[str], at_once: list[str]) -> Re
 
 
 METHOD = (
-    "{count} Agents with 1Gi of VRAM each, image present, after one warm-up: applied one after the other, each once the one before is Ready "
-    "(apply_to_ready), then {count} at once (burst_apply_to_ready). Times are when this program's watches saw each fact; *_share_percent is "
-    "the step's part of all the time from apply to Ready."
+    "{count} Agents with 1Gi of VRAM each, image present, after one warm-up: applied one after the other, each once the one before is "
+    "Ready (apply_to_ready), then {count} at once (burst_apply_to_ready). Times are when this program's watches saw each fact; "
+    "*_share_percent is the step's part of all the time from apply to Ready."
 )
 
 

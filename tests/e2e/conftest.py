@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,18 @@ from aios_localcluster.host import why_not
 from e2e.support import Space, namespace
 
 COUNTER = itertools.count(1)
+
+FIRST, LAST = "test_localcluster", "test_uninstall"
+"""The first compares the whole machine before and after, so that nothing else may run; the last removes what the others use."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def turn(item: pytest.Item) -> int:
+        return (item.path.stem == LAST) - (item.path.stem == FIRST)
+
+    ours = [index for index, item in enumerate(items) if item.path.is_relative_to(Path(__file__).parent)]
+    for index, item in zip(ours, sorted((items[index] for index in ours), key=turn), strict=True):
+        items[index] = item
 
 
 @pytest.fixture(scope="session")

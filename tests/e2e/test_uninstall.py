@@ -1,4 +1,4 @@
-"""The last test of the tier: removing the chart removes the Agents first, and it can be installed again."""
+"""Removing the chart removes the Agents first, and it can be installed again."""
 
 import json
 

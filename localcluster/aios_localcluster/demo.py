@@ -9,6 +9,7 @@ from pathlib import Path
 
 from aios_localcluster import kubeaios
 from aios_localcluster.cluster import LocalCluster
+from aios_localcluster.errors import LocalClusterError
 from aios_localcluster.kubeaios import ROOT, kubectl
 
 QUICKSTART = ROOT / "examples" / "quickstart"
@@ -18,7 +19,11 @@ RUNNING = ("researcher", "coder", "scribe")
 INSIDE = """
 import json, os, socket, time, urllib.request
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-print(json.dumps(json.load(opener.open(os.environ["AIOS_URL"] + "/v1/agent")), indent=2))
+who = json.load(opener.open(os.environ["AIOS_URL"] + "/v1/agent"))
+for part in ("identity", "node", "gpu", "share"):
+    print(f"{part:<9} {json.dumps(who[part])}")
+for condition in who["conditions"]:
+    print(f"{condition['type']:<9} {condition['status']}: {condition['message']}")
 for family, address in ((socket.AF_INET, ("192.0.2.1", 443)), (socket.AF_INET6, ("2001:db8::1", 443))):
     began = time.monotonic()
     try:
@@ -99,6 +104,9 @@ def main() -> int:
         command = " ".join(Path(str(part)).name if i == 0 else str(part) for i, part in enumerate(failed.cmd))
         print(f"\n{command}\nfailed: {(failed.stderr or failed.stdout or '').strip()}", file=sys.stderr)
         print("aiosctl local status and aiosctl local logs COMPONENT say more.", file=sys.stderr)
+        return 1
+    except LocalClusterError as problem:
+        print(f"\n{problem}", file=sys.stderr)
         return 1
     return 0
 

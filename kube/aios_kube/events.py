@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 EventKind = Literal["Normal", "Warning"]
 
+NOTE_MAX_BYTES = 1024
+"""What the API server takes; it counts bytes and refuses the event when there are more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Regarding:
@@ -135,7 +138,7 @@ class EventRecorder:
             "action": action,
             "reason": reason,
             "type": kind,
-            "note": note[:1024],
+            "note": _at_most(note, NOTE_MAX_BYTES),
             "regarding": {
                 "apiVersion": regarding.api_version,
                 "kind": regarding.kind,
@@ -164,6 +167,11 @@ class EventRecorder:
             self._per_object[key[0].uid] = left
         else:
             del self._per_object[key[0].uid]
+
+
+def _at_most(text: str, limit_bytes: int) -> str:
+    """The beginning of `text` that fits, in whole characters."""
+    return text.encode()[:limit_bytes].decode(errors="ignore")
 
 
 def _micro(moment: datetime) -> str:

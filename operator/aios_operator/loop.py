@@ -199,7 +199,7 @@ class Loop:
             elif isinstance(effect, do.ApplyRuntime):
                 self._place(by_key[effect.key], effect)
             elif isinstance(effect, do.PlanAgainAt):
-                heapq.heappush(self._timers, (effect.at, effect.key))
+                self._plan_again(effect.key, effect.at)
 
     def _refuse(self, effect: do.Wait) -> None:
         if effect.refusal is not None:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class WatchIsDead(Exception):
-    """An object has been newer on the server than in our picture for a whole audit interval."""
+    """An object has been on the server, or been newer there, for a whole audit interval, and nobody told us."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Audit:
     _due: set[str] = field(default_factory=set)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _behind: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Per resource: uids whose version in our picture was older than in the last list, with the version listed."""
+    """Per resource: uids that were missing or older with us than in the last list, with the version listed."""
 
     async def fill(self) -> None:
         """The picture is what the server holds. Raises `ApiError` when a list fails for good."""
@@ -99,12 +99,12 @@ class Audit:
             self._check_progress(table, listed)
 
     def _check_progress(self, table: Table[Any], listed: dict[str, int]) -> None:
-        known = {view.uid: int(view.resource_version) for view in table.views.values()}
+        arrived = table.versions()
         before = self._behind.get(table.resource.plural, {})
         for uid, version in before.items():
-            if uid in listed and uid in known and known[uid] < version:
+            if uid in listed and arrived.get(uid, -1) < version:
                 raise WatchIsDead(f"{table.resource.plural}: version {version} of {uid} has not arrived for {self.interval_seconds:.0f} s")
-        self._behind[table.resource.plural] = {uid: version for uid, version in listed.items() if known.get(uid, version) < version}
+        self._behind[table.resource.plural] = {uid: version for uid, version in listed.items() if arrived.get(uid, -1) < version}
 
 
 def upsert(table: Table[Any], raw: Any) -> None:

@@ -63,6 +63,8 @@ class Table(Generic[V]):
     """What is watched of the resource."""
     views: dict[Name, V] = field(default_factory=dict)
     _buried: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _unshown: dict[str, int] = field(default_factory=dict)
+    """Versions, by uid, of objects that arrived and have no view: they are not ours, or can't be read."""
 
     def upsert(self, raw: Raw) -> None:
         """The picture shows `raw`, unless it knows better already. Raises what `parse` raises; the picture is then as before."""
@@ -71,8 +73,10 @@ class Table(Generic[V]):
         old = self.views.get(name)
         if metadata["uid"] in self._buried or (old is not None and int(metadata["resourceVersion"]) <= int(old.resource_version)):
             return
+        self._unshown[metadata["uid"]] = int(metadata["resourceVersion"])
         new = self.parse(raw)
         if new is not None:
+            del self._unshown[metadata["uid"]]
             self.views[name] = new
         elif old is not None:
             del self.views[name]
@@ -82,6 +86,7 @@ class Table(Generic[V]):
     def remove(self, namespace: str, name: str, uid: str) -> None:
         """The object of this uid is gone for good; another of its name stays."""
         self._bury(uid)
+        self._unshown.pop(uid, None)
         old = self.views.get((namespace, name))
         if old is not None and old.uid == uid:
             del self.views[(namespace, name)]
@@ -99,10 +104,15 @@ class Table(Generic[V]):
     def retain(self, alive: Collection[str], version: str) -> int:
         """What is not among the uids of a list of `version`, though it is not newer than that, is removed. Returns how many."""
         newest = int(version)
+        self._unshown = {uid: seen for uid, seen in self._unshown.items() if uid in alive or seen > newest}
         gone = [(name, view) for name, view in self.views.items() if view.uid not in alive and int(view.resource_version) <= newest]
         for (namespace, name), view in gone:
             self.remove(namespace, name, view.uid)
         return len(gone)
+
+    def versions(self) -> dict[str, int]:
+        """By uid, the newest version of every object that has arrived, whether it has a view or not."""
+        return self._unshown | {view.uid: int(view.resource_version) for view in self.views.values()}
 
     def _bury(self, uid: str) -> None:
         self._buried[uid] = None

@@ -41,6 +41,14 @@ async def test_an_event_carries_what_the_api_wants():
     assert "series" not in event
 
 
+async def test_a_note_has_no_more_bytes_than_the_server_takes_and_ends_with_a_whole_character():
+    cluster, _, recorder = a_recorder()
+    place(recorder, "x" + "→" * 1000)
+    await recorder.flush()
+    [event] = cluster.all(EVENTS)
+    assert event["note"] == "x" + "→" * 341
+
+
 async def test_repetition_counts_and_is_written_once_a_minute():
     cluster, clock, recorder = a_recorder()
     for _ in range(100):

@@ -84,6 +84,28 @@ async def test_a_watch_that_brings_nothing_for_a_whole_interval_is_dead():
         await audit.compare(store.agents)
 
 
+async def test_a_watch_that_never_brings_a_new_object_is_dead():
+    cluster = FakeCluster()
+    store, audit = audited(cluster)
+    await audit.fill()
+    cluster.put(resources.AGENTS, an_agent("a"))
+    await audit.compare(store.agents)
+    with pytest.raises(WatchIsDead, match="agents"):
+        await audit.compare(store.agents)
+
+
+@pytest.mark.usefixtures("errors_expected")
+async def test_objects_that_we_show_nowhere_are_no_sign_of_a_dead_watch(caplog: pytest.LogCaptureFixture):
+    cluster = FakeCluster()
+    cluster.put(resources.RESOURCE_CLAIMS, {"metadata": {"namespace": "ns", "name": "of-another-driver"}, "spec": {}})
+    cluster.put(resources.AGENT_RUNTIMES, {"metadata": {"namespace": "ns", "name": "unreadable"}, "spec": {}})
+    store, audit = audited(cluster)
+    await audit.fill()
+    for table in (store.claims, store.runtimes, store.claims, store.runtimes):
+        await audit.compare(table)
+    assert "can't be read" in caplog.text
+
+
 async def test_a_watch_that_is_merely_late_is_alive():
     cluster = FakeCluster()
     cluster.put(resources.AGENTS, an_agent("a"))

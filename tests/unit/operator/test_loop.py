@@ -103,6 +103,21 @@ async def test_room_that_comes_free_goes_to_the_one_who_waits():
     assert world.condition(second, "Ready")[0] == "True"
 
 
+async def test_who_waits_is_woken_once_however_often_what_is_free_changes():
+    world = World()
+    world.node(gpu="80Gi")
+    world.apply("a", "70Gi")
+    await world.running()
+    world.apply("b", "50Gi")
+    await world.running()
+    for size in range(20):
+        world.cluster.alter(resources.NODES, "n1", {"metadata": {"labels": {"changes": str(size)}}})
+        world.node(gpu=f"{81 + size}Gi")
+        world.store.cluster_dirty = True
+        await world.settled(forward_seconds=0.1)
+    assert len(world.loop._timers) == len(set(world.loop._timers))
+
+
 async def test_an_agent_that_gives_up_its_gpu_is_ordered_without_one():
     world = World()
     world.node()

@@ -83,7 +83,6 @@ class Reason(_Explained):
 
     # Does it run?
     Ready = "Ready", "The pod is ready, the fence is in force and the listeners are open, for the current attempt."
-    PodReady = "PodReady", "The pod is ready."
     PodNotReady = "PodNotReady", "The pod runs, but not all of its containers are ready."
     PodPending = "PodPending", "The pod is bound to its node and its containers have not started yet."
     ImagePull = "ImagePull", "An image of the pod cannot be pulled; the message is the kubelet's."
@@ -110,4 +109,3 @@ class Reason(_Explained):
 
     # For tools that wait (kstatus).
     Progressing = "Progressing", "The Agent is on its way to what its spec says."
-    UpToDate = "UpToDate", "The Agent is as its spec says, or nothing is left to do."

@@ -47,8 +47,8 @@ class Executor:
                 await self._create_for(key, digest, self.store.pods, body)
             case do.ApplyPolicy(namespace, body):
                 await self._policy(namespace, body)
-            case do.DeletePod(key, name, uid, grace):
-                await self._delete(self.store.pods, key.namespace, name, uid, grace)
+            case do.DeletePod(key, name, uid):
+                await self._delete(self.store.pods, key.namespace, name, uid)
             case do.DeleteClaim(key, name, uid):
                 await self._delete(self.store.claims, key.namespace, name, uid)
             case do.DeleteRuntime(key, uid):
@@ -143,9 +143,9 @@ class Executor:
         else:
             table.upsert(answer)
 
-    async def _delete(self, table: Table[Any], namespace: str, name: str, uid: str, grace_seconds: int | None = None) -> None:
+    async def _delete(self, table: Table[Any], namespace: str, name: str, uid: str) -> None:
         try:
-            await self.client.delete(table.resource, name, namespace, uid=uid, grace_seconds=grace_seconds, propagation="Background")
+            await self.client.delete(table.resource, name, namespace, uid=uid, propagation="Background")
         except NotFound:
             table.remove(namespace, name, uid)
         except Conflict:

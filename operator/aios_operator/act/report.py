@@ -35,7 +35,7 @@ class Reporter:
             case do.CreateClaim(key, body, _) | do.CreatePod(key, body, _):
                 attempt = body["metadata"]["labels"][names.LABEL_ATTEMPT]
                 self._line(logging.INFO, key, f"made {body['kind']} {body['metadata']['name']}", attempt=int(attempt))
-            case do.DeletePod(key, name, _, _):
+            case do.DeletePod(key, name, _):
                 self._line(logging.INFO, key, f"removed Pod {name}")
             case do.DeleteClaim(key, name, _):
                 self._line(logging.INFO, key, f"removed ResourceClaim {name}")

@@ -69,7 +69,6 @@ class DeletePod:
     key: Key
     name: str
     uid: str
-    grace_seconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

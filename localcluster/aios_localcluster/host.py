@@ -34,6 +34,7 @@ class Package:
 
 
 NODE_PACKAGES = (
+    Package("ca-certificates", "/etc/ssl/certs/ca-certificates.crt", "Go fetches modules over TLS"),
     Package("iproute2", "ip", "links and routes"),
     Package("util-linux", "nsenter", "commands inside the cluster's namespaces"),
     Package("mount", "mount", "the kubelet mounts volumes with it"),
@@ -42,6 +43,9 @@ NODE_PACKAGES = (
     Package("containernetworking-plugins", "/usr/lib/cni/ptp", "pods' network"),
 )
 IMAGE_PACKAGES = (
+    Package("make", "make", "builds what is written in C"),
+    Package("gcc", "gcc", "compiles the hook and the fake driver library"),
+    Package("libc6-dev", "/usr/include/stdio.h", "the C library that they are linked with"),
     Package("buildah", "buildah", "builds images without a daemon"),
     Package("mmdebstrap", "mmdebstrap", "bootstraps their base without a registry"),
 )

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aios_localcluster import host
 from aios_localcluster import images as imports
 from aios_localcluster.build import default_cache
 from aios_localcluster.buildah import Buildah, run
@@ -69,8 +70,10 @@ class BuiltImage:
 def build_images(progress: Progress, settings: ImageSettings = ImageSettings()) -> dict[str, BuiltImage]:
     """Every image by its name (operator, node, gateway, example), built where its inputs changed.
 
-    Raises MissingProgram, or subprocess.CalledProcessError with the words of the command that failed.
+    Packages that the build needs are installed where they are missing. Raises CannotRunHere, or subprocess.CalledProcessError with the
+    words of the command that failed.
     """
+    host.install_missing(progress, host.IMAGE_PACKAGES)
     settings.cache.mkdir(parents=True, exist_ok=True)
     with exclusive_file_lock(settings.cache / ".lock", lambda: progress("waiting for another build of the images …")):
         run("make", "--no-print-directory", "-C", settings.root / "sidecar" / "native")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from aios_localcluster import imagebuild, imagetrees
+from aios_localcluster import host, imagebuild, imagetrees
+from aios_localcluster.errors import CannotRunHere
 from aios_localcluster.imagebuild import BuiltImage, ImageSettings
 
 ROOT = Path(__file__).parents[3]
@@ -87,6 +88,15 @@ def test_an_image_whose_archive_is_gone_is_built_again(tmp_path: Path) -> None:
     assert imagebuild._kept(tag, settings) is None
     write(tmp_path, **{"archives__a.tar": ""})
     assert imagebuild._kept(tag, settings) == BuiltImage(tag, tmp_path / "archives" / "a.tar", "sha256:1")
+
+
+def test_what_a_build_needs_is_installed_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def install(say: object, packages: tuple[host.Package, ...]) -> None:
+        raise CannotRunHere(" ".join(package.name for package in packages))
+
+    monkeypatch.setattr(host, "install_missing", install)
+    with pytest.raises(CannotRunHere, match="make gcc libc6-dev buildah mmdebstrap"):
+        imagebuild.build_images(print, ImageSettings(cache=tmp_path))
 
 
 def test_locks_name_no_place_of_this_machine_and_every_package_has_hashes() -> None:

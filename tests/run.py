@@ -123,6 +123,8 @@ def summary(outcomes: list[Outcome]) -> None:
             else ""
         )
         print(f"  {outcome.tier:<10}{word:<9}{outcome.seconds:6.0f} s{budget}{counts}")
+        if outcome.tier in BUDGET_MINUTES and outcome.seconds > 60 * BUDGET_MINUTES[outcome.tier]:
+            print("             · longer than its budget on two cores: make it faster, or the machine is slower than that")
         for reason in outcome.reasons[:6]:
             print(f"             · {reason}")
     print(

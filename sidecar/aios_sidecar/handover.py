@@ -68,7 +68,13 @@ class Link:
                 raise ValueError(f"a {message.type} message carries no listeners")
             message = message.model_copy(update={"listeners": tuple(given)})
         packet = encode(message)
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [s.fileno() for s in given.values()]))] if given else []
+        with contextlib.ExitStack() as copies:
+            # The caller may close its own while this waits for the peer, and their numbers would soon be those of other listeners.
+            descriptors = [copies.enter_context(listener.dup()).fileno() for listener in given.values()]
+            await self._send(packet, descriptors)
+
+    async def _send(self, packet: bytes, descriptors: list[int]) -> None:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         async with self._sending:
             while True:
                 self._require_open()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aios_kube.errors import Unreachable
-from aios_kube.resources import AGENT_RUNTIMES, RESOURCE_CLAIMS
+from aios_kube.resources import AGENT_RUNTIMES, EVENTS, RESOURCE_CLAIMS
 from aios_sidecar.contracts import Hello, ListenerKind, Serve, Serving, Synced
 from aios_sidecar.handover import Link, connect
 from aios_sidecar.node import fence
@@ -385,3 +385,35 @@ def reachable(address: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+async def test_a_fence_that_is_removed_under_a_running_agent_comes_back_and_is_told(directory: Path, hook: Path, pod: Pod) -> None:
+    settings, cluster = settings_in(directory, hook, inspection_seconds=0.2), a_cluster()
+    async with running(settings, cluster) as agent:
+        await prepare(settings)
+        assert (await ask(settings, pod.oci_state())).code == 0
+        subprocess.run(["ip", "netns", "exec", pod.name, "nft", "delete", "table", "inet", "aios"], check=True)
+        await eventually(lambda: standing(pod))
+        await eventually(lambda: [event["reason"] for event in cluster.all(EVENTS)] == ["FenceMissing"])
+        (event,) = cluster.all(EVENTS)
+        assert event["regarding"]["kind"] == "Agent"
+        assert "it stands again" in event["note"]
+        assert b"aios_node_fences_missing_total 1.0" in agent.metrics.text()
+
+
+async def test_a_port_that_was_taken_is_listened_on_once_it_is_free(directory: Path, hook: Path, pod: Pod) -> None:
+    settings, cluster = settings_in(directory, hook, inspection_seconds=0.2), a_cluster()
+    taken = subprocess.Popen(["ip", "netns", "exec", pod.name, sys.executable, "-c", TAKE_THE_PORT], stdout=subprocess.PIPE)
+    try:
+        assert taken.stdout is not None
+        taken.stdout.readline()
+        async with running(settings, cluster):
+            await prepare(settings)
+            assert (await ask(settings, pod.oci_state())).code == 0
+            await eventually(lambda: condition(cluster, "Listening") == ("False", "PortTaken"))
+            taken.kill()
+            taken.wait()
+            await eventually(lambda: condition(cluster, "Listening") == ("False", "GatewayAbsent"))
+    finally:
+        taken.kill()
+        taken.wait()

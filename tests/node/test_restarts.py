@@ -8,7 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from node.support import CLAIM_UID, Pod, a_cluster, ask, prepare, running, settings_in
+from aios_kube.fake import FakeCluster
+from aios_kube.resources import AGENT_RUNTIMES
+from aios_sidecar.node import fence
+from aios_sidecar.node.conditions import ALL_LISTENERS
+from aios_sidecar.node.netns import NetworkNamespace
+from aios_sidecar.node.sandbox import Processes
+from aios_sidecar.node.state import StateFiles
+from node.support import CLAIM_UID, NAMESPACE, POD_UID, Pod, a_cluster, a_pod, ask, eventually, prepare, running, settings_in
 from node.test_kills import node_agent
 
 ASK_FOR_EVER = """
@@ -91,6 +98,51 @@ async def test_a_state_file_that_was_damaged_is_kept_and_the_claim_prepared_anew
         assert json.loads(path.read_text())["claim"]["attempt"] == 1
         assert b"aios_node_damaged_state_files_total 1.0" in agent.metrics.text()
         assert (await ask(settings, pod.oci_state())).code == 0
+
+
+async def test_a_restart_changes_no_condition_of_an_agent_that_runs(directory: Path, hook: Path, pod: Pod) -> None:
+    settings, cluster = settings_in(directory, hook, handback_seconds=10.0), a_cluster()
+    async with gateway(settings.gateway_socket):
+        async with running(settings, cluster):
+            await prepare(settings)
+            assert (await ask(settings, pod.oci_state())).code == 0
+            await eventually(lambda: words(cluster) == {"Prepared": "True", "Fenced": "True", "Listening": "True"})
+        written = len(cluster.writes())
+        async with running(settings, cluster) as agent:
+            live = agent.claims.get(CLAIM_UID)
+            await eventually(lambda: live.facts.fenced and live.facts.serving == ALL_LISTENERS)
+            await asyncio.sleep(0.3)
+        assert [call for call in cluster.writes()[written:] if call.resource == AGENT_RUNTIMES] == []
+
+
+async def test_a_listener_of_a_sandbox_that_is_gone_is_not_taken_for_that_of_the_next(directory: Path, hook: Path, pod: Pod) -> None:
+    """Killed when a new sandbox of the pod was fenced and named in the state, and its listener was not open yet."""
+    settings = settings_in(directory, hook)
+    async with gateway(settings.gateway_socket):
+        async with running(settings, a_cluster()) as agent:
+            await prepare(settings)
+            assert (await ask(settings, pod.oci_state())).code == 0
+            live = agent.claims.get(CLAIM_UID)
+            await eventually(lambda: live.facts.serving == ALL_LISTENERS)
+            state = live.state
+        with a_pod(2) as again:
+            with NetworkNamespace.of_process(again.pid) as namespace:
+                fence.ensure(namespace)
+                StateFiles(settings.claims_dir).write(state.with_pod(POD_UID, Processes().sandbox(again.pid, namespace, None)))
+            async with running(settings, a_cluster()) as agent:
+                await eventually(lambda: agent.claims.get(CLAIM_UID).facts.fenced)
+                asking = await asyncio.create_subprocess_exec(
+                    "ip", "netns", "exec", again.name, sys.executable, "-c", ASK_FOR_EVER, stdout=asyncio.subprocess.PIPE
+                )
+                assert (await counts_after(asking, 3))[0] >= 3
+                asking.kill()
+                await asking.wait()
+
+
+def words(cluster: FakeCluster) -> dict[str, str]:
+    """The conditions of the order's status."""
+    runtime = cluster.peek(AGENT_RUNTIMES, "agent", NAMESPACE)
+    return {item["type"]: item["status"] for item in (runtime.get("status") or {}).get("conditions", [])}
 
 
 async def counts_after(asking: asyncio.subprocess.Process, answers: int) -> tuple[int, int, int]:

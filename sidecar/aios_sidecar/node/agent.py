@@ -16,6 +16,7 @@ from aios_sidecar.node.endpoints import Endpoints
 from aios_sidecar.node.files import write_atomically
 from aios_sidecar.node.gate import Gate
 from aios_sidecar.node.hook_server import HookServer
+from aios_sidecar.node.inspector import Inspector
 from aios_sidecar.node.link import GatewayLink
 from aios_sidecar.node.live import LiveClaims
 from aios_sidecar.node.metrics import Metrics
@@ -28,7 +29,7 @@ from aios_sidecar.node.reporter import Reporter
 from aios_sidecar.node.sandbox import Processes
 from aios_sidecar.node.settings import NodeSettings
 from aios_sidecar.node.state import StateFiles
-from aios_sidecar.node.waiting import Turns, to_the_end
+from aios_sidecar.node.waiting import Turns
 from aios_sidecar.node.web import Web
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class NodeAgent:
         self._reporter = Reporter(settings, client, self.orders, self.claims, clock)
         self._publisher = Publisher(settings, client, inventory, self.nodes, self.slices, self._events, self.metrics)
         self._preparer = Preparer(settings, client, self.orders, inventory, self._files, self.claims, self._endpoints, self._turns)
+        self._inspector = Inspector(settings, self.claims, self._endpoints, self._turns, self._events, self.metrics)
         gate = Gate(settings, client, self.orders, self._files, self.claims, self._endpoints, processes, self._turns)
         self._hooks = HookServer(settings, gate, self.metrics)
         self._plugin = Plugin(settings, DRAService(self._preparer, self._reporter, self.metrics))
@@ -73,9 +75,9 @@ class NodeAgent:
             await self._plugin.start()
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(reflector.run()) for reflector in self._reflectors]
-                tasks += [group.create_task(part.run()) for part in (self._link, self._reporter, self._events)]
+                tasks += [group.create_task(part.run()) for part in (self._link, self._events)]
                 tasks.append(group.create_task(self._publish()))
-                tasks.append(group.create_task(self._restore_listeners(damaged)))
+                tasks.append(group.create_task(self._restore_and_go_on(damaged)))
                 if started is not None:
                     started.set()
                 await stop.wait()
@@ -120,7 +122,16 @@ class NodeAgent:
         log.info("%d claims are prepared, the state of %d could not be read", len(list(self.claims)), len(damaged))
         return damaged
 
-    async def _restore_listeners(self, damaged: list[str]) -> None:
+    async def _restore_and_go_on(self, damaged: list[str]) -> None:
+        """Facts are written once they are known again: until then, those that the node agent before wrote stand."""
+        await self._restore_listeners()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._reporter.run())
+            group.create_task(self._inspector.run())
+            if damaged:
+                group.create_task(self._recover(damaged))
+
+    async def _restore_listeners(self) -> None:
         """The gateway's own are taken first: it may be serving on them."""
         restored = list(self.claims)
         if restored:
@@ -130,11 +141,8 @@ class NodeAgent:
             except TimeoutError:
                 log.info("no gateway handed listeners back within %.0f s", self.settings.handback_seconds)
         for live in restored:
-            async with self._turns.at(live.state.claim_uid):
-                if self.claims.get(live.state.claim_uid) is live:
-                    await to_the_end(self._endpoints.restore(live))
-        if damaged:
-            await self._recover(damaged)
+            if await self._inspector.inspect(live):  # no breach need be behind it: the fence of another version of this program differs
+                log.warning("the fence of pod %s/%s was not as it must be", live.state.namespace, live.state.pod_name)
 
     async def _recover(self, damaged: list[str]) -> None:
         for reflector in self._reflectors:

@@ -33,45 +33,46 @@ class Endpoints:
 
     async def open_loopback(self, live: LiveClaim, namespace: NetworkNamespace) -> None:
         """The claim has its loopback listener in this namespace, or the condition says what is in the way."""
-        if "loopback" in live.listeners and live.loopback_in == namespace.identity:
+        if live.listens_in(namespace.identity):
             return
         try:
             listener = await asyncio.to_thread(listen_on_loopback, namespace, AGENT_PORT)
         except PortTaken as error:
-            if "loopback" not in live.listeners:
+            if not live.listens_in(namespace.identity):  # the gateway may have handed it back meanwhile
                 self._claims.learn(live, replace(live.facts, port_message=str(error)))
             return
         live.loopback_in = namespace.identity
         self._claims.learn(live, replace(live.facts, port_message=""))
         self._claims.give(live, "loopback", listener)
 
-    async def restore(self, live: LiveClaim) -> None:
-        """After a start: the claim has its listeners again and its fence was read back, as far as its pod still has a process."""
+    async def restore(self, live: LiveClaim) -> bool:
+        """The claim has its listeners and its fence was read back, as far as its pod has a process. Whether the fence was missing."""
         self.open_socket(live)
         if live.state.sandbox is None:
-            return
+            return False
         try:
             namespace = self._processes.open_namespace(live.state.sandbox)
         except NamespaceGone as error:
-            log.info("claim %s: %s; its next container brings it", live.state.claim_name, error)
-            return
+            log.debug("claim %s: %s; its next container brings it", live.state.claim_name, error)
+            return False
         with namespace:
             try:
-                await self.raise_fence(live, namespace)
+                missing = await self.raise_fence(live, namespace)
             except fence.FenceFailed as error:
                 log.error("claim %s: %s", live.state.claim_name, error)
-            if "loopback" in live.listeners:
-                live.loopback_in = namespace.identity  # handed back by the gateway: it was opened for this sandbox
+                missing = True
             await self.open_loopback(live, namespace)
+        return missing
 
-    async def raise_fence(self, live: LiveClaim, namespace: NetworkNamespace) -> None:
-        """The fence stands in the namespace and was read back; the facts say so, or why not. Raises FenceFailed."""
+    async def raise_fence(self, live: LiveClaim, namespace: NetworkNamespace) -> bool:
+        """The fence stands in the namespace and was read back; the facts say so, or why not. Whether it was missing. Raises FenceFailed."""
         try:
-            await asyncio.to_thread(fence.ensure, namespace)
+            missing = await asyncio.to_thread(fence.ensure, namespace)
         except fence.FenceFailed as error:
             self._claims.learn(live, replace(live.facts, fenced=False, fence_message=str(error)))
             raise
         self._claims.learn(live, replace(live.facts, fenced=True, fence_message=""))
+        return missing
 
 
 def listen_on_socket(path: Path) -> socket.socket:

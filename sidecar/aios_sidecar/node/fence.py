@@ -65,15 +65,16 @@ def _transaction() -> bytes:
     return json.dumps({"nftables": commands}).encode()
 
 
-def ensure(namespace: NetworkNamespace) -> None:
-    """The fence stands in the namespace and reads back as written; a fence that stands is left alone. Raises FenceFailed."""
+def ensure(namespace: NetworkNamespace) -> bool:
+    """The fence stands in the namespace and reads back as written; whether it did not stand before. Raises FenceFailed."""
     if stands(namespace):
-        return
+        return False
     done = _nft(namespace, ["-j", "-f", "-"], _transaction())
     if done.returncode != 0:
         raise FenceFailed(f"nft could not install the fence: {_said(done)}")
     if not stands(namespace):
         raise FenceFailed("the fence did not read back as it was written")
+    return True
 
 
 def stands(namespace: NetworkNamespace) -> bool:

@@ -128,3 +128,4 @@ class Gate:
         self._claims.put(state)
         self._endpoints.open_socket(live)
         await self._endpoints.open_loopback(live, namespace)
+        log.info("a container of pod %s/%s (uid %s) was let in, behind the fence", state.namespace, state.pod_name, oci.pod_uid)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Iterable
 from dataclasses import replace
 
 from aios_sidecar import handover
@@ -89,6 +90,7 @@ class GatewayLink:
                 case Held(claim_uid=uid):
                     held.add(uid)
                     self._claims.adopt(uid, received.listeners)
+                    self._learn_serving(uid, received.listeners)
                 case Synced():
                     self.handed_back.set()
                     log.info("the gateway is connected; it kept %d agents", len(held))
@@ -103,9 +105,12 @@ class GatewayLink:
             received.close()
             if not isinstance(received.message, Serving):
                 raise ProtocolError(f"a {received.message.type} message after synced")
-            live = self._claims.get(received.message.claim_uid)
-            if live is not None:
-                self._claims.learn(live, replace(live.facts, serving=frozenset(received.message.kinds)))
+            self._learn_serving(received.message.claim_uid, received.message.kinds)
+
+    def _learn_serving(self, claim_uid: str, kinds: Iterable[ListenerKind]) -> None:
+        live = self._claims.get(claim_uid)
+        if live is not None:
+            self._claims.learn(live, replace(live.facts, serving=frozenset(kinds)))
 
     async def _tell(self, link: Link, held: set[str]) -> None:
         """Brings the gateway to what is prepared now, after every change: level-triggered, so nothing can be missed."""
@@ -123,6 +128,8 @@ class GatewayLink:
             del sent[uid]
             await link.send(Stop(claim_uid=uid))
         for live in self._claims:
+            if self._claims.get(live.state.claim_uid) is not live:
+                continue  # released while another was being sent: its listeners are closed, and the next round says so
             uid, record, listeners = live.state.claim_uid, live.record(self._settings.node_name), dict(live.listeners)
             before = sent.get(uid)
             if not listeners or before == (record, listeners):

@@ -9,7 +9,7 @@ from datetime import datetime
 from aios_api.agent import PlacedGPU
 from aios_api.meta import Condition
 from aios_sidecar.contracts import AgentIdentity, AgentRecord, ListenerKind, Share
-from aios_sidecar.node import conditions
+from aios_sidecar.node import conditions, netns
 from aios_sidecar.node.conditions import Facts
 from aios_sidecar.node.netns import Identity
 from aios_sidecar.node.state import ClaimState
@@ -27,6 +27,10 @@ class LiveClaim:
     loopback_in: Identity | None = None
     """The network namespace in which the loopback listener is."""
     conditions: tuple[Condition, ...] = ()
+
+    def listens_in(self, namespace: Identity) -> bool:
+        """Whether the loopback listener is open in this network namespace."""
+        return "loopback" in self.listeners and self.loopback_in == namespace
 
     def record(self, node_name: str) -> AgentRecord:
         """What the agent may know of itself."""
@@ -93,6 +97,7 @@ class LiveClaims:
             else:
                 self.give(live, kind, listener)
                 if kind == "loopback":  # it was the gateway that held the port
+                    live.loopback_in = netns.of_socket(listener)  # of this sandbox of the pod, or of one before it
                     self.learn(live, replace(live.facts, port_message=""))
 
     def drop(self, claim_uid: str) -> None:

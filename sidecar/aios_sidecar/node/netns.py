@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import fcntl
 import os
 import socket
 import threading
@@ -16,6 +17,8 @@ Identity = tuple[int, int]
 
 CLONE_NEWNET = 0x40000000
 LISTEN_BACKLOG = 1024
+SIOCGSKNS = 0x894C
+"""Of linux/sockios.h: a descriptor of the network namespace of a socket."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -64,6 +67,16 @@ def identities(paths: Iterable[Path]) -> frozenset[Identity]:
             continue
         found.add((status.st_dev, status.st_ino))
     return frozenset(found)
+
+
+def of_socket(connection: socket.socket) -> Identity:
+    """The namespace to which an open socket belongs, whoever opened it."""
+    descriptor = fcntl.ioctl(connection.fileno(), SIOCGSKNS)
+    try:
+        found = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    return (found.st_dev, found.st_ino)
 
 
 def inside(namespace: NetworkNamespace, work: Callable[[], Result]) -> Result:

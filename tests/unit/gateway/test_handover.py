@@ -220,3 +220,25 @@ async def test_a_left_over_socket_file_is_replaced(short_path):
     listen(path, owner_uid=os.geteuid()).close()
     with listen(path, owner_uid=os.geteuid()):
         (await connect(path, peer=os.geteuid())).close()
+
+
+async def test_a_listener_that_is_closed_while_it_waits_to_be_sent_is_the_one_that_arrives(listener):
+    link, theirs = a_pair()
+    peer, name = Link(theirs), listener.getsockname()
+    record = RECORD.model_copy(update={"node": "n" * 20_000})
+    before = [asyncio.create_task(link.send(Update(claim_uid=f"{n:x}", record=record))) for n in range(50)]
+    sending = asyncio.create_task(link.send(Serve(claim_uid=CLAIM, record=RECORD), {"loopback": listener}))
+    await asyncio.sleep(0.05)
+    assert not sending.done()
+    number = listener.fileno()
+    listener.close()
+    with socket.create_server(("127.0.0.1", 0)) as another:
+        assert another.fileno() == number
+        for _ in before:
+            await peer.receive()
+        received = await peer.receive()
+        assert received.listeners["loopback"].getsockname() == name
+        received.close()
+    await asyncio.gather(sending, *before)
+    link.close()
+    peer.close()

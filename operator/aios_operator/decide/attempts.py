@@ -26,7 +26,7 @@ BACKOFF_UNCHARGED = timedelta(seconds=10)
 FORGIVEN_AFTER = timedelta(minutes=10)
 """Ready for so long, and former failures no longer count."""
 
-_AT_ONCE = {Reason.PodVanished, Reason.ClaimVanished, Reason.Stopped, Reason.Replaced, Reason.SchedulerRefused, Reason.NameTaken}
+_AT_ONCE = {Reason.ClaimVanished, Reason.Stopped, Reason.Replaced, Reason.SchedulerRefused, Reason.NameTaken}
 _CHARGED = {Reason.PodFailed, Reason.Evicted}
 _START_ERRORS = {"StartError", "RunContainerError", "CreateContainerError", "ContainerCannotRun"}
 
@@ -187,7 +187,7 @@ def _ending(
     if pod is None:
         return _without_pod(agent, order)
     if pod.deleting:
-        return Ending(Reason.PodVanished, f"pod {pod.name} is being deleted, and not by the operator")
+        return Ending(Reason.PodVanished, f"pod {pod.name} is being deleted, and not by the operator", charged=True)
     if pod.phase == "Succeeded" and agent.restart_policy == "Always":
         return Ending(Reason.PodFailed, f"pod {pod.name} ended, though it is to run always", charged=True)
     if pod.phase == "Succeeded":
@@ -206,7 +206,7 @@ def _ending(
 
 def _without_pod(agent: AgentView, order: RuntimeView) -> Ending | None:
     if agent.status.get("attempt") == order.attempt and agent.status.get("podName") == order_name(order):
-        return Ending(Reason.PodVanished, f"pod {order_name(order)} was deleted, and not by the operator")
+        return Ending(Reason.PodVanished, f"pod {order_name(order)} was deleted, and not by the operator", charged=True)
     if order.digest != agent.digest:  # its pod can't be made any more: the template it is for is gone
         return Ending(Reason.Replaced, "the spec changed before the pod was made")
     return None
@@ -246,4 +246,6 @@ def _retry_at(agent: AgentView, order: RuntimeView | None, ending: Ending | None
 def _delay(reason: str, failed: int) -> timedelta:
     if reason in _CHARGED:
         return backoff(failed)
+    if reason == Reason.PodVanished:  # once it is somebody's hand or a drained node; in a row it is something that does it each time
+        return backoff(failed - 1) if failed > 1 else timedelta(0)
     return timedelta(0) if reason in _AT_ONCE else BACKOFF_UNCHARGED

@@ -17,8 +17,21 @@ def test_a_pod_deleted_by_hand_is_followed_by_the_next_attempt():
     assert world.ready("a")
     assert world.status("a")["attempt"] == 2
     assert world.status("a")["lastFailure"]["reason"] == "PodVanished"
-    assert "failedAttempts" not in world.status("a")
     assert world.names("ResourceClaim") == ["a-2"]
+
+
+def test_something_that_deletes_every_pod_does_not_make_a_loop_without_a_pause():
+    world = one_gpu().apply(agent("a", "60Gi")).settle()
+    world.delete("Pod", "a-1").settle()
+    for attempt, pause in ((2, 10), (3, 20), (4, 40)):
+        world.delete("Pod", f"a-{attempt}").settle()
+        assert world.condition("a", "Placed") == ("False", "BackOff")
+        world.wait(pause - 1)
+        assert world.names("Pod") == []
+        world.wait(1)
+        assert world.ready("a")
+    world.wait(600)
+    assert "failedAttempts" not in world.status("a")
 
 
 def test_a_claim_deleted_by_hand_disturbs_no_running_pod():

@@ -71,7 +71,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     (f"{POD}.initContainers", [container()], "initContainers must not have the name of one of the containers"),
     # volumes
     (f"{POD}.volumes", [{"name": "v", "hostPath": {"path": "/"}}], "volumes[0].hostPath: Forbidden: hostPath must not be set"),
-    *((f"{POD}.volumes", [{"name": "v", kind: FREE}], f"{kind} must not be set") for kind in VOLUMES),
+    *((f"{POD}.volumes", [{"name": "v", kind: FREE}], f"{kind} must not be set") for kind in (*VOLUMES, *MORE_VOLUMES)),
     *(
         (f"{POD}.volumes", [{"name": "v", "projected": {"sources": [{kind: FREE}]}}], f"projected {kind} must not be set")
         for kind in ("serviceAccountToken", "podCertificate")

@@ -8,14 +8,14 @@ Prepared (`prepared`) and Fenced (`hooked`), and the Agent's own Ready (`ready`)
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
 from aios_api import names
 from aios_bench.result import Options, Result, percentile
 from aios_kube.client import KubeClient, connect
 from aios_kube.errors import NotFound
-from aios_kube.protocol import Object, Selection
+from aios_kube.protocol import ClusterClient, Object, Selection
 from aios_kube.reflector import Reflector
 from aios_kube.resources import AGENT_RUNTIMES, AGENTS, NAMESPACES, PODS, Resource
 
@@ -24,6 +24,8 @@ MANAGER = "aios-bench"
 STEPS = ("planned", "scheduled", "prepared", "hooked", "ready")
 TIMEOUT_SECONDS = 300
 """After that the bench gives up: it is bounded whatever the cluster does."""
+REMOVAL_SECONDS = 60
+"""The namespace is empty by then, and its controller takes seconds."""
 
 
 @dataclass
@@ -104,14 +106,37 @@ async def remove(client: KubeClient, moments: Moments, agents: list[str]) -> Non
     await moments.reached(agents, "gone")
 
 
+@contextlib.asynccontextmanager
+async def namespace(client: ClusterClient, poll_seconds: float = 0.5) -> AsyncIterator[None]:
+    """The bench's own namespace inside; gone afterwards, so that the next run can begin. Raises AlreadyExists when another run has it."""
+    await client.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}}, field_manager=MANAGER)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(NotFound):
+            await client.delete(NAMESPACES, SPACE)
+            async with asyncio.timeout(REMOVAL_SECONDS):
+                while True:
+                    await client.get(NAMESPACES, SPACE)
+                    await asyncio.sleep(poll_seconds)
+
+
+async def end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def measure(options: Options) -> Result:
     image = "localhost/kubeaios/example:dev"
     count = 3 if options.quick else 20
     moments = Moments()
     client = await connect(options.kubeconfig, user_agent=MANAGER)
     watchers: list[asyncio.Task[None]] = []
-    try:
-        await client.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}}, field_manager=MANAGER)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(client.close)
+        await stack.enter_async_context(namespace(client))
+        stack.push_async_callback(end, watchers)
         for resource in (AGENTS, AGENT_RUNTIMES, PODS):
             reflector = Reflector(client, resource, Watcher(moments, resource), Selection(namespace=SPACE))
             watchers.append(asyncio.create_task(reflector.run()))
@@ -126,13 +151,6 @@ async def measure(options: Options) -> Result:
             at_once = [f"burst-{number}" for number in range(count)]
             await apply(client, moments, image, at_once)
             await remove(client, moments, at_once)
-    finally:
-        for task in watchers:
-            task.cancel()
-        await asyncio.gather(*watchers, return_exceptions=True)
-        with contextlib.suppress(NotFound):
-            await client.delete(NAMESPACES, SPACE)
-        await client.close()
     return summarise(moments, one_by_one, at_once)
 
 

@@ -28,6 +28,7 @@ def bench(name: str | None, quick: bool, json_path: Path | None, kubeconfig: Pat
         raise click.UsageError(f"NAME must be one of: {', '.join(sorted(found))}.")
     try:
         from aios_bench.result import Options, write
+        from aios_kube.errors import ApiError
         from aios_localcluster.cluster import default_kubeconfig
 
         run = found[name].load()
@@ -35,7 +36,12 @@ def bench(name: str | None, quick: bool, json_path: Path | None, kubeconfig: Pat
         raise click.ClickException(
             f"Benches run from a source checkout (make setup); {missing.name} is not part of the installed package."
         ) from missing
-    result = run(Options(kubeconfig=kubeconfig or default_kubeconfig(), quick=quick))
+    try:
+        result = run(Options(kubeconfig=kubeconfig or default_kubeconfig(), quick=quick))
+    except (ApiError, TimeoutError) as problem:
+        raise click.ClickException(
+            f"{problem or 'the cluster took too long'}. The bench needs a cluster with KubeAIOS, such as the one of `make demo`."
+        ) from problem
     for figure, value in result.figures.items():
         click.echo(f"{figure:<36} {value:g}")
     if json_path is not None:

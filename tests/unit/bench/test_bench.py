@@ -1,0 +1,67 @@
+"""What benches write down, what they leave behind, and what a person reads who has no cluster."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from aios_bench import start
+from aios_bench.result import Result, percentile, write
+from aios_cli.main import main
+from aios_kube.errors import AlreadyExists
+from aios_kube.fake import FakeCluster
+from aios_kube.resources import NAMESPACES
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(50, 10), (95, 19), (100, 20), (1, 1)])
+def test_a_percentile_is_a_sample(percent: float, expected: float):
+    assert percentile([float(number) for number in range(20, 0, -1)], percent) == expected
+
+
+def test_a_result_says_how_where_and_with_what_it_was_measured(tmp_path: Path):
+    write("start", Result({"a_s": 1.5}, "by hand", {"a_s": [1.5]}), tmp_path / "deep" / "start.json")
+    written = json.loads((tmp_path / "deep" / "start.json").read_text())
+    assert (written["bench"], written["figures"], written["samples"]) == ("start", {"a_s": 1.5}, {"a_s": [1.5]})
+    assert written["machine"]["cores"] > 0
+    assert "kubeaios" in written["versions"]
+    assert written["method"] == "by hand"
+
+
+def test_the_shares_of_the_steps_are_of_the_whole():
+    seen = {"a": {"applied": 0.0, "planned": 1.0, "scheduled": 2.0, "prepared": 3.0, "hooked": 3.5, "ready": 4.0}}
+    figures = start.summarise(start.Moments(seen), ["a"], ["a"]).figures
+    assert figures["apply_to_ready_p50_s"] == 4.0
+    assert [figures[f"{step}_share_percent"] for step in start.STEPS] == [25.0, 25.0, 25.0, 12.5, 12.5]
+
+
+async def test_a_run_leaves_no_namespace_and_the_next_one_can_begin():
+    cluster = FakeCluster()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="ended badly"):
+            async with start.namespace(cluster, poll_seconds=0):
+                raise RuntimeError("the run ended badly")
+        assert cluster.all(NAMESPACES) == []
+
+
+async def test_the_namespace_of_another_run_is_left_alone():
+    cluster = FakeCluster()
+    async with start.namespace(cluster, poll_seconds=0):
+        with pytest.raises(AlreadyExists):
+            async with start.namespace(cluster):
+                pass
+        assert len(cluster.all(NAMESPACES)) == 1
+
+
+def test_without_a_cluster_the_message_says_what_is_needed(tmp_path: Path):
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text("{}")
+    said = CliRunner().invoke(main, ["bench", "start", "--kubeconfig", str(kubeconfig)])
+    assert said.exit_code == 1
+    assert "The bench needs a cluster with KubeAIOS" in said.output
+
+
+def test_a_bench_that_does_not_exist_is_answered_with_those_that_do():
+    said = CliRunner().invoke(main, ["bench", "nothing"])
+    assert said.exit_code == 2
+    assert "NAME must be one of: start" in said.output

@@ -23,7 +23,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     metrics = Metrics()
     agents = Agents(settings.limits, metrics)
     link = NodeLink(settings, agents, metrics, random.Random())  # noqa: S311  spreads reconnects, protects nothing
-    operations = Server(Operations(metrics, lambda: link.up), settings.limits)
+    operations = Server(Operations(metrics, lambda: link.up), settings.limits, newest_first=True)
     operations.listen_on([("operations", _operations_listener(settings))])
     linking = asyncio.create_task(link.run())
     stopped = asyncio.create_task(stop.wait())

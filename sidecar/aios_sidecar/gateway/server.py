@@ -20,11 +20,16 @@ EXHAUSTED_PAUSE_SECONDS: Final = 1.0
 
 
 class Server:
-    """Accepts on its listeners and serves what it accepts, at most `limits.connections` at once."""
+    """Accepts on its listeners and serves what it accepts, at most `limits.connections` at once.
 
-    def __init__(self, application: Application, limits: Limits) -> None:
+    One more is refused, or, with `newest_first`, takes the place of the oldest: where strangers can connect, they can hold
+    connections, and the kubelet's probe must still be answered.
+    """
+
+    def __init__(self, application: Application, limits: Limits, *, newest_first: bool = False) -> None:
         self._application = application
         self._limits = limits
+        self._newest_first = newest_first
         self._loop = asyncio.get_running_loop()
         self._listeners: dict[str, socket.socket] = {}
         self._connections: dict[asyncio.Task[None], Connection] = {}
@@ -73,12 +78,19 @@ class Server:
             return
         connection.setblocking(False)
         if len(self._connections) >= self._limits.connections:
-            self._refuse(connection)
-            return
+            if not self._newest_first:
+                self._refuse(connection)
+                return
+            self._end_oldest()
         served = Connection(connection, kind, self._application, self._limits)
         task = self._loop.create_task(served.run())
         self._connections[task] = served
         task.add_done_callback(self._ended)
+
+    def _end_oldest(self) -> None:
+        oldest = next((task for task in self._connections if not task.cancelling()), None)
+        if oldest is not None:
+            oldest.cancel()
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         del self._connections[task]

@@ -159,6 +159,12 @@ def test_agents_go_before_the_release_does(release: Any) -> None:
     assert release.container("Job", "aios-uninstall")["command"] == ["aios-operator", "uninstall"]
 
 
+def test_whoever_uninstalls_is_told_what_to_do_when_the_operator_can_not_run(chart: Any) -> None:
+    notes = chart.notes({})
+    assert "helm uninstall --no-hooks" in notes
+    assert names.FINALIZER in notes
+
+
 def test_pod_monitors_only_when_asked_for(chart: Any, release: Any) -> None:
     assert not release.of("PodMonitor")
     asked = chart.render({"metrics": {"podMonitor": {"enabled": True, "labels": {"release": "prometheus"}}}})

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aios_sidecar.gateway.metrics import Metrics, Operations
+from aios_sidecar.gateway.server import Server
 from aios_sidecar.gateway.settings import Limits
 
 GET = b"GET /v1/agent HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -78,6 +81,24 @@ async def test_connections_beyond_the_limit_are_refused_with_a_reason_and_room_c
             kept.close()
         await asyncio.sleep(0.05)
         assert await answers(agent)
+
+
+async def test_probes_are_answered_whoever_holds_connections_to_the_operations_port():
+    limits = Limits(connections=3)
+    server = Server(Operations(Metrics(), lambda: True), limits, newest_first=True)
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()
+    server.listen_on([("operations", listener)])
+    held = [await asyncio.open_connection(*address) for _ in range(10)]
+    await asyncio.sleep(0.05)
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 200")
+    assert server.connections <= limits.connections
+    for _, each in (*held, (reader, writer)):
+        each.close()
+    server.end()
+    await asyncio.sleep(0.01)
 
 
 FLOOD = """

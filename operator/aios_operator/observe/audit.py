@@ -34,6 +34,7 @@ class Audit:
     interval_seconds: float
     after_relist_seconds: float
     on_done: Callable[[], None] = lambda: None
+    """Told of each audit of everything that succeeded."""
     chance: Callable[[], float] = random.random
     _due: set[str] = field(default_factory=set)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -54,18 +55,24 @@ class Audit:
 
     async def run(self) -> None:
         """Audits every interval and after relists, for ever. Raises `WatchIsDead`."""
+        clock = asyncio.get_running_loop().time
+        whole_at = clock() + self._interval()
         while True:
-            # The interval is spread, so that the lists of two clusters' worth of programs don't fall together.
-            relisted = await self._news_within(self.interval_seconds * (0.9 + self.chance() / 5))
-            if relisted:
+            if await self._news_within(max(0.0, whole_at - clock())):
                 await asyncio.sleep(self.after_relist_seconds)
             self._news.clear()
             wanted, self._due = self._due, set()
-            for table in self.store.tables:
-                if not relisted or table.resource.plural in wanted:
-                    await self._try(table, whole_interval=not relisted)
-            if not relisted:
-                self.on_done()
+            whole = clock() >= whole_at  # however often watches list again
+            tables = [table for table in self.store.tables if whole or table.resource.plural in wanted]
+            fine = [await self._try(table, whole) for table in tables]
+            if whole:
+                whole_at = clock() + self._interval()
+                if all(fine):
+                    self.on_done()
+
+    def _interval(self) -> float:
+        """Spread, so that the lists of two clusters' worth of programs don't fall together."""
+        return self.interval_seconds * (0.9 + self.chance() / 5)
 
     async def _news_within(self, seconds: float) -> bool:
         try:
@@ -75,11 +82,13 @@ class Audit:
             return False
         return True
 
-    async def _try(self, table: Table[Any], whole_interval: bool) -> None:
+    async def _try(self, table: Table[Any], whole_interval: bool) -> bool:
         try:
             await self.compare(table, whole_interval)
         except ApiError as error:
             log.warning("audit of %s failed and is repeated later: %s", table.resource.plural, error)
+            return False
+        return True
 
     async def compare(self, table: Table[Any], whole_interval: bool = True) -> None:
         """What the server does not list any more is removed from `table`."""

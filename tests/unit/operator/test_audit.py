@@ -133,6 +133,33 @@ async def test_an_audit_that_fails_is_repeated_and_harms_nothing(caplog: pytest.
     assert "audit of agents failed" in caplog.text
 
 
+@pytest.mark.parametrize("works", [True, False])
+async def test_only_an_audit_that_succeeds_counts_as_a_sign_of_life(works: bool):
+    cluster, done = FakeCluster(), asyncio.Event()
+    _, audit = audited(cluster, interval_seconds=0.001, on_done=done.set)
+    if not works:
+        cluster.refuse.append(lambda call: Unreachable("down"))
+    task = asyncio.create_task(audit.run())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert done.is_set() == works
+
+
+async def test_watches_that_list_again_all_the_time_do_not_put_off_the_audit_of_everything():
+    cluster, done = FakeCluster(), asyncio.Event()
+    store, audit = audited(cluster, interval_seconds=0.1, on_done=done.set)
+    task = asyncio.create_task(audit.run())
+    async with asyncio.timeout(2):
+        while not done.is_set():
+            audit.relisted(store.agents)
+            await asyncio.sleep(0.01)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
 async def test_foreign_pods_are_counted_by_node_and_agents_are_not():
     cluster = FakeCluster(page_size=2)
 

@@ -41,8 +41,11 @@ def die_at(point: str) -> None:
 
 
 async def main(directory: Path, hook: Path) -> None:
-    async with running(settings_in(directory, hook), a_cluster()):
+    async with running(settings_in(directory, hook), a_cluster()) as agent:
         print("started", flush=True)
+        while not all(live.listeners for live in agent.claims):
+            await asyncio.sleep(0.02)
+        print("listeners are back", flush=True)
         await asyncio.Event().wait()
 
 

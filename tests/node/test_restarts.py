@@ -54,8 +54,9 @@ async def test_listeners_survive_the_end_of_either_side(directory: Path, hook: P
             )
             assert (await counts_after(asking, 20))[1] == 0
         assert (await counts_after(asking, 20))[1:] == (0, 0), "the node agent is gone, the gateway serves on"
-        async with node_agent(directory, hook):
-            assert (await counts_after(asking, 20))[1:] == (0, 0), "it is back and took its listeners from the gateway"
+        async with node_agent(directory, hook) as second:
+            assert await second.stdout.readline() == b"listeners are back\n", "it took them from the gateway"
+            assert (await counts_after(asking, 20))[1:] == (0, 0)
             first.kill()
             await first.wait()
             async with gateway(settings.gateway_socket):

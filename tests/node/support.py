@@ -1,6 +1,7 @@
 """A node to test on: a cluster in memory, real sockets, network namespaces that stand for pods, and the hook as the runtime calls it."""
 
 import asyncio
+import fcntl
 import json
 import os
 import shutil
@@ -224,6 +225,14 @@ def ip(*arguments: str) -> None:
 @contextmanager
 def a_pod(number: int) -> Iterator[Pod]:
     """The pod has 10.210.<number>.2 and fd00:210:<number>::2; the test's namespace is its gateway."""
+    with Path(tempfile.gettempdir(), f"aiospod{number}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the names are the machine's: another run of these tests waits for its turn
+        with _pod(number) as pod:
+            yield pod
+
+
+@contextmanager
+def _pod(number: int) -> Iterator[Pod]:
     name, host, inner = f"aiospod{number}", f"aiosh{number}", f"aiosp{number}"
     outside4, outside6 = f"10.210.{number}.1", f"fd00:210:{number}::1"
     subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)

@@ -20,6 +20,7 @@ from aios_sidecar.node.settings import NodeSettings
 from node.support import (
     CLAIM_UID,
     NAMESPACE,
+    POD_UID,
     Pod,
     a_claim,
     a_cluster,
@@ -37,6 +38,20 @@ from node.support import (
 
 UNFIT = b'{"nftables": [{"flush": {"chain": {"family": "inet", "table": "aios", "name": "none"}}}]}'
 TAKE_THE_PORT = "import socket, time; s = socket.create_server(('0.0.0.0', 2489)); print('taken', flush=True); time.sleep(999)"
+ASK_AS_NOBODY = """
+import os, socket, sys
+os.setuid(65534)
+hook = socket.socket(socket.AF_UNIX)
+hook.connect(sys.argv[1])
+answer = b''
+try:
+    hook.sendall(sys.argv[2].encode() + b'\\n' + sys.stdin.buffer.read())
+    hook.shutdown(socket.SHUT_WR)
+    answer = hook.recv(100)
+except OSError:
+    pass  # closed before it was asked
+print('asked and got', answer)
+"""
 SAY = """
 import socket
 c = socket.create_connection(('127.0.0.1', 2489), 5)
@@ -385,6 +400,37 @@ def reachable(address: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+async def test_only_root_is_answered_by_the_hooks_socket(directory: Path, hook: Path, pod: Pod) -> None:
+    settings = settings_in(directory, hook)
+    async with running(settings, a_cluster()):
+        await prepare(settings)
+        assert settings.hook_socket.stat().st_mode & 0o777 == 0o600
+        for path, mode in ((directory, 0o755), (settings.run_dir, 0o755), (settings.hook_socket, 0o666)):
+            path.chmod(mode)  # the mode alone must not be what keeps others out
+        stranger = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            ASK_AS_NOBODY,
+            str(settings.hook_socket),
+            CLAIM_UID,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        answer, _ = await stranger.communicate(pod.oci_state())
+        assert (stranger.returncode, answer.decode().strip()) == (0, "asked and got b''")
+        assert not standing(pod)
+        assert (await ask(settings, pod.oci_state(pod_uid=POD_UID))).code == 0
+
+
+async def test_a_state_as_large_as_the_hook_takes_is_answered(directory: Path, hook: Path, pod: Pod) -> None:
+    settings = settings_in(directory, hook)
+    async with running(settings, a_cluster()):
+        await prepare(settings)
+        state = pod.oci_state()
+        assert (await ask(settings, state.ljust((1 << 20) - 1))).code == 0
+        assert "at most 1 MiB" in (await ask(settings, state.ljust(1 << 20))).error
 
 
 async def test_a_fence_that_is_removed_under_a_running_agent_comes_back_and_is_told(directory: Path, hook: Path, pod: Pod) -> None:

@@ -14,8 +14,8 @@ from aios_sidecar.node.state import UID
 
 log = logging.getLogger(__name__)
 
-QUESTION_BYTES = 1 << 20
-"""As much as the hook itself sends at most."""
+QUESTION_BYTES = (1 << 20) + 64
+"""As much as the hook itself sends at most: 1 MiB of state behind a line with the uid."""
 QUESTION_SECONDS = 5.0
 """The hook has everything at hand before it connects."""
 

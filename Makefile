@@ -5,7 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup check test-fast test demo demo-down generate format locks native bench clean
+.PHONY: help setup check test-fast test test-gpu demo demo-down generate format locks native bench clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,7 +32,10 @@ test-fast: setup ## Unit and property tests (seconds)
 	@$(PY) tests/run.py unit property
 
 test: setup ## Check and every tier that this machine can run, with one summary
-	@$(PY) tests/run.py check build unit property api node e2e
+	@$(PY) tests/run.py check build unit property api node e2e gpu
+
+test-gpu: setup ## What needs a real NVIDIA GPU and driver; skips with one line elsewhere
+	@$(PY) tests/run.py gpu
 
 bench: setup ## A bench on the running demo, kept in bench/results (NAME=start)
 	@$(VENV)/bin/aiosctl bench $(or $(NAME),start) --json bench/results/$(or $(NAME),start).json

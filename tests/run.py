@@ -71,7 +71,7 @@ def build() -> tuple[bool | None, list[str]]:
 def pytest(tier: str) -> Outcome:
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", f"tests/{tier}", "-rs", "--no-header"],
+        [sys.executable, "-m", "pytest", f"tests/{tier}", "-rs", "--no-header", *(["-vv"] if tier in SLOW else [])],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -101,6 +101,10 @@ def pytest(tier: str) -> Outcome:
 
 BUDGET_MINUTES = {"unit": 3, "property": 3, "api": 4, "node": 5, "e2e": 12, "faults": 8, "build": 22}
 """On two cores. Unit and property tests share their three minutes."""
+
+
+SLOW = ("node", "e2e")
+"""Tiers in which a person who waits wants to see each test."""
 
 
 def run(tier: str) -> Outcome:

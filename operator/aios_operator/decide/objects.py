@@ -12,7 +12,12 @@ Object = dict[str, Any]
 
 POLICY_NAME = "aios-agents"
 
-MESH_OPT_OUT = {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled", "kuma.io/sidecar-injection": "disabled"}
+MESH_OPT_OUT = {
+    "sidecar.istio.io/inject": "false",
+    "istio.io/dataplane-mode": "none",
+    "linkerd.io/inject": "disabled",
+    "kuma.io/sidecar-injection": "disabled",
+}
 """A mesh's proxy would be a container without the claim, and a way around the fence."""
 
 _NODE_FIELD = "metadata.name"

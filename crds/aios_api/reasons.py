@@ -75,7 +75,7 @@ class Reason(_Explained):
     WaitingForNode = "WaitingForNode", "The node agent has not spoken of this attempt yet."
     PrepareFailed = "PrepareFailed", "The node could not prepare the claim; the message says which step."
     Fenced = "Fenced", "The fence stands in the pod's network namespace and was read back."
-    FenceFailed = "FenceFailed", "The fence could not be installed or did not read back as written; no container was started."
+    FenceFailed = "FenceFailed", "The fence could not be installed or did not read back as written; no container starts."
     WaitingForContainer = "WaitingForContainer", "No container of the pod has been created yet, so there is no network namespace to fence."
     Listening = "Listening", "The agent's socket and its loopback listener are open and the gateway serves them."
     PortTaken = "PortTaken", "Something in the pod already listens on the port of the agent's endpoint."

@@ -50,6 +50,7 @@ RESOURCE_SLICES: Final = Resource("resource.k8s.io", "v1", "ResourceSlice", "res
 DEVICE_CLASSES: Final = Resource("resource.k8s.io", "v1", "DeviceClass", "deviceclasses", namespaced=False)
 NETWORK_POLICIES: Final = Resource("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
 EVENTS: Final = Resource("events.k8s.io", "v1", "Event", "events")
+LEASES: Final = Resource("coordination.k8s.io", "v1", "Lease", "leases")
 CUSTOM_RESOURCE_DEFINITIONS: Final = Resource(
     "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False
 )

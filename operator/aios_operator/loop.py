@@ -61,6 +61,7 @@ class Loop:
     _waiting: set[Key] = field(default_factory=set)
     _orders: dict[Key, Order] = field(default_factory=dict)
     """Orders that take a place which no bound pod takes yet; those under way to the server included."""
+    _stopped: bool = False
     _cluster_at: datetime | None = None
     _sweep_at: datetime | None = None
 
@@ -69,11 +70,19 @@ class Loop:
         self._slots = asyncio.Semaphore(self.settings.concurrent_writes)
 
     async def run(self) -> None:
-        """Plans and acts, for ever."""
-        while True:
+        """Plans and acts until `stop`."""
+        while not self._stopped:
             self.turn()
             self.last_turn = time.monotonic()
             await self._sleep()
+
+    async def stop(self, seconds: float) -> None:
+        """Nothing new is planned, and what is under way has ended or, after `seconds`, is cancelled: any write may be a process's last."""
+        self._stopped = True
+        if self._busy:
+            _, left = await asyncio.wait(list(self._busy.values()), timeout=seconds)
+            for task in left:
+                task.cancel()
 
     def turn(self) -> None:
         """Everything that is due now is planned, and its writes begin."""

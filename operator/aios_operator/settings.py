@@ -23,7 +23,11 @@ class OperatorSettings:
     """File with the cluster's address and our credentials. None: the service account of our pod, which is the rule in a cluster."""
 
     identity: str = "aios-operator"
-    """Who we are in events and in the log; the chart gives the pod's name."""
+    """Who we are in events, in the log and in the Lease; the chart gives the pod's name."""
+
+    lease_namespace: str | None = None
+    """Namespace of the Lease `aios-operator`, by which one of several operators decides; the chart gives its own. None: no other
+    operator runs, and none is asked. How long a Lease lasts is `aios_kube.lease.LeaseSettings`."""
 
     http_host: str = "0.0.0.0"  # noqa: S104 - the kubelet and Prometheus come from outside the pod
     """Address on which metrics and probes are served."""

@@ -63,7 +63,7 @@ async def test_probes_say_what_is_wrong():
         assert (await web.get("/readyz")).status_code == 503
         clock.now += 3600  # the first list of a large cluster takes its time
         assert (await web.get("/healthz")).status_code == 200
-        health.ready, health.last_audit = True, clock.now
+        health.ready, health.leading, health.last_audit = True, True, clock.now
         assert (await web.get("/readyz")).status_code == 200
         stuck = await web.get("/healthz")
         assert (stuck.status_code, "has not turned" in stuck.text) == (503, True)

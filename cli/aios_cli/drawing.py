@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from rich.console import Group
 from rich.text import Text
@@ -23,14 +23,18 @@ BAR_MOST, BAR_LEAST = 48, 10
 FIXED_COLUMNS = 32
 """Of a GPU's line: what stands beside model and bar."""
 MODEL_MOST = 30
+WHY_LINES = 3
+"""Of an Agent's message, where there is room for it; otherwise one."""
 
 
 def draw(shown: Picture, width: int, height: int | None = None, problem: str | None = None) -> Group:
     """The picture in at most `width` columns and, when given, `height` lines: what does not fit is counted in the last line of its part."""
     head = _head(shown, problem)
-    gpus, agents = list(_gpus(shown, width)), list(_agents(shown, width))
+    gpus, agents = list(_gpus(shown, width)), list(_agents(shown, width, WHY_LINES))
     if height is not None:
         room = max(height - len(head) - 2, 4)
+        if len(gpus) + len(agents) > room:
+            agents = list(_agents(shown, width, 1))
         for_gpus = min(len(gpus), max(room // 2, room - len(agents)))
         gpus, agents = _cut(gpus, for_gpus), _cut(agents, room - for_gpus)
     lines = [*head, Text(), *gpus, Text(), *agents]
@@ -79,6 +83,8 @@ def _gpus(shown: Picture, width: int) -> Iterator[Text]:
         yield _node(node)
         for gpu in node.gpus:
             yield _gpu(gpu, model, bar)
+            if gpu.taints:
+                yield Text(f"     takes nobody new: {', '.join(gpu.taints)}", "bold red")
             if gpu.holders:
                 yield from _holders(gpu, width, shown.namespace)
 
@@ -100,8 +106,6 @@ def _gpu(gpu: GpuLine, model: int, bar: int) -> Text:
     line = Text(f"  {label:>2} {_model(gpu)[:model]:<{model}} ")
     line.append_text(_bar(gpu, bar))
     line.append(f" {gib(gpu.booked_mebibytes).removesuffix(' GiB'):>5} of {gib(gpu.mebibytes)} {share:3.0f}%")
-    if gpu.tainted:
-        line.append("  takes nobody new", "bold red")
     return line
 
 
@@ -142,7 +146,7 @@ def _named(holder: Holder, namespace: str | None) -> str:
     return holder.name if holder.namespace == namespace else f"{holder.namespace}/{holder.name}"
 
 
-def _agents(shown: Picture, width: int) -> Iterator[Text]:
+def _agents(shown: Picture, width: int, why_lines: int) -> Iterator[Text]:
     if not shown.agents:
         where = f"in namespace {shown.namespace}; -A shows all namespaces" if shown.namespace else "here"
         yield Text(f"no Agents {where}", "bright_black")
@@ -151,14 +155,14 @@ def _agents(shown: Picture, width: int) -> Iterator[Text]:
     wide = min(max(map(len, names)), max(width // 3, 12))
     yield Text(f"{'STATE':<10}{'AGENT':<{wide}}  {'VRAM':>8}  {'FOR':>7}  {'NODE':<16}  WHY", "bold")
     for line, name in zip(shown.agents, names, strict=True):
-        yield from _agent(line, name, wide, shown, width)
+        yield from _agent(line, name, wide, shown, width, why_lines)
 
 
 def _title(line: AgentLine, namespace: str | None) -> str:
     return line.name if namespace else f"{line.namespace}/{line.name}"
 
 
-def _agent(line: AgentLine, name: str, wide: int, shown: Picture, width: int) -> Iterator[Text]:
+def _agent(line: AgentLine, name: str, wide: int, shown: Picture, width: int, why_lines: int) -> Iterator[Text]:
     said = line.standing
     vram = format_mebibytes(line.mebibytes) if line.mebibytes else "-"
     row = Text.assemble((f"{said.state.value:<10}", said.state.style), f"{_short(name, wide):<{wide}}")
@@ -169,22 +173,18 @@ def _agent(line: AgentLine, name: str, wide: int, shown: Picture, width: int) ->
         row.append(f", {_count(line.restarts, 'restart')}", "red")
     yield row
     if said.state.exit_code != FINE:
-        yield from _wrapped(said.message, width, "  ", "")
+        yield from _wrapped(said.message, width, "  ", "", why_lines)
         if said.smallest_change:
-            yield from _wrapped(said.smallest_change, width, "→ ", "green")
+            yield from _wrapped(said.smallest_change, width, "→ ", "green", why_lines)
 
 
-def _wrapped(text: str, width: int, mark: str, style: str) -> Iterator[Text]:
-    """At most three lines below a row: a program's whole last words are in `aiosctl explain`."""
+def _wrapped(text: str, width: int, mark: str, style: str, most: int) -> Iterator[Text]:
+    """At most so many lines below a row: all of it is in `aiosctl explain`."""
     indent = " " * 10
-    pieces = _fold(text, max(width - len(indent) - len(mark), 20))
-    for index, piece in enumerate(pieces[:3]):
-        end = " …" if index == 2 and len(pieces) > 3 else ""
+    pieces = textwrap.wrap(" ".join(text.split()), max(width - len(indent) - len(mark) - 2, 20)) or [""]
+    for index, piece in enumerate(pieces[:most]):
+        end = " …" if index == most - 1 and len(pieces) > most else ""
         yield Text(indent + (mark if index == 0 else " " * len(mark)) + piece + end, style)
-
-
-def _fold(text: str, width: int) -> Sequence[str]:
-    return textwrap.wrap(" ".join(text.split()), width) or [""]
 
 
 def _short(text: str, most: int) -> str:

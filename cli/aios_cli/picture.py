@@ -36,8 +36,8 @@ class GpuLine:
     model: str
     index: int | None
     fake: bool
-    tainted: bool
-    """It takes nobody new."""
+    taints: tuple[str, ...]
+    """`key=value:effect`; with one of them it takes nobody new."""
     mebibytes: int
     holders: tuple[Holder, ...]
 
@@ -159,14 +159,14 @@ def _nodes(slices: Iterable[Raw], claims: Sequence[ClaimView], agents: Iterable[
     for raw in newest_slices(slices):
         view = parse.resource_slice(raw)
         assert view is not None, "newest_slices has only slices of ours"
-        attributes = {device["name"]: device.get("attributes") or {} for device in raw["spec"].get("devices") or ()}
+        devices = {device["name"]: device for device in raw["spec"].get("devices") or ()}
         gpus = [
             GpuLine(
                 gpu.uuid,
                 gpu.model,
-                _plain(attributes[gpu.device], names.ATTRIBUTE_INDEX),
-                bool(_plain(attributes[gpu.device], names.ATTRIBUTE_FAKE)),
-                gpu.tainted,
+                _plain(devices[gpu.device], names.ATTRIBUTE_INDEX),
+                bool(_plain(devices[gpu.device], names.ATTRIBUTE_FAKE)),
+                tuple(_taint(taint) for taint in devices[gpu.device].get("taints") or ()),
                 gpu.mebibytes,
                 tuple(sorted([*booked[view.pool, gpu.device], *ordered[gpu.uuid]], key=lambda h: (-h.mebibytes, h.namespace, h.name))),
             )
@@ -188,7 +188,12 @@ def _ordered(claims: Sequence[ClaimView], agents: Iterable[Raw]) -> defaultdict[
     return ordered
 
 
-def _plain(attributes: Raw, name: str) -> Any:
+def _taint(taint: Raw) -> str:
+    return taint["key"] + (f"={taint['value']}" if taint.get("value") else "") + f":{taint['effect']}"
+
+
+def _plain(device: Raw, name: str) -> Any:
+    attributes = device.get("attributes") or {}
     value = attributes.get(name) or attributes.get(f"{names.DRIVER}/{name}") or {}
     return next(iter(value.values()), None)
 
@@ -212,7 +217,7 @@ def _node_json(node: NodeLine) -> dict[str, Any]:
             "model": gpu.model,
             "index": gpu.index,
             "fake": gpu.fake,
-            "tainted": gpu.tainted,
+            "taints": list(gpu.taints),
             "capacityBytes": gpu.mebibytes * MIB,
             "bookedBytes": gpu.booked_mebibytes * MIB,
             "holders": [

@@ -189,7 +189,7 @@ def _ordered(claims: Sequence[ClaimView], agents: Iterable[Raw]) -> defaultdict[
 
 
 def _taint(taint: Raw) -> str:
-    return taint["key"] + (f"={taint['value']}" if taint.get("value") else "") + f":{taint['effect']}"
+    return f"{taint['key']}" + (f"={taint['value']}" if taint.get("value") else "") + f":{taint['effect']}"
 
 
 def _plain(device: Raw, name: str) -> Any:

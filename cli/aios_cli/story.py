@@ -5,12 +5,13 @@ What the node says counts only when it speaks of the attempt and claim that are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 from aios_api.reasons import ConditionType, Reason
+from aios_cli.happenings import Happening, happenings
 from aios_cli.picture import GpuLine, Picture
 from aios_cli.states import Standing, State, age, condition, restarts, standing
 from aios_operator.decide import attempts
@@ -47,18 +48,6 @@ class Step:
     at: datetime | None
     text: str
     details: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Happening:
-    """An event about the Agent or one of its attempts."""
-
-    at: datetime
-    warning: bool
-    about: str
-    reason: str
-    text: str
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +115,10 @@ def _facts(evidence: Evidence, now: datetime) -> _Facts:
 
 def _steps(f: _Facts) -> Iterator[Step]:
     """In the order of its life; what is still to come is named in one line, and its end is the last one."""
-    tellers = {
+    tellers: dict[str, Callable[[_Facts], Step | None]] = {
         "applied": _applied,
         "accepted": _accepted,
+        "quota": _quota,
         "placed": _placed,
         "scheduled": _scheduled,
         "prepared": lambda f: _of_node(f, "prepared", ConditionType.Prepared),
@@ -136,11 +126,13 @@ def _steps(f: _Facts) -> Iterator[Step]:
         "listening": lambda f: _of_node(f, "listening", ConditionType.Listening),
         "started": _started,
         "ready": _ready,
+        "enforced": _enforced,
+        "share": _share,
     }
     over = f.standing.state in (State.STOPPED, State.COMPLETED, State.FAILED, State.DELETING)
-    told = [(name, teller(f)) for name, teller in tellers.items()]
-    yield from (step for _, step in told if step.mark != "next")
-    if not over and (ahead := [name for name, step in told if step.mark == "next"]):
+    told = [step for teller in tellers.values() if (step := teller(f)) is not None]
+    yield from (step for step in told if step.mark != "next")
+    if not over and (ahead := [step.name for step in told if step.mark == "next"]):
         yield Step("then", "next", None, ", ".join(ahead))
     if over:
         yield Step(f.standing.state.value, "bad" if f.standing.state is State.FAILED else "done", f.standing.since, f.standing.message)
@@ -167,6 +159,12 @@ def _accepted(f: _Facts) -> Step:
     if not said:
         return Step("accepted", "now", None, "the operator has not looked at it yet")
     return Step("accepted", "done" if said["status"] == "True" else "bad", _when(said), said["message"])
+
+
+def _quota(f: _Facts) -> Step | None:
+    """Only once it is reserved: who waits for it is told so where the place is."""
+    said = condition(f.evidence.agent, ConditionType.QuotaReserved)
+    return Step("quota", "done", _when(said), said["message"]) if said.get("status") == "True" else None
 
 
 def _placed(f: _Facts) -> Step:
@@ -302,6 +300,21 @@ def _ready(f: _Facts) -> Step:
     return Step("ready", "bad" if f.standing.state is State.FAILING else "now", _when(said), f"{said.get('reason')}: {said.get('message')}")
 
 
+def _enforced(f: _Facts) -> Step | None:
+    """Whether something holds it to its share of VRAM; not told of an Agent without one."""
+    said = condition(f.evidence.agent, ConditionType.EnforcementVerified)
+    if not said or not _is_bound(f):
+        return None
+    marks: dict[str, Mark] = {"True": "done", "False": "bad"}
+    return Step("enforced", marks.get(said["status"], "now"), _when(said), said["message"])
+
+
+def _share(f: _Facts) -> Step | None:
+    """Only when it took more than its share."""
+    said = condition(f.evidence.agent, ConditionType.WithinShare)
+    return Step("share", "bad", _when(said), f"{said['reason']}: {said['message']}") if said.get("status") == "False" else None
+
+
 def _restarts(f: _Facts) -> Iterator[str]:
     for each in f.statuses:
         if count := each.get("restartCount"):
@@ -310,33 +323,6 @@ def _restarts(f: _Facts) -> Iterator[str]:
             last = f"; it last ended {ago}, with exit code {ended['exitCode']} ({ended.get('reason')})" if ended else ""
             times = "once" if count == 1 else f"{count} times"
             yield f"container {each['name']} was restarted {times} in its pod{last}"
-
-
-def happenings(agent: Raw, events: Sequence[Raw]) -> list[Happening]:
-    """The events about this Agent (not a former one of its name) and the pods of its attempts, oldest first."""
-    metadata = agent["metadata"]
-    born = parse.time(metadata["creationTimestamp"])
-    found = []
-    for raw in events:
-        about = raw.get("regarding") or {}
-        ours = about.get("uid") == metadata["uid"] if about.get("kind") == "Agent" else _is_attempt(about, metadata["name"])
-        text = (raw.get("series") or {}).get("lastObservedTime") or raw.get("deprecatedLastTimestamp") or raw.get("eventTime")
-        if not ours or not text or (at := parse.time(text)) < born:
-            continue
-        count = (raw.get("series") or {}).get("count") or raw.get("deprecatedCount") or 1
-        name = f"{about['kind']} {about['name']}"
-        found.append(Happening(at, raw.get("type") == "Warning", name, raw.get("reason", ""), raw.get("note", ""), count))
-    return sorted(found, key=_moment)
-
-
-def _moment(happening: Happening) -> datetime:
-    """The kubelet's events are dated in whole seconds: they come after what the operator said within the same second."""
-    return happening.at if happening.at.microsecond else happening.at.replace(microsecond=999_999)
-
-
-def _is_attempt(about: Raw, agent: str) -> bool:
-    base, _, number = str(about.get("name", "")).rpartition("-")
-    return about.get("kind") in ("Pod", "ResourceClaim") and base == agent and number.isdigit()
 
 
 def _next(f: _Facts) -> Iterator[str]:

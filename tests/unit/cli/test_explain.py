@@ -8,7 +8,8 @@ from rich.console import Console
 
 from aios_cli import telling
 from aios_cli.explain import gather
-from aios_cli.story import Story, happenings
+from aios_cli.happenings import happenings
+from aios_cli.story import Story
 from aios_kube import resources
 from aios_kube.fake import FakeCluster
 from unit.cli.objects import NOW, RECORDED, look, recorded, steps, told
@@ -34,6 +35,21 @@ def test_a_ready_agent_has_every_step_behind_it_with_its_time():
     assert placed.at.microsecond, "the event knows more than the condition's whole seconds"
     assert placed.details[0].startswith("best fit")
     assert placed.details[1] == "now 8Gi of its 48Gi are free; booked by quickstart/researcher 24Gi, quickstart/coder 16Gi"
+
+
+def said(kind: str, status: str, message: str) -> dict[str, str]:
+    time = "2026-11-23T05:49:00Z"
+    return {"type": kind, "status": status, "reason": kind, "message": message, "lastTransitionTime": time}
+
+
+def test_quota_and_enforcement_are_steps_where_the_operator_speaks_of_them():
+    agent = recorded("agents", "researcher")
+    agent["status"]["conditions"] += [said("QuotaReserved", "True", "holds 24Gi"), said("EnforcementVerified", "False", "cannot be read")]
+    life = told("researcher", agent=agent)
+    assert [step.name for step in life.steps][1:4] == ["accepted", "quota", "placed"]
+    assert (life.steps[-1].name, life.steps[-1].mark, life.steps[-1].text) == ("enforced", "bad", "cannot be read")
+    agent["status"]["conditions"] += [said("WithinShare", "False", "used 2Gi more than its 24Gi")]
+    assert "used 2Gi more than its 24Gi" in told("researcher", agent=agent).steps[-1].text
 
 
 def test_who_waits_is_told_why_what_would_help_and_who_holds_the_gpus():

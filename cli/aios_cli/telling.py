@@ -10,8 +10,9 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from aios_cli.happenings import Happening
 from aios_cli.states import age
-from aios_cli.story import Happening, Mark, Story
+from aios_cli.story import Mark, Story
 
 MARKS: dict[Mark, tuple[str, str]] = {
     "done": ("✓", "green"),

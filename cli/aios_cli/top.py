@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ from aios_cli.cluster import Target
 if TYPE_CHECKING:
     from aios_cli.picture import Picture
     from aios_kube.protocol import ClusterClient
+
+REST = 5
+"""Between two looks at least so many times as long as one takes: thousands of Agents are megabytes for the API server."""
 
 
 @click.command()
@@ -103,11 +107,13 @@ async def _live(to: Target, namespace: str | None, interval_seconds: float) -> N
     async with cluster.connected(to) as client:
         shown = await look(client, to.context, namespace)
         with Live(console=console, screen=True, auto_refresh=False) as live:
-            problem = None
+            problem, took_seconds = None, 0.0
             while True:
                 live.update(draw(shown, console.width, console.height, problem), refresh=True)
-                await asyncio.sleep(interval_seconds)
+                await asyncio.sleep(max(interval_seconds, REST * took_seconds))
+                began = time.monotonic()
                 try:
                     shown, problem = await look(client, to.context, namespace), None
                 except ApiError as error:
                     problem = str(error)
+                took_seconds = time.monotonic() - began

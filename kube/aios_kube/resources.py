@@ -40,6 +40,7 @@ class Resource:
 
 AGENTS: Final = Resource(names.GROUP, names.VERSION, "Agent", names.AGENTS)
 AGENT_RUNTIMES: Final = Resource(names.GROUP, names.VERSION, "AgentRuntime", names.AGENT_RUNTIMES)
+GPU_QUOTAS: Final = Resource(names.GROUP, names.VERSION, "GPUQuota", names.GPU_QUOTAS)
 PODS: Final = Resource("", "v1", "Pod", "pods")
 NODES: Final = Resource("", "v1", "Node", "nodes", namespaced=False)
 NAMESPACES: Final = Resource("", "v1", "Namespace", "namespaces", namespaced=False)

@@ -41,6 +41,14 @@ class OperatorSettings:
     log_level: str = "INFO"
     """Python's name of the least level that is logged. INFO has one line for each decision."""
 
+    without_quota: str = "Unlimited"
+    """What Agents get in a namespace without a GPUQuota: `Unlimited` or `Nothing`. Unlimited, so that one Agent on one GPU needs no quota;
+    where teams share a cluster, Nothing."""
+
+    quota_status_seconds: float = 1.0
+    """At least between two writes of the status of one GPUQuota. A burst of a hundred Agents changes it a hundred times; decisions follow
+    from what Agents hold, never from that status."""
+
     cycle_seconds: float = 0.1
     """How long changes are collected before the cluster is planned. Applying twenty Agents is one cycle; a single one waits 100 ms, far
     below what its pod takes to start."""
@@ -91,6 +99,8 @@ def from_environment(environment: Mapping[str, str]) -> OperatorSettings:
             continue
         given[each.name] = _read(variable, environment[variable], hints[each.name])
     settings = OperatorSettings(**given)
+    if settings.without_quota not in ("Unlimited", "Nothing"):
+        raise InvalidSetting(f"AIOS_WITHOUT_QUOTA must be Unlimited or Nothing, not {settings.without_quota!r}")
     if settings.log_format not in ("text", "json"):
         raise InvalidSetting(f"AIOS_LOG_FORMAT must be text or json, not {settings.log_format!r}")
     return settings

@@ -58,6 +58,9 @@ class Executor:
             case do.WriteStatus(key, uid, status):
                 part = [{"op": "add", "path": "/status", "value": status}]
                 await self._patch(self.store.agents, key.namespace, key.name, part, uid=uid, subresource="status")
+            case do.WriteQuotaStatus(namespace, name, uid, status):
+                part = [{"op": "add", "path": "/status", "value": status}]
+                await self._patch(self.store.quotas, namespace, name, part, uid=uid, subresource="status")
 
     async def _finalizers(self, effect: do.AddFinalizer | do.RemoveFinalizer, present: bool) -> None:
         key = effect.key

@@ -38,6 +38,7 @@ def test_settings_come_from_the_environment():
         ("AIOS_AUDIT_SECONDS", "0", "greater than 0"),
         ("AIOS_AUDIT_SECONDS", "nan", "greater than 0"),
         ("AIOS_LOG_FORMAT", "xml", "text or json"),
+        ("AIOS_WITHOUT_QUOTA", "nothing", "Unlimited or Nothing"),
     ],
 )
 def test_a_setting_that_can_not_be_read_is_named(variable: str, value: str, must: str):

@@ -307,7 +307,7 @@ async def test_who_takes_more_than_his_share_is_stopped_and_named_and_nobody_els
 
 
 async def test_a_gpu_that_can_not_be_read_is_said_to_be_unmonitored(directory: Path, hook: Path, pod: Pod, driver: Path, monkeypatch):
-    monkeypatch.setattr("aios_sidecar.node.gpus.UNREAD_SECONDS", 1.0)
+    monkeypatch.setattr("aios_sidecar.node.gpus.UNREAD_SECONDS", 3.0)
     settings, cluster = settings_in(directory, hook), a_cluster()
     rewrite(driver, "driver error=15\n" + driver.read_text())
     async with running(settings, cluster, workers=Supervisor(FixedInventory(GPU_A), QUICK)) as agent:

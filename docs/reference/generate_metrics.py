@@ -69,9 +69,18 @@ LABELS = {
     ("aios_operator_gpu_vram_capacity_bytes", "gpu"): "uuid of a GPU of that node",
     ("aios_operator_gpu_vram_booked_bytes", "node"): "a node of the cluster",
     ("aios_operator_gpu_vram_booked_bytes", "gpu"): "uuid of a GPU of that node",
+    **{
+        (f"aios_operator_quota_{name}", label): values
+        for name in ("memory_bytes", "agents")
+        for label, values in (("namespace", "a namespace with a GPUQuota"), ("amount", _words(["nominal", "reserved", "used", "waiting"])))
+    },
     ("aios_node_requests_total", "request"): _words(["prepare", "unprepare", "hook"]),
     ("aios_node_requests_total", "outcome"): "`ok`, or the class of the error that ended the request",
     ("aios_node_request_seconds", "request"): _words(["prepare", "unprepare", "hook"]),
+    **{
+        (f"aios_gpu_{name}", "gpu"): "uuid of a GPU of the node"
+        for name in ("monitored", "capacity_bytes", "booked_bytes", "used_bytes", "unattributed_bytes", "shares_exceeded_total")
+    },
     ("aios_gateway_requests_total", "route"): f"{_words(sorted(entry.name for entry in ROUTES.values()))}, `none` for what no route took",
     ("aios_gateway_requests_total", "code"): _words(_GATEWAY_CODES),
 }

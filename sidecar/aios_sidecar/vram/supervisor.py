@@ -73,7 +73,7 @@ class Supervisor:
             return
         try:
             link.send(encode(self._booked.get(uuid, Booked())))
-        except OSError as error:  # a worker that does not listen: what it says from now on would be about bookings of the past
+        except (OSError, ValueError) as error:  # what it says from now on would be about bookings of the past
             log.warning("the worker of GPU %s can't be told what is booked: %s; it is replaced", uuid, error)
             with contextlib.suppress(OSError):
                 link.shutdown(socket.SHUT_RDWR)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-GENERATORS = (["-m", "aios_api.generate"], ["-m", "aios_sidecar.node._proto.generate"])
+GENERATORS = (["-m", "aios_api.generate"], ["-m", "aios_sidecar.node._proto.generate"], ["docs/reference/generate_metrics.py"])
 
 
 @dataclass
@@ -48,7 +48,7 @@ def check() -> tuple[bool, list[str]]:
         ("ruff format", lambda: tool("ruff", "format", "--quiet", "--check", ".")),
         ("mypy --strict", lambda: tool("mypy", "--no-error-summary")),
         ("import-linter", lambda: tool("lint-imports", "--no-logo")),
-        *((f"{arguments[1]} --check", lambda a=arguments: python(*a, "--check")) for arguments in GENERATORS),
+        *((f"{arguments[-1]} --check", lambda a=arguments: python(*a, "--check")) for arguments in GENERATORS),
     )
     failed = []
     for name, step in steps:

@@ -18,6 +18,10 @@ class Options:
 
     kubeconfig: Path
     quick: bool = False
+    agents: int = 200
+    """How many Agents a bench of many applies."""
+    kwok_nodes: int = 25
+    """How many simulated nodes such a bench has for them."""
 
 
 @dataclass(frozen=True)

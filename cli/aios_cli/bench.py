@@ -17,8 +17,10 @@ GROUP = "aios.benches"
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write figures, method, machine, versions and samples here.",
 )
+@click.option("--agents", type=click.IntRange(1, 10_000), default=200, show_default=True, help="How many Agents at once (burst).")
+@click.option("--kwok-nodes", type=click.IntRange(1, 5000), default=25, show_default=True, help="On how many simulated nodes (burst).")
 @click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Default: the local cluster's.")
-def bench(name: str | None, quick: bool, json_path: Path | None, kubeconfig: Path | None) -> None:
+def bench(name: str | None, quick: bool, json_path: Path | None, agents: int, kwok_nodes: int, kubeconfig: Path | None) -> None:
     """Measure one promise on the real thing. Without NAME: list the benches."""
     found = {point.name: point for point in entry_points(group=GROUP)}
     if name is None:
@@ -37,7 +39,7 @@ def bench(name: str | None, quick: bool, json_path: Path | None, kubeconfig: Pat
             f"Benches run from a source checkout (make setup); {missing.name} is not part of the installed package."
         ) from missing
     try:
-        result = run(Options(kubeconfig=kubeconfig or default_kubeconfig(), quick=quick))
+        result = run(Options(kubeconfig or default_kubeconfig(), quick, agents, kwok_nodes))
     except (ApiError, TimeoutError) as problem:
         raise click.ClickException(
             f"{problem or 'the cluster took too long'}. The bench needs a cluster with KubeAIOS, such as the one of `make demo`."

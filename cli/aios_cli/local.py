@@ -53,16 +53,21 @@ def _cluster(settings: "ClusterSettings") -> Iterator["LocalCluster"]:
 
 @local.command()
 @click.option("--api-only", is_flag=True, help="etcd, API server and controllers, without scheduler and node.")
+@click.option(
+    "--kwok-nodes", type=click.IntRange(0, 5000), default=0, help="Simulated nodes besides, run by KWOK: nothing really runs there."
+)
+@click.option("--gpus-per-node", type=click.IntRange(0, 16), default=8, show_default=True, help="GPUs of 80 GiB of each simulated node.")
 @click.option("--subnet", help="A /16 for node, pods and services. [default: a free one of 10.128.0.0/10]")
 @click.pass_obj
-def up(settings: "ClusterSettings", api_only: bool, subnet: str | None) -> None:
+def up(settings: "ClusterSettings", api_only: bool, kwok_nodes: int, gpus_per_node: int, subnet: str | None) -> None:
     """Start the cluster and wait until it is ready; build and install first what is missing."""
     from dataclasses import replace
 
     from aios_localcluster import API_ONLY, FULL
 
     try:
-        settings = replace(settings, components=API_ONLY if api_only else FULL, subnet=subnet)
+        components = API_ONLY if api_only else FULL
+        settings = replace(settings, components=components, kwok_nodes=kwok_nodes, gpus_per_node=gpus_per_node, subnet=subnet)
     except ValueError as problem:
         raise click.UsageError(str(problem)) from problem
     with _cluster(settings) as cluster:

@@ -3,7 +3,9 @@
 import click
 
 from aios_cli.bench import bench
+from aios_cli.explain import explain
 from aios_cli.local import local
+from aios_cli.top import top
 
 
 @click.group()
@@ -11,5 +13,7 @@ def main() -> None:
     """KubeAIOS from the command line."""
 
 
+main.add_command(top)
+main.add_command(explain)
 main.add_command(local)
 main.add_command(bench)

@@ -61,6 +61,11 @@ class AgentSpec(Model):
         alias="operatingMode",
         description="Running wants a pod; Stopped gives pod and GPU share back and keeps the Agent.",
     )
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = Field(
+        default=0,
+        description="Who waits gets quota and place first by higher priority, then by age. It is in force at once, and takes nothing from "
+        "who holds a place.",
+    )
 
 
 class PlacedGPU(Model):
@@ -69,6 +74,16 @@ class PlacedGPU(Model):
     uuid: UID = Field(description="The GPU, as the driver names it.")
     model: GPUModel = Field(description="Its model, as its node publishes it.")
     memory: Memory = Field(description="The VRAM that is booked, in whole MiB.")
+
+
+class BookedGPU(PlacedGPU):
+    """The share, and what holds the Agent to it."""
+
+    enforcement: Literal["Watch"] | None = Field(
+        default=None,
+        description="Watch: what the pod uses is read all the time, and its container is killed soon after it uses more than its share. "
+        "Absent while nothing is known to hold the Agent to its share; the condition EnforcementVerified says why.",
+    )
 
 
 class Pending(Model):
@@ -93,7 +108,9 @@ class AgentStatus(Model):
     """What a person reads back; written by the operator."""
 
     conditions: Conditions | None = Field(
-        default=None, description="Accepted, Placed, Prepared, Ready, Completed; Reconciling and Stalled for tools that wait."
+        default=None,
+        description="Accepted, QuotaReserved, Placed, Prepared, Ready, Completed; with VRAM EnforcementVerified and WithinShare; "
+        "Reconciling and Stalled for tools that wait.",
     )
     observed_generation: Generation | None = Field(
         default=None, alias="observedGeneration", description="The generation of the spec that this status speaks of."
@@ -103,7 +120,7 @@ class AgentStatus(Model):
     )
     node_name: Name | None = Field(default=None, alias="nodeName", description="The node of the current attempt.")
     pod_name: AttemptName | None = Field(default=None, alias="podName", description="The pod of the current attempt.")
-    gpu: PlacedGPU | None = Field(default=None, description="The share that is booked.")
+    gpu: BookedGPU | None = Field(default=None, description="The share that is booked, and how it is enforced.")
     pending: Pending | None = Field(default=None, description="Set while the Agent waits for a place.")
     failed_attempts: Attempt | None = Field(
         default=None,
@@ -118,7 +135,12 @@ def parse_spec(spec: object) -> AgentSpec:
     try:
         return AgentSpec.model_validate(spec)
     except ValidationError as error:
-        raise InvalidSpec("; ".join(f"{_path(e['loc'])}: {e['msg']}" for e in error.errors(include_url=False))) from None
+        raise InvalidSpec(field_errors(error)) from None
+
+
+def field_errors(error: ValidationError) -> str:
+    """What is wrong with a spec, field by field."""
+    return "; ".join(f"{_path(e['loc'])}: {e['msg']}" for e in error.errors(include_url=False))
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""The two CustomResourceDefinitions: the models' schemas, with names, columns and what must be true of a whole object."""
+"""The CustomResourceDefinitions: the models' schemas, with names, columns and what must be true of a whole object."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from aios_api import names
 from aios_api.agent import AgentSpec, AgentStatus
+from aios_api.quota import GPUQuotaSpec, GPUQuotaStatus
 from aios_api.runtime import AgentRuntimeSpec, AgentRuntimeStatus
 from aios_api.schema import Schema, rule, struct, structural, text
 
@@ -17,11 +18,15 @@ RUNTIME_DESCRIPTION = (
     "The operator's order to a node for one Agent, and the node's facts about it. Internal: written by the operator and the node agent, "
     "and named as its Agent; people read agents."
 )
+QUOTA_DESCRIPTION = (
+    "What the Agents of a namespace may hold together. An Agent holds its part from its admission to its release, between two attempts as "
+    "well. The oldest quota of a namespace counts. What is granted less than held is not taken away: nobody gets more until it is released."
+)
 
 
 def definitions() -> list[Schema]:
     """All our CustomResourceDefinitions, in the order in which they are written."""
-    return [_agent(), _agent_runtime()]
+    return [_agent(), _agent_runtime(), _gpu_quota()]
 
 
 def _agent() -> Schema:
@@ -47,6 +52,7 @@ def _agent() -> Schema:
         _column("GPU", ".status.gpu.model"),
         _column("VRAM", ".spec.gpu.memory"),
         _column("Node", ".status.nodeName"),
+        _column("Priority", ".spec.priority", kind="integer", wide=True),
         _column("Attempt", ".status.attempt", kind="integer", wide=True),
         _column("Pod", ".status.podName", wide=True),
         _column("Waiting for", ".status.pending.message", wide=True),
@@ -79,6 +85,21 @@ def _agent_runtime() -> Schema:
     return _definition(
         "AgentRuntime", names.AGENT_RUNTIMES, "agtr", RUNTIME_DESCRIPTION, *models, rules, columns, selectable=[".spec.nodeName"]
     )
+
+
+def _gpu_quota() -> Schema:
+    columns = [
+        _column("In force", _condition("InForce", "status")),
+        _column("Nominal", ".spec.memory.nominal"),
+        _column("Reserved", ".status.reserved.memory"),
+        _column("Used", ".status.used.memory"),
+        _column("Agents", ".spec.agents", kind="integer"),
+        _column("Holding", ".status.reserved.agents", kind="integer"),
+        _column("Waiting", ".status.waiting.agents", kind="integer"),
+        _column("Exceeded", _condition("Exceeded", "status"), wide=True),
+        _column("Age", ".metadata.creationTimestamp", kind="date"),
+    ]
+    return _definition("GPUQuota", names.GPU_QUOTAS, "gq", QUOTA_DESCRIPTION, GPUQuotaSpec, GPUQuotaStatus, [], columns)
 
 
 def _definition(

@@ -11,6 +11,7 @@ API_VERSION: Final = f"{GROUP}/{VERSION}"
 
 AGENTS: Final = "agents"
 AGENT_RUNTIMES: Final = "agentruntimes"
+GPU_QUOTAS: Final = "gpuquotas"
 CATEGORY: Final = "aios"
 """`kubectl get aios` lists all our kinds."""
 

@@ -31,10 +31,18 @@ class ConditionType(_Explained):
     """Adjectives and participles that are true or not of an `Agent` or an `AgentRuntime`."""
 
     Accepted = "Accepted", "The spec is one that can be run."
+    QuotaReserved = "QuotaReserved", "The Agent holds its part of the namespace's quota, from its admission until it is released."
+    InForce = "InForce", "This quota is the one that counts in its namespace (on the GPUQuota)."
+    Exceeded = "Exceeded", "Agents hold more than this quota grants (on the GPUQuota)."
     Placed = "Placed", "A node, and with VRAM a GPU, are booked for the current attempt."
     Prepared = "Prepared", "The node has prepared the claim of the current attempt."
     Fenced = "Fenced", "The fence stands in the pod's network namespace (on the AgentRuntime)."
     Listening = "Listening", "The agent's socket and loopback listener are served (on the AgentRuntime)."
+    EnforcementVerified = (
+        "EnforcementVerified",
+        "The VRAM share of the current attempt is enforced, which was seen to work; the message says what was read and when.",
+    )
+    WithinShare = "WithinShare", "The current attempt was never stopped for using more VRAM than its share."
     Ready = "Ready", "The pod is ready, the fence is in force and the listeners are open, for the current attempt."
     Completed = "Completed", "The agent ended for good, and what was booked is released."
     Reconciling = "Reconciling", "The Agent is on its way to what its spec says (for tools that wait)."
@@ -48,6 +56,22 @@ class Reason(_Explained):
     Accepted = "Accepted", "The spec is one that can be run."
     InvalidSpec = "InvalidSpec", "The spec cannot be read as this version of the API; the message names the field and what must be true."
     TemplateRefused = "TemplateRefused", "The template asks for something that an agent may not have; the message names the field."
+
+    # May the namespace hold it?
+    QuotaReserved = "QuotaReserved", "The GPUQuota of the namespace has reserved what the Agent asks for."
+    QuotaExceeded = (
+        "QuotaExceeded",
+        "Agents hold more than their namespace's quota grants; each keeps its part until it is released, and nobody gets more.",
+    )
+    QuotaExhausted = "QuotaExhausted", "What the Agent asks for is within the namespace's quota, but other Agents hold too much of it now."
+    LargerThanQuota = "LargerThanQuota", "The Agent asks for more than the whole quota of its namespace."
+    NoQuota = (
+        "NoQuota",
+        "The namespace has no GPUQuota. The chart's operator.withoutQuota says whether Agents are then unlimited or not admitted.",
+    )
+    InForce = "InForce", "The oldest GPUQuota of a namespace counts."
+    OlderQuotaCounts = "OlderQuotaCounts", "Another GPUQuota of the namespace is older and counts; this one limits nothing."
+    WithinQuota = "WithinQuota", "Agents hold no more than the quota grants."
 
     # Is there a place for it?
     Placed = "Placed", "A node, and with VRAM a GPU, are chosen for this attempt; kube-scheduler has yet to book them."
@@ -80,6 +104,13 @@ class Reason(_Explained):
     Listening = "Listening", "The agent's socket and its loopback listener are open and the gateway serves them."
     PortTaken = "PortTaken", "Something in the pod already listens on the port of the agent's endpoint."
     GatewayAbsent = "GatewayAbsent", "The listeners are open, but no gateway on the node has taken them yet."
+
+    # Does it keep to its share of the GPU?
+    Watched = "Watched", "What the pod's processes use of the GPU is read all the time, and a pod above its share is stopped."
+    WaitingForReading = "WaitingForReading", "Nothing was heard yet from the worker that reads the GPU."
+    CannotMonitor = "CannotMonitor", "What the pod uses of the GPU can't be read now; the message says why. Nothing is enforced meanwhile."
+    WithinShare = "WithinShare", "The pod was not seen above its share for longer than the grace."
+    ShareExceeded = "ShareExceeded", "The pod used more VRAM than its share, and its container was killed; the message says by how much."
 
     # Does it run?
     Ready = "Ready", "The pod is ready, the fence is in force and the listeners are open, for the current attempt."

@@ -37,7 +37,9 @@ class AgentRuntimeSpec(Model):
 class AgentRuntimeStatus(Model):
     """Facts about one prepared claim, each with what it is about; written by the node agent of `spec.nodeName`."""
 
-    conditions: Conditions | None = Field(default=None, description="Prepared, Fenced, Listening.")
+    conditions: Conditions | None = Field(
+        default=None, description="Prepared, Fenced, Listening; with VRAM also EnforcementVerified and WithinShare."
+    )
     node_name: Name | None = Field(default=None, alias="nodeName", description="The node that speaks.")
     attempt: Attempt | None = Field(default=None, description="The attempt that it speaks of.")
     claim_uid: UID | None = Field(default=None, alias="claimUID", description="The claim that is prepared.")

@@ -40,6 +40,7 @@ class Resource:
 
 AGENTS: Final = Resource(names.GROUP, names.VERSION, "Agent", names.AGENTS)
 AGENT_RUNTIMES: Final = Resource(names.GROUP, names.VERSION, "AgentRuntime", names.AGENT_RUNTIMES)
+GPU_QUOTAS: Final = Resource(names.GROUP, names.VERSION, "GPUQuota", names.GPU_QUOTAS)
 PODS: Final = Resource("", "v1", "Pod", "pods")
 NODES: Final = Resource("", "v1", "Node", "nodes", namespaced=False)
 NAMESPACES: Final = Resource("", "v1", "Namespace", "namespaces", namespaced=False)
@@ -50,6 +51,7 @@ RESOURCE_SLICES: Final = Resource("resource.k8s.io", "v1", "ResourceSlice", "res
 DEVICE_CLASSES: Final = Resource("resource.k8s.io", "v1", "DeviceClass", "deviceclasses", namespaced=False)
 NETWORK_POLICIES: Final = Resource("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
 EVENTS: Final = Resource("events.k8s.io", "v1", "Event", "events")
+LEASES: Final = Resource("coordination.k8s.io", "v1", "Lease", "leases")
 CUSTOM_RESOURCE_DEFINITIONS: Final = Resource(
     "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False
 )

@@ -23,6 +23,7 @@ from aios_localcluster.locks import exclusive_file_lock
 SOURCES = Path(__file__).resolve().parent.parent / "go"
 PROGRESS_SECONDS = 15
 CONTAINERD = "github.com/containerd/containerd/v2"
+KWOK = "sigs.k8s.io/kwok"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Module:
     """The files that exist after the build."""
     links: Mapping[str, tuple[str, ...]]
     """Further names of a program, made as symbolic links."""
+    on_demand: bool = False
+    """Built only for a cluster that asks for it."""
 
 
 MODULES = {
@@ -57,6 +60,7 @@ MODULES = {
             {},
         ),
         Module("helm", "helm.sh/helm/v4", ("helm.sh/helm/v4/cmd/helm",), ("helm",), {}),
+        Module("kwok", KWOK, (f"{KWOK}/cmd/kwok",), ("kwok",), {}, on_demand=True),
         Module("pause", None, (".",), ("pause",), {}),
     )
 }
@@ -92,6 +96,8 @@ def link_flags(module: Module, version: str) -> str:
             ]
     if module.name == "containerd":
         flags.append(f"-X {CONTAINERD}/version.Version={version}")
+    if module.name == "kwok":
+        flags.append(f"-X {KWOK}/pkg/consts.Version=v{version}")
     return " ".join(flags)
 
 
@@ -206,17 +212,18 @@ def _run_with_progress(name: str, arguments: list[str], folder: Path, say: Calla
 
 
 def build_all(cache: Path, say: Callable[[str], None] = print) -> dict[str, Path]:
-    """Every module's directory, built where needed, one after the other (the compiler already uses every core)."""
+    """The directory of each module that every cluster needs, built where needed, one after the other (the compiler uses every core)."""
     began = time.monotonic()
-    missing = [name for name, module in MODULES.items() if not is_built(module, cache)]
-    built = {name: build(name, cache, say) for name in MODULES}
+    wanted = [name for name, module in MODULES.items() if not module.on_demand]
+    missing = [name for name in wanted if not is_built(MODULES[name], cache)]
+    built = {name: build(name, cache, say) for name in wanted}
     if missing:
         say(f"built {', '.join(missing)} in {time.monotonic() - began:.0f} s in all; kept in {cache / 'bin'}")
     return built
 
 
 def main(names: list[str]) -> int:
-    """Build the modules that are named, or all; print where each is."""
+    """Build the modules that are named, or those that every cluster needs; print where each is."""
     unknown = [name for name in names if name not in MODULES]
     if unknown:
         print(f"no such module: {', '.join(unknown)}; there are {', '.join(MODULES)}", file=sys.stderr)

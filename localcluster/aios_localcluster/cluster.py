@@ -19,6 +19,7 @@ from aios_localcluster import build, cgroups, configuration, control, files, hos
 from aios_localcluster.configuration import Programs
 from aios_localcluster.errors import CannotRunHere, LocalClusterError, NotRunning
 from aios_localcluster.network import ClusterNetwork
+from aios_localcluster.plan import Plan
 from aios_localcluster.readiness import Api, http_is_ok
 from aios_localcluster.settings import ClusterSettings
 
@@ -155,6 +156,8 @@ class LocalCluster:
             build.build_all(self.settings.cache, say)
         else:
             build.build("kubernetes", self.settings.cache, say)
+        if self.settings.kwok_nodes:
+            build.build("kwok", self.settings.cache, say)
         self._clear_kernel_state()  # of a cluster whose supervisor was killed
         self._make_directory()
         with contextlib.closing(locks.named_lock("kubeaios-local/networks", LOCK_SECONDS)) as networks:
@@ -191,6 +194,10 @@ class LocalCluster:
 
     def _refuse_other_components(self) -> None:
         runs = {component["name"] for component in self.status()}
+        simulated = {each.name: each.argv for each in Plan.read(self.layout.plan).components if each.name == "simulation"}
+        wanted = configuration.components(self.settings, self.network, self.programs)
+        if simulated != {each.name: each.argv for each in wanted if each.name == "simulation"}:
+            raise LocalClusterError(f"the cluster {self.settings.name} runs with other simulated nodes: take it down first")
         if lacking := [name for name in self.settings.components if name not in runs]:
             raise LocalClusterError(
                 f"the cluster {self.settings.name} runs without {', '.join(lacking)}: take it down first, or use another name"

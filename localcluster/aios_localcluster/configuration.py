@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from aios_localcluster import simulation
 from aios_localcluster.certificates import Pair
 from aios_localcluster.network import ClusterNetwork
 from aios_localcluster.plan import Component
@@ -30,6 +31,7 @@ class Programs:
     kubernetes: Path
     containerd: Path
     helm: Path
+    kwok: Path
     pause: Path
 
 
@@ -170,8 +172,10 @@ def components(settings: ClusterSettings, network: ClusterNetwork, programs: Pro
         _controller_manager(layout, network, programs),
         _scheduler(layout, programs),
         *_node(settings, network, programs),
+        *_simulated(settings, programs),
     )
-    wanted = {*settings.components, *(("images",) if settings.has_node else ())}
+    simulated = ("kwok", "simulation") if settings.kwok_nodes else ()
+    wanted = {*settings.components, *(("images",) if settings.has_node else ()), *simulated}
     return tuple(component for component in every if component.name in wanted)
 
 
@@ -278,6 +282,21 @@ def _node(settings: ClusterSettings, network: ClusterNetwork, programs: Programs
     )
 
 
+def _simulated(settings: ClusterSettings, programs: Programs) -> tuple[Component, ...]:
+    layout = settings.layout
+    kwok = _flags(
+        kubeconfig=layout.kubeconfig,
+        config=layout.configuration / "kwok.yaml",
+        manage_nodes_with_label_selector=f"{simulation.LABEL}={simulation.VALUE}",
+        node_lease_duration_seconds=simulation.LEASE_SECONDS,
+    )
+    own = simulation.component_argv(layout.kubeconfig, settings.kwok_nodes, settings.gpus_per_node)
+    return (
+        Component("kwok", (str(programs.kwok / "kwok"), *kwok), after_api=True),
+        Component("simulation", own, after_api=True),
+    )
+
+
 def write_node_files(settings: ClusterSettings, network: ClusterNetwork, runc: str) -> None:
     """Write what the components' flags name, for a cluster with or without a node."""
     layout = settings.layout
@@ -289,6 +308,7 @@ def write_node_files(settings: ClusterSettings, network: ClusterNetwork, runc: s
     # JSON is YAML, and the components read either.
     (config / "kubelet.yaml").write_text(_json(kubelet_configuration(layout)))
     (config / "kube-scheduler.yaml").write_text(_json(scheduler_configuration(config / "kube-scheduler.kubeconfig")))
+    (config / "kwok.yaml").write_text(simulation.stages())
     (config / "kube-proxy.yaml").write_text(_json(proxy_configuration(config / "kube-proxy.kubeconfig", network, settings.node_name)))
 
 

@@ -16,9 +16,11 @@ NAMESPACE = "aios-system"
 RELEASE = "kubeaios"
 
 FAKE_GPUS = """\
-# Two GPUs that do not exist, so that a machine without one can show what the bookkeeping does.
-gpu uuid=GPU-00000000-0000-0000-0000-00000000000a model="NVIDIA H100 80GB HBM3" memory=80Gi
-gpu uuid=GPU-00000000-0000-0000-0000-00000000000b model="NVIDIA L40S" memory=48Gi
+# Two GPUs that do not exist, so that a machine without one can show what the bookkeeping does. 512 MiB of each are kept back.
+gpu uuid=GPU-00000000-0000-0000-0000-00000000000a model="NVIDIA H100 80GB HBM3" memory=82432Mi
+gpu uuid=GPU-00000000-0000-0000-0000-00000000000b model="NVIDIA L40S" memory=49664Mi
+# Programs play what they use of them, in /tmp/aios-fake-vram/<pid> of their own containers.
+programs proc=/proc
 """
 
 

@@ -34,6 +34,10 @@ class ClusterSettings:
     """Where built programs are kept, outside the tree, so that a clean checkout does not build them again."""
     components: tuple[str, ...] = FULL
     """What runs: FULL, or API_ONLY when no pod has to run; that saves seconds and half of the memory."""
+    kwok_nodes: int = 0
+    """How many simulated nodes there are besides, run by KWOK. Pods on them are said to run; nothing does. Fifty take a second to make."""
+    gpus_per_node: int = 8
+    """How many GPUs of 80 GiB each simulated node has."""
     subnet: str | None = None
     """A /16 for node, pods and services. None picks a free one by the cluster's name from 10.128.0.0/10, which few networks use."""
     start_timeout_seconds: float = 120.0
@@ -52,6 +56,10 @@ class ClusterSettings:
             raise ValueError(f"components must contain {' and '.join(missing)}: every other component needs the API")
         if "kubelet" in self.components and "containerd" not in self.components:
             raise ValueError("components must contain containerd when they contain kubelet")
+        if not (0 <= self.kwok_nodes <= 5000 and 0 <= self.gpus_per_node <= 16):
+            raise ValueError("kwok_nodes must be 0 to 5000, and gpus_per_node 0 to 16")
+        if self.kwok_nodes and "kube-scheduler" not in self.components:
+            raise ValueError("components must contain kube-scheduler when there are simulated nodes: nothing would be bound to them")
         if self.subnet is not None and IPv4Network(self.subnet).prefixlen != 16:
             raise ValueError(f"subnet must be an IPv4 network with a prefix of 16 bits, not {self.subnet}")
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from aios_kube.errors import ApiError
 from aios_operator.act.executor import Executor
@@ -23,6 +23,7 @@ from aios_operator.act.report import Reporter
 from aios_operator.decide import effects as do
 from aios_operator.decide.agent import plan_agent, plan_namespace
 from aios_operator.decide.cluster import plan_cluster, standing_order
+from aios_operator.decide.quota import plan_quotas
 from aios_operator.decide.views import AgentState, Key, Order
 from aios_operator.metrics import Metrics
 from aios_operator.observe import parse
@@ -31,8 +32,15 @@ from aios_operator.settings import OperatorSettings
 
 log = logging.getLogger(__name__)
 
-Subject = Key | str
-"""What a worker works for: an Agent, or a namespace."""
+
+class Quotas(NamedTuple):
+    """The GPUQuotas of a namespace."""
+
+    namespace: str
+
+
+Subject = Key | str | Quotas
+"""What a worker works for: an Agent, a namespace, or its quotas."""
 
 LONGEST_SLEEP_SECONDS = 1.0
 """The loop turns at least so often, which is what liveness looks at."""
@@ -61,6 +69,7 @@ class Loop:
     _waiting: set[Key] = field(default_factory=set)
     _orders: dict[Key, Order] = field(default_factory=dict)
     """Orders that take a place which no bound pod takes yet; those under way to the server included."""
+    _stopped: bool = False
     _cluster_at: datetime | None = None
     _sweep_at: datetime | None = None
 
@@ -69,11 +78,19 @@ class Loop:
         self._slots = asyncio.Semaphore(self.settings.concurrent_writes)
 
     async def run(self) -> None:
-        """Plans and acts, for ever."""
-        while True:
+        """Plans and acts until `stop`."""
+        while not self._stopped:
             self.turn()
             self.last_turn = time.monotonic()
             await self._sleep()
+
+    async def stop(self, seconds: float) -> None:
+        """Nothing new is planned, and what is under way has ended or, after `seconds`, is cancelled: any write may be a process's last."""
+        self._stopped = True
+        if self._busy:
+            _, left = await asyncio.wait(list(self._busy.values()), timeout=seconds)
+            for task in left:
+                task.cancel()
 
     def turn(self) -> None:
         """Everything that is due now is planned, and its writes begin."""
@@ -81,6 +98,7 @@ class Loop:
         self._sweep(now)
         self._wake_timers(now)
         self._plan_namespaces(now)
+        self._plan_quotas(now)
         self._plan_agents(now)
         self._plan_cluster(now)
         self.metrics.queue(dirty=len(self.store.dirty), busy=len(self._busy), waiting=len(self._waiting))
@@ -95,8 +113,9 @@ class Loop:
                 return
 
     def _due(self, now: datetime) -> bool:
-        ready = {subject for subject in self.store.dirty | self.store.dirty_namespaces if self._may(subject, now)}
-        return bool(ready) or self._cluster_at is not None
+        quotas = (Quotas(namespace) for namespace in self.store.dirty_quotas)
+        dirty: list[Subject] = [*self.store.dirty, *self.store.dirty_namespaces, *quotas]
+        return any(self._may(subject, now) for subject in dirty) or self._cluster_at is not None
 
     async def _sleep(self) -> None:
         now = self.clock()
@@ -120,6 +139,7 @@ class Loop:
         """Everything is planned once, whether it changed or not."""
         self.store.dirty |= self.store.keys()
         self.store.dirty_namespaces |= self.store.namespaces()
+        self.store.dirty_quotas |= {namespace for namespace, _ in self.store.quotas.views}
         self.store.cluster_dirty = True
 
     def _wake_timers(self, now: datetime) -> None:
@@ -143,6 +163,15 @@ class Loop:
         for namespace in [n for n in self.store.dirty_namespaces if self._may(n, now)]:
             self.store.dirty_namespaces.discard(namespace)
             self._begin(namespace, plan_namespace(self.store.namespace(namespace)))
+
+    def _plan_quotas(self, now: datetime) -> None:
+        """Of each namespace no sooner than a moment after the last time: its quota's status follows a burst, not each of its Agents."""
+        for subject in [Quotas(namespace) for namespace in self.store.dirty_quotas]:
+            if self._may(subject, now):
+                self.store.dirty_quotas.discard(subject.namespace)
+                if effects := plan_quotas(self.store.quota_state(subject.namespace), now):
+                    self._not_before[subject] = now + timedelta(seconds=self.settings.quota_status_seconds)
+                    self._begin(subject, effects)
 
     def _plan_agents(self, now: datetime) -> None:
         keys = [key for key in self.store.dirty if self._may(key, now)]
@@ -190,7 +219,9 @@ class Loop:
         self._cluster_at, self.store.cluster_dirty = None, False
         began = time.perf_counter()
         states = [self.store.state(key) for key in sorted(self._waiting) if key not in self._busy]
-        effects = plan_cluster(self.store.cluster(states, self._orders.values(), now), now)
+        unlimited = self.settings.without_quota == "Unlimited"
+        view = self.store.cluster(states, self._orders.values(), now, unlimited_without_quota=unlimited)
+        effects = plan_cluster(view, now)
         self.metrics.cycle("cluster", time.perf_counter() - began)
         by_key: dict[Key, AgentState] = {state.key: state for state in states}
         for effect in effects:
@@ -237,8 +268,8 @@ class Loop:
             async with self._slots:
                 for effect in effects:
                     await self._perform(effect)
-            self._failures.pop(subject, None)
-            self._not_before.pop(subject, None)
+            if self._failures.pop(subject, None) is not None:
+                self._not_before.pop(subject, None)
         except ApiError as error:
             self._back_off(subject, self.clock(), error)
         except Exception:
@@ -265,6 +296,8 @@ class Loop:
         if isinstance(subject, Key):
             self.store.dirty.add(subject)
             self._plan_again(subject, at)
+        elif isinstance(subject, Quotas):
+            self.store.dirty_quotas.add(subject.namespace)
         else:
             self.store.dirty_namespaces.add(subject)
         if error is not None:
@@ -279,4 +312,6 @@ class Loop:
 
 
 def _named(subject: Subject) -> str:
+    if isinstance(subject, Quotas):
+        return f"GPUQuotas of namespace {subject.namespace}"
     return "/".join(subject) if isinstance(subject, Key) else f"namespace {subject}"

@@ -19,6 +19,7 @@ from aios_api import names
 from aios_kube import ClusterClient, Resource, connect, resources
 from aios_kube.errors import ApiError, NotFound
 from aios_kube.events import EventRecorder
+from aios_kube.lease import Lease, LeaseLost
 from aios_kube.transport import Credentials, TransportSettings
 from aios_operator import logs
 from aios_operator.act.executor import Executor
@@ -86,30 +87,58 @@ async def run(settings: OperatorSettings) -> bool:
     metrics.watch_store(store)
     events = EventRecorder(client, f"{names.GROUP}/operator", settings.identity, _now)
     loop = Loop(store, Executor(client, store), Reporter(events), metrics, settings, _now)
+    lease = a_lease(client, settings)
     health = Health(settings.cycle_age_limit_seconds, settings.audit_seconds, lambda: loop.last_turn)
     audit = Audit(client, store, settings.audit_seconds, settings.audit_after_relist_seconds, on_done=lambda: _audited(health))
     feed = Feed(store, Credentials(settings.kubeconfig), settings, audit.relisted, lambda resource: _seen(health, metrics, resource))
     stop = asyncio.Event()
     async with serve(settings.http_host, settings.http_port, health, metrics):
-        for resource in (resources.AGENTS, resources.AGENT_RUNTIMES):
+        for resource in (resources.AGENTS, resources.AGENT_RUNTIMES, resources.GPU_QUOTAS):
             await established(client, resource)
         await audit.fill()
         store.set_foreign(await foreign.count(client))
         _audited(health)
-        loop.last_turn = time.monotonic()
         health.ready = True
         log.info("the cluster is read: %d Agents, %d nodes, %d slices", *(len(t.views) for t in (store.agents, store.nodes, store.slices)))
         parts = {
-            "loop": loop.run(),
+            "loop": lead(lease, audit, loop, health),
             "audit": audit.run(),
             "foreign pods": foreign.refresh(client, store, settings.foreign_seconds),
             "events": events.run(),
+            **({"lease": keep(lease)} if lease else {}),
             "kopf": feed.run(stop),  # last: when it ends, it waits for every task that began after it
         }
         try:
             return await _until_one_ends(parts)
         finally:
+            await loop.stop(settings.exit_seconds / 3)
+            if lease is not None and lease.held:
+                await lease.release()
             await client.close()
+
+
+def a_lease(client: ClusterClient, settings: OperatorSettings) -> Lease | None:
+    """The Lease by which one of several operators decides; None for an operator that is alone."""
+    if settings.lease_namespace is None:
+        return None
+    return Lease(client, settings.lease_namespace, names.MANAGED_BY, settings.identity, names.FIELD_MANAGER_OPERATOR, _now)
+
+
+async def keep(lease: Lease) -> None:
+    """Renews the Lease once it is held. Raises `LeaseLost`."""
+    await lease.taken.wait()
+    await lease.hold()
+
+
+async def lead(lease: Lease | None, audit: Audit, loop: Loop, health: Health) -> None:
+    """Decides, once it is our turn. Until then the picture is kept up to date, so that little is left to be read when it comes."""
+    if lease is not None:
+        await lease.acquire()
+        log.info("it is our turn: the picture is compared with the server before anything is decided")
+        await audit.fill()  # what the one before us wrote last may not have reached our watches
+    loop.last_turn = time.monotonic()
+    health.leading = True
+    await loop.run()
 
 
 async def _until_one_ends(parts: dict[str, Coroutine[Any, Any, None]]) -> bool:
@@ -122,6 +151,8 @@ async def _until_one_ends(parts: dict[str, Coroutine[Any, Any, None]]) -> bool:
         error = task.exception()
         if isinstance(error, WatchIsDead):
             log.error("%s; ending, so that a new process watches anew", error)
+        elif isinstance(error, LeaseLost):
+            log.error("%s; ending, so that never two decide", error)
         elif error is not None:
             log.error("%s ended by an error; so does the process", task.get_name(), exc_info=error)
         elif task.get_name() == "kopf":

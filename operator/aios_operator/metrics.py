@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import prometheus_client
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from aios_api.quantity import parse_bytes
 from aios_api.reasons import ConditionType
 from aios_operator.observe.store import Store
 
@@ -70,6 +71,7 @@ class _Picture(prometheus_client.registry.Collector):
     def collect(self) -> Iterable[Metric]:
         yield self._conditions()
         yield from self._vram()
+        yield from self._quota()
 
     def _conditions(self) -> Metric:
         counted: Counter[tuple[str, str]] = Counter()
@@ -93,3 +95,20 @@ class _Picture(prometheus_client.registry.Collector):
                 capacity.add_metric([each.node_name, gpu.uuid], gpu.mebibytes * MIB)
                 booked.add_metric([each.node_name, gpu.uuid], taken[each.pool, gpu.device] * MIB)
         return [capacity, booked]
+
+    def _quota(self) -> Iterable[Metric]:
+        """Of the quota that counts in each namespace; what is held and waits as its status says."""
+        labels = ["namespace", "amount"]
+        memory = GaugeMetricFamily("aios_operator_quota_memory_bytes", "VRAM: nominal, reserved, used and waiting.", labels=labels)
+        agents = GaugeMetricFamily("aios_operator_quota_agents", "Agents: nominal, reserved, used and waiting.", labels=labels)
+        for namespace, quota in self._store.counting_quotas():
+            if quota.mebibytes is not None:
+                memory.add_metric([namespace, "nominal"], quota.mebibytes * MIB)
+            if quota.agents is not None:
+                agents.add_metric([namespace, "nominal"], quota.agents)
+            for word in ("reserved", "used", "waiting"):
+                amount = quota.status.get(word)
+                if amount:
+                    memory.add_metric([namespace, word], parse_bytes(amount["memory"]))
+                    agents.add_metric([namespace, word], amount["agents"])
+        return [memory, agents]

@@ -24,14 +24,16 @@ class Health:
     last_turn: Callable[[], float]
     now: Callable[[], float] = time.monotonic
     ready: bool = False
-    """The picture of the cluster was filled."""
+    """The picture of the cluster was filled. A follower is ready too: it takes over in no time, and a rollout goes on when it does."""
+    leading: bool = False
+    """We decide; until then the loop does not turn."""
     last_event: float | None = None
     last_audit: float | None = None
 
     def sick(self) -> str | None:
         """Why the process should be restarted, or None. A quiet watch is no illness: the audit finds dead ones and ends the process."""
         turn = self.now() - self.last_turn()
-        if self.ready and turn > self.turn_age_limit_seconds:
+        if self.leading and turn > self.turn_age_limit_seconds:
             return f"the loop has not turned for {turn:.0f} s"
         if self.last_audit is not None and self.now() - self.last_audit > AUDIT_ROUNDS * self.audit_seconds:
             return f"no audit has succeeded for {self.now() - self.last_audit:.0f} s"
@@ -41,7 +43,8 @@ class Health:
         """One line for the person who asks."""
         event = "none yet" if self.last_event is None else f"{self.now() - self.last_event:.0f} s ago"
         audit = "none yet" if self.last_audit is None else f"{self.now() - self.last_audit:.0f} s ago"
-        return f"last turn {self.now() - self.last_turn():.1f} s ago, last watch event {event}, last audit {audit}\n"
+        turn = f"last turn {self.now() - self.last_turn():.1f} s ago" if self.leading else "another operator decides"
+        return f"{turn}, last watch event {event}, last audit {audit}\n"
 
 
 @asynccontextmanager

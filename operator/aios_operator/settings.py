@@ -23,7 +23,11 @@ class OperatorSettings:
     """File with the cluster's address and our credentials. None: the service account of our pod, which is the rule in a cluster."""
 
     identity: str = "aios-operator"
-    """Who we are in events and in the log; the chart gives the pod's name."""
+    """Who we are in events, in the log and in the Lease; the chart gives the pod's name."""
+
+    lease_namespace: str | None = None
+    """Namespace of the Lease `aios-operator`, by which one of several operators decides; the chart gives its own. None: no other
+    operator runs, and none is asked. How long a Lease lasts is `aios_kube.lease.LeaseSettings`."""
 
     http_host: str = "0.0.0.0"  # noqa: S104 - the kubelet and Prometheus come from outside the pod
     """Address on which metrics and probes are served."""
@@ -36,6 +40,14 @@ class OperatorSettings:
 
     log_level: str = "INFO"
     """Python's name of the least level that is logged. INFO has one line for each decision."""
+
+    without_quota: str = "Unlimited"
+    """What Agents get in a namespace without a GPUQuota: `Unlimited` or `Nothing`. Unlimited, so that one Agent on one GPU needs no quota;
+    where teams share a cluster, Nothing."""
+
+    quota_status_seconds: float = 1.0
+    """At least between two writes of the status of one GPUQuota. A burst of a hundred Agents changes it a hundred times; decisions follow
+    from what Agents hold, never from that status."""
 
     cycle_seconds: float = 0.1
     """How long changes are collected before the cluster is planned. Applying twenty Agents is one cycle; a single one waits 100 ms, far
@@ -87,6 +99,8 @@ def from_environment(environment: Mapping[str, str]) -> OperatorSettings:
             continue
         given[each.name] = _read(variable, environment[variable], hints[each.name])
     settings = OperatorSettings(**given)
+    if settings.without_quota not in ("Unlimited", "Nothing"):
+        raise InvalidSetting(f"AIOS_WITHOUT_QUOTA must be Unlimited or Nothing, not {settings.without_quota!r}")
     if settings.log_format not in ("text", "json"):
         raise InvalidSetting(f"AIOS_LOG_FORMAT must be text or json, not {settings.log_format!r}")
     return settings

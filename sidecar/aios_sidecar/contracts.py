@@ -1,6 +1,7 @@
 """What the rooms of the sidecar know of one another: the GPUs of a node, who an agent is, and the messages by which listeners change hands.
 
-`node`, `vram` and `gateway` import this file and `handover.py`, which carries the messages, and never each other. One JSON message each:
+`node`, `vram` and `gateway` import this file, `handover.py`, which carries the messages, and `cgroups.py`, and never each other.
+One JSON message each:
 
     gateway → node    hello · held (each agent it serves, with its listeners) · synced · serving (the acknowledgement of each serve)
     node → gateway    hello · serve (record and listeners) · update (the record changed) · stop
@@ -8,10 +9,18 @@
 Both sides open with `hello`. The gateway then names what it serves; after `synced` the node knows what survived: it adopts listeners that
 it lacks, stops what it no longer knows, and serves everything it has. Every message may be repeated; the last one is true. A link that
 ends says nothing about the agents: both sides keep their listeners and the gateway keeps serving.
+
+The node agent and the worker of a GPU speak over a socket pair, in the same way:
+
+    node → worker     booked (every share of the GPU; sent at each change and at each start of a worker)
+    worker → node     reading (who uses how much now) · unread (why it can't be told now) · excess (who is above his share for too long)
+
+A worker ends when its socket does. Its end says nothing about the agents either; the next worker is told what is booked.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, Protocol, Self
+from typing import Annotated, Final, Literal, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
@@ -34,7 +43,7 @@ class GPU:
     model: str
     index: int
     memory_mib: int
-    """What agents can be given at most: total less what the driver reserves, rounded down."""
+    """What agents can be given at most: total less what the driver reserves and what is kept back, rounded down."""
     fake: bool = False
     """True when the library is our fake: nothing is enforced on it, and whoever publishes it must say so."""
 
@@ -66,6 +75,16 @@ class Inventory(Protocol):
 
     async def close(self) -> None:
         """Give the driver library back."""
+
+
+class Workers(Protocol):
+    """One worker for each GPU of the node, kept running."""
+
+    async def run(self, hear: "Callable[[str, WorkerMessage], None]") -> None:
+        """Until cancelled. `hear` is told what each worker says, with the uuid of its GPU; a worker that can't say anything is `Unread`."""
+
+    def book(self, booked: "dict[str, Booked]") -> None:
+        """These shares are booked, by the uuid of the GPU; on any other GPU there are none."""
 
 
 class _Record(BaseModel):
@@ -177,15 +196,74 @@ class Stop(_Message):
     claim_uid: ClaimUID
 
 
+class BookedShare(_Message):
+    """One claim's share of a GPU."""
+
+    claim_uid: ClaimUID
+    pod_uid: str | None = None
+    """Whose processes use it; None before the pod's first container."""
+    booked_bytes: Annotated[int, Field(gt=0)]
+
+
+class Booked(_Message):
+    """All shares of the GPU."""
+
+    type: Literal["booked"] = "booked"
+    shares: Annotated[tuple[BookedShare, ...], Field(strict=False)] = ()
+
+
+class Use(_Message):
+    """What one claim's pod uses of the GPU."""
+
+    claim_uid: ClaimUID
+    booked_bytes: int
+    allowed_bytes: int
+    """Booked, and the contexts of its processes."""
+    used_bytes: int
+    processes: int
+    containers: Annotated[tuple[str, ...], Field(strict=False)]
+    """The ids of those that use it."""
+
+
+class Reading(_Message):
+    """What the driver said a moment ago."""
+
+    type: Literal["reading"] = "reading"
+    capacity_bytes: int
+    """What can be booked."""
+    used_bytes: int
+    unattributed_bytes: int
+    uses: Annotated[tuple[Use, ...], Field(strict=False)]
+    context_bytes: int
+    """What each process may use beside its share."""
+
+
+class Unread(_Message):
+    """Nothing can be told of the GPU now."""
+
+    type: Literal["unread"] = "unread"
+    reason: str
+
+
+class Excess(_Message):
+    """A claim's pod uses more than it may, for longer than the grace."""
+
+    type: Literal["excess"] = "excess"
+    use: Use
+    seconds: float
+
+
+WorkerMessage = Reading | Unread | Excess
 Message = Hello | Held | Synced | Serving | Serve | Update | Stop
 _MESSAGES: Final[TypeAdapter[Message]] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
+_WORKER_MESSAGES: Final[TypeAdapter[WorkerMessage | Booked]] = TypeAdapter(Annotated[WorkerMessage | Booked, Field(discriminator="type")])
 
 
 class ProtocolError(Exception):
     """The peer said what the contract does not know."""
 
 
-def encode(message: Message) -> bytes:
+def encode(message: Message | WorkerMessage | Booked) -> bytes:
     """One packet. Raises ValueError when it would be longer than the contract allows."""
     packet = message.model_dump_json(by_alias=True, exclude_none=True).encode()
     if len(packet) > MESSAGE_LIMIT_BYTES:
@@ -195,10 +273,22 @@ def encode(message: Message) -> bytes:
 
 def decode(packet: bytes) -> Message:
     """The message in `packet`; ProtocolError when it is not exactly one that the contract knows."""
+    return _decode(_MESSAGES, packet)
+
+
+def decode_worker(packet: bytes) -> WorkerMessage | Booked:
+    """As `decode`, between the node agent and a worker."""
+    return _decode(_WORKER_MESSAGES, packet)
+
+
+Known = TypeVar("Known")
+
+
+def _decode(known: TypeAdapter[Known], packet: bytes) -> Known:
     if len(packet) > MESSAGE_LIMIT_BYTES:
         raise ProtocolError(f"a packet of {len(packet)} bytes: at most {MESSAGE_LIMIT_BYTES} are allowed")
     try:
-        return _MESSAGES.validate_json(packet)
+        return known.validate_json(packet)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         raise ProtocolError(f"not a message of the contract: {'.'.join(map(str, first['loc'])) or 'packet'}: {first['msg']}") from None

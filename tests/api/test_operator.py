@@ -210,6 +210,34 @@ def test_after_a_kill_the_work_goes_on_and_at_rest_nothing_is_written(plane: Pla
         process.wait(10)
 
 
+def test_a_quota_is_kept_told_and_left_by_a_namespace_that_is_deleted(plane: Plane, port: int):
+    space = "quota-goes"
+    plane.post("/api/v1/namespaces", {"metadata": {"name": space}})
+    quota = f"/apis/{names.API_VERSION}/namespaces/{space}/gpuquotas"
+    body = {"apiVersion": names.API_VERSION, "kind": "GPUQuota", "metadata": {"name": "team"}, "spec": {"memory": {"nominal": "40Gi"}}}
+    plane.post(quota, body)
+    plane.post(agents(space), agent("a", gpu={"memory": "24Gi"}))
+    ready(plane, space, "a")
+    plane.post(agents(space), agent("b", gpu={"memory": "24Gi"}))
+    plane.until(lambda: condition(plane, space, "b", "QuotaReserved") == ("False", "QuotaExhausted"), "b waits for quota")
+
+    def counted() -> bool:
+        status = (plane.get(f"{quota}/team") or {}).get("status", {})
+        return bool(status.get("used") == {"memory": "24Gi", "agents": 1} and status.get("waiting") == {"memory": "24Gi", "agents": 1})
+
+    plane.until(counted, "the quota says what is used and what waits")
+    plane.merge(f"{quota}/team", {"spec": {"memory": {"nominal": "16Gi"}}})
+    plane.until(lambda: condition(plane, space, "a", "QuotaReserved") == ("True", "QuotaExceeded"), "a says that it stays")
+    plane.client.delete(f"/api/v1/namespaces/{space}")
+
+    def gone() -> bool:
+        plane.end_deleted_pods(space)
+        assert plane.get(f"/apis/{names.API_VERSION}/namespaces/{space}/agentruntimes/b") is None, "b is never ordered"
+        return plane.get(f"/api/v1/namespaces/{space}") is None
+
+    plane.until(gone, "the namespace is gone", 40)
+
+
 def test_uninstall_removes_all_agents(plane: Plane, port: int, space: str):
     plane.post(agents(space), agent("a", gpu={"memory": "24Gi"}))
     ready(plane, space, "a")

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ import grpc
 from aios_api import names
 from aios_kube.fake import FakeCluster
 from aios_kube.resources import AGENT_RUNTIMES, NODES, RESOURCE_CLAIMS
-from aios_sidecar.contracts import GPU, InventoryReport
+from aios_sidecar.contracts import GPU, Booked, InventoryReport, WorkerMessage, Workers
 from aios_sidecar.node._proto import dra_pb2, dra_pb2_grpc
 from aios_sidecar.node.agent import NodeAgent
 from aios_sidecar.node.settings import NodeSettings
@@ -52,6 +52,16 @@ class FixedInventory:
         return self.report
 
     async def close(self) -> None:
+        return
+
+
+class Silent:
+    """Workers of which nothing is heard."""
+
+    async def run(self, hear: Callable[[str, WorkerMessage], None]) -> None:
+        await asyncio.Event().wait()
+
+    def book(self, booked: dict[str, Booked]) -> None:
         return
 
 
@@ -140,9 +150,9 @@ def short_directory() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def running(settings: NodeSettings, cluster: FakeCluster, *gpus: GPU) -> AsyncIterator[NodeAgent]:
+async def running(settings: NodeSettings, cluster: FakeCluster, *gpus: GPU, workers: Workers | None = None) -> AsyncIterator[NodeAgent]:
     """A node agent that works until the end of the block."""
-    agent = NodeAgent(settings, cluster, FixedInventory(*(gpus or (GPU_A,))), lambda: datetime.now(UTC))
+    agent = NodeAgent(settings, cluster, FixedInventory(*(gpus or (GPU_A,))), workers or Silent(), lambda: datetime.now(UTC))
     stop, started = asyncio.Event(), asyncio.Event()
     task = asyncio.create_task(agent.run(stop, started))
     await asyncio.wait((task, asyncio.create_task(started.wait())), return_when=asyncio.FIRST_COMPLETED)

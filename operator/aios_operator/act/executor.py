@@ -58,6 +58,9 @@ class Executor:
             case do.WriteStatus(key, uid, status):
                 part = [{"op": "add", "path": "/status", "value": status}]
                 await self._patch(self.store.agents, key.namespace, key.name, part, uid=uid, subresource="status")
+            case do.WriteQuotaStatus(namespace, name, uid, status):
+                part = [{"op": "add", "path": "/status", "value": status}]
+                await self._patch(self.store.quotas, namespace, name, part, uid=uid, subresource="status")
 
     async def _finalizers(self, effect: do.AddFinalizer | do.RemoveFinalizer, present: bool) -> None:
         key = effect.key
@@ -72,7 +75,12 @@ class Executor:
 
     async def _order(self, key: Key, uid: str, body: Object) -> None:
         # Whole parts are replaced, and nobody else writes them: an apply would keep a GPU of the order before that the POST had set.
-        await self._patch(self.store.runtimes, key.namespace, key.name, _whole(body), uid=uid)
+        # Only the order that we know is followed by the next: another operator may have given one of the same number meanwhile.
+        known = self.store.runtimes.views.get(key)
+        if known is None or known.uid != uid or known.attempt >= body["spec"]["attempt"]:
+            return  # planned from an older picture; the newer one is planned again
+        last = [{"op": "test", "path": "/spec/attempt", "value": known.attempt}]
+        await self._patch(self.store.runtimes, key.namespace, key.name, [*last, *_whole(body)], uid=uid)
 
     async def _policy(self, namespace: str, body: Object) -> None:
         name = body["metadata"]["name"]

@@ -89,6 +89,11 @@ class Situation:
         return self.state.runtime is not None and self.order is None
 
     @property
+    def reserved(self) -> bool:
+        """The Agent keeps its part of the quota: its order is open, or another attempt follows it."""
+        return self.order is not None and (self.open or (self.wanted and holds_quota(self.agent.status, self.order)))
+
+    @property
     def recorded(self) -> bool:
         """The order stands in the Agent's status, so that claim and pod may be made."""
         return self.order is not None and _is_recorded(self.agent.status, self.order)
@@ -143,6 +148,12 @@ def backoff(failed: int) -> timedelta:
 def condition(status: Mapping[str, Any], kind: ConditionType) -> Mapping[str, Any]:
     """The condition of that type as last written; empty when there is none."""
     return next((c for c in status.get("conditions") or () if c["type"] == kind), {})
+
+
+def holds_quota(status: Mapping[str, Any], order: RuntimeView) -> bool:
+    """What `order` asks for is reserved: from the moment in which it is given until a status says otherwise. Only what is written counts:
+    a spec that is changed there and back within a moment can't take what was given to another meanwhile."""
+    return not _is_closed(status, order) or condition(status, ConditionType.QuotaReserved).get("status") == "True"
 
 
 def _is_recorded(status: Mapping[str, Any], order: RuntimeView) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from aios_operator.decide import attempts, objects, placement
+from aios_operator.decide import attempts, objects, placement, quota
 from aios_operator.decide.effects import ApplyRuntime, Effect, PlanAgainAt, Wait
 from aios_operator.decide.views import AgentState, AgentView, ClusterView, Gpu, Order, Refusal
 
@@ -16,18 +16,23 @@ SAID_AGAIN_AFTER = timedelta(seconds=10)
 
 
 def plan_cluster(view: ClusterView, now: datetime) -> list[Effect]:
-    """An order for each Agent that gets a place, oldest first, and a refusal for each that does not. Everything that is given out
-    within the cycle counts for the next Agent in line."""
+    """An order for each Agent that gets quota and a place, and a refusal for each that does not: by priority, then by age. Everything
+    that is given out within the cycle counts for the next Agent in line. Quota is taken with the place, so who finds none holds none."""
     board = placement.Board.of(view)
+    ledgers = {namespace: quota.Ledger(namespace, grant) for namespace, grant in view.grants.items()}
     effects: list[Effect] = []
     failed: dict[object, Refusal] = {}
-    for state in sorted(view.waiting, key=_age):
+    for state in sorted(view.waiting, key=_turn):
         agent = state.agent
         if agent is None:
             continue
         exclusions = view.exclusions.get(agent.key, ())
         # The board only fills up within a cycle: what has just failed fails again, unless the Agent has room of its own.
         shape = _shape(agent) if agent.uid not in board.held and not exclusions else None
+        ledger = ledgers[agent.key.namespace]
+        if (refused := ledger.judge(agent)) is not None:
+            effects += _refuse(agent, refused, view.refusals.get(agent.key), now)
+            continue
         found = failed.get(shape) or placement.place(placement.search(agent, board, exclusions, now))
         if isinstance(found, Refusal):
             if shape is not None:
@@ -36,6 +41,7 @@ def plan_cluster(view: ClusterView, now: datetime) -> list[Effect]:
             continue
         node, gpu = found
         effects += [_order(state, agent, node, gpu), Wait(agent.key, None)]
+        ledger.take(agent)
         board.take(agent.uid, node, gpu.uuid if gpu else None, gpu.mebibytes if gpu else 0, 1, agent.requests)
     return effects
 
@@ -63,10 +69,10 @@ def _order(state: AgentState, agent: AgentView, node: str, gpu: Gpu | None) -> A
     return ApplyRuntime(agent.key, runtime.uid if runtime else None, body, f"attempt {last + 1} on {where}")
 
 
-def _age(state: AgentState) -> tuple[datetime, str, str]:
+def _turn(state: AgentState) -> tuple[int, datetime, str, str]:
     agent = state.agent
     assert agent is not None, "only Agents that exist wait"
-    return agent.created, agent.key.namespace, agent.key.name
+    return -agent.priority, agent.created, agent.key.namespace, agent.key.name
 
 
 def standing_order(state: AgentState, now: datetime) -> Order | None:

@@ -18,8 +18,12 @@ MESSAGE_MAX = 4096
 """What the schema allows; messages of others (the kubelet's) may be longer."""
 
 
+WATCH = "Watch"
+"""The level of enforcement that a node's fact EnforcementVerified with the reason Watched stands for."""
+
+
 class Said(NamedTuple):
-    status: Literal["True", "False"]
+    status: Literal["True", "False", "Unknown"]
     reason: str
     message: str
 
@@ -42,6 +46,20 @@ def accepted(s: Situation) -> Said:
     if s.refused is not None:
         return Said("False", Reason.TemplateRefused, s.refused)
     return Said("True", Reason.Accepted, "the spec can be run")
+
+
+def quota_reserved(s: Situation) -> Said:
+    """Whether the Agent holds its part of the namespace's quota."""
+    if not s.reserved or s.order is None:
+        return _no_place(s)
+    quota = s.state.quota
+    part = f"{objects.format_mebibytes(s.order.gpu.mebibytes)} and a place" if s.order.gpu else "a place"
+    if quota is None:
+        return Said("True", Reason.NoQuota, f"holds {part}; the namespace has no GPUQuota")
+    if attempts.condition(quota.status, ConditionType.Exceeded).get("status") == "True":
+        kept = "and keeps them until they are released" if s.order.gpu else "and keeps it until it is released"
+        return Said("True", Reason.QuotaExceeded, f"holds {part} {kept}, though GPUQuota {quota.name} grants less than Agents hold")
+    return Said("True", Reason.QuotaReserved, f"holds {part} of GPUQuota {quota.name}")
 
 
 def placed(s: Situation) -> Said:
@@ -135,6 +153,24 @@ def ready(s: Situation) -> Said:
     return Said("True", Reason.Ready, f"attempt {s.order.attempt} is ready, fenced and listening on {s.order.node_name}{until}")
 
 
+def _of_share(s: Situation, kind: ConditionType) -> Said | None:
+    """What the node says of the share; only there while one is booked."""
+    if not s.open or s.order is None or s.order.gpu is None:
+        return None
+    known = fact(s, kind)
+    if known is None:
+        return Said("Unknown", Reason.WaitingForNode, "the node agent has not spoken of this attempt's share yet")
+    return Said("True" if known.status == "True" else "False" if known.status == "False" else "Unknown", known.reason, known.message)
+
+
+def enforcement_verified(s: Situation) -> Said | None:
+    return _of_share(s, ConditionType.EnforcementVerified)
+
+
+def within_share(s: Situation) -> Said | None:
+    return _of_share(s, ConditionType.WithinShare)
+
+
 def completed(s: Situation) -> Said:
     return _end(s) if s.final else Said("False", Reason.NotCompleted, "the Agent has not come to an end of its own")
 
@@ -164,9 +200,12 @@ def stalled(s: Situation) -> Said | None:
 
 CONDITIONS: tuple[tuple[ConditionType, Callable[[Situation], Said | None]], ...] = (
     (ConditionType.Accepted, accepted),
+    (ConditionType.QuotaReserved, quota_reserved),
     (ConditionType.Placed, placed),
     (ConditionType.Prepared, prepared),
     (ConditionType.Ready, ready),
+    (ConditionType.EnforcementVerified, enforcement_verified),
+    (ConditionType.WithinShare, within_share),
     (ConditionType.Completed, completed),
     (ConditionType.Reconciling, reconciling),
     (ConditionType.Stalled, stalled),
@@ -191,6 +230,8 @@ def status(s: Situation, now: datetime) -> dict[str, Any]:
             wanted["podName"] = s.pod.name
         if s.order.gpu is not None:
             wanted["gpu"] = objects.placed_gpu(s.order.gpu)
+            if (verified := enforcement_verified(s)) is not None and verified.status == "True":
+                wanted["gpu"]["enforcement"] = WATCH
     if (refusal := waits_for(s)) is not None:
         wanted["pending"] = _pending(before, refusal, now)
     if failed := 0 if _forgiven(s, now) else attempts.failed_attempts(s):

@@ -100,6 +100,16 @@ class WriteStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteQuotaStatus:
+    """The whole status of the GPUQuota of this uid is `status`."""
+
+    namespace: str
+    name: str
+    uid: str
+    status: Object
+
+
+@dataclass(frozen=True, slots=True)
 class RecordEvent:
     """A line in the Agent's events."""
 
@@ -154,6 +164,7 @@ Write = (
     | DeleteRuntime
     | DeletePolicy
     | WriteStatus
+    | WriteQuotaStatus
 )
 """What changes the API."""
 

@@ -56,6 +56,7 @@ class AgentView:
     gpu: VramRequest | None
     restart_policy: Literal["Always", "OnFailure", "Never"]
     running: bool
+    priority: int
     digest: str
     requests: Requests
     spec_error: str | None
@@ -223,6 +224,62 @@ class PolicyView:
 
 
 @dataclass(frozen=True, slots=True)
+class Amount:
+    """What quota counts: VRAM, and Agents that hold a place."""
+
+    mebibytes: int = 0
+    agents: int = 0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.mebibytes + other.mebibytes, self.agents + other.agents)
+
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(self.mebibytes - other.mebibytes, self.agents - other.agents)
+
+    def within(self, other: Amount) -> bool:
+        """Not more of either."""
+        return self.mebibytes <= other.mebibytes and self.agents <= other.agents
+
+    def most(self, other: Amount) -> Amount:
+        """The larger of each."""
+        return Amount(max(self.mebibytes, other.mebibytes), max(self.agents, other.agents))
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaView:
+    """A GPUQuota. None of a limit: as much as there is. When `spec_error` is set the limits mean nothing, and nobody is admitted by it."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    generation: int
+    created: datetime
+    mebibytes: int | None
+    agents: int | None
+    spec_error: str | None
+    status: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a namespace may hold, and who holds how much of it. `quota` is the one that counts."""
+
+    quota: QuotaView | None
+    held: Mapping[Key, Amount]
+    unlimited_without: bool
+    """Whether Agents are admitted when there is no quota."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaState:
+    """What the quota planner sees: all quotas of a namespace, the one that counts first, and all its Agents."""
+
+    quotas: tuple[QuotaView, ...]
+    members: tuple[AgentState, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Exclusion:
     """kube-scheduler refused an Agent's place on `node`: not there again before `until`."""
 
@@ -264,6 +321,8 @@ class AgentState:
     pods: tuple[PodView, ...] = ()
     policy: PolicyView | None = None
     """The NetworkPolicy of the Agent's namespace."""
+    quota: QuotaView | None = None
+    """The GPUQuota that counts in the Agent's namespace."""
     refusal: Refusal | None = None
     """What the cluster planner last said, while the Agent waits for a place."""
     template_refused: tuple[str, str] | None = None
@@ -306,6 +365,8 @@ class ClusterView:
     """Per node, what pods that are not ours request."""
     waiting: Iterable[AgentState]
     """Agents that need a place, in any order."""
+    grants: Mapping[str, Grant]
+    """For the namespace of each that waits."""
     exclusions: Mapping[Key, tuple[Exclusion, ...]] = field(default_factory=dict)
     refusals: Mapping[Key, Refusal] = field(default_factory=dict)
     """What this planner last said of those who wait."""

@@ -42,11 +42,16 @@ class Audit:
     """Per resource: uids that were missing or older with us than in the last list, with the version listed."""
 
     async def fill(self) -> None:
-        """The picture is what the server holds. Raises `ApiError` when a list fails for good."""
+        """The picture is what the server holds, whatever it was before. Raises `ApiError` when a list fails for good."""
         for table in self.store.tables:
+            listed: set[str] = set()
+            version = ""
             async for page in self.client.pages(table.resource, table.selection):
+                listed |= {raw["metadata"]["uid"] for raw in page.items}
+                version = page.resource_version
                 for raw in page.items:
                     upsert(table, raw)
+            table.retain(listed, version)
 
     def relisted(self, table: Table[Any]) -> None:
         """The watch of this table lists again: soon after, the table is compared."""

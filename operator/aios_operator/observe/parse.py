@@ -10,6 +10,8 @@ from typing import Any
 from aios_api import names
 from aios_api.agent import InvalidSpec, parse_spec
 from aios_api.quantity import MIB, InvalidQuantity, mebibytes, parse_bytes, parse_milli
+from aios_api.quantity import parse as parse_quantity
+from aios_api.quota import parse_quota
 from aios_operator.decide import objects
 from aios_operator.decide.digest import spec_digest
 from aios_operator.decide.requests import of_pod, of_pod_or_one
@@ -24,6 +26,7 @@ from aios_operator.decide.views import (
     NodeView,
     PodView,
     PolicyView,
+    QuotaView,
     Requests,
     RuntimeView,
     Share,
@@ -63,10 +66,12 @@ def _agent_of(metadata: Raw) -> tuple[Key, str, int] | None:
 def agent(raw: Raw) -> AgentView:
     metadata, spec = raw["metadata"], raw.get("spec") or {}
     error: str | None = None
+    priority = 0
     gpu: VramRequest | None = None
     requests = Requests(pods=1)
     try:
         parsed = parse_spec(spec)
+        priority = parsed.priority
         if parsed.gpu is not None:
             gpu = VramRequest(mebibytes(parsed.gpu.memory), tuple(parsed.gpu.models or ()))
         requests = of_pod(spec["template"]["spec"])
@@ -86,6 +91,7 @@ def agent(raw: Raw) -> AgentView:
         gpu=gpu,
         restart_policy=spec.get("restartPolicy") or "Always",
         running=spec.get("operatingMode", "Running") != "Stopped",
+        priority=priority,
         digest=spec_digest(spec),
         requests=requests,
         spec_error=error,
@@ -256,6 +262,31 @@ def policy(raw: Raw) -> PolicyView | None:
         return None
     wanted = objects.network_policy(metadata["namespace"])["spec"]
     return PolicyView(metadata["namespace"], metadata["uid"], metadata["resourceVersion"], _same(raw.get("spec") or {}, wanted))
+
+
+def quota(raw: Raw) -> QuotaView:
+    metadata = raw["metadata"]
+    limit: int | None = None
+    agents: int | None = None
+    error: str | None = None
+    try:
+        spec = parse_quota(raw.get("spec") or {})
+        limit = int(parse_quantity(spec.memory.nominal) // MIB) if spec.memory is not None else None
+        agents = spec.agents
+    except InvalidSpec as wrong:
+        error = str(wrong)
+    return QuotaView(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        generation=metadata.get("generation", 0),
+        created=time(metadata["creationTimestamp"]),
+        mebibytes=limit,
+        agents=agents,
+        spec_error=error,
+        status=raw.get("status") or {},
+    )
 
 
 def _same(found: Raw, wanted: Raw) -> bool:

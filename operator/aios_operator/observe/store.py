@@ -14,7 +14,10 @@ from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 from aios_api import names
+from aios_api.reasons import ConditionType
 from aios_kube import Resource, Selection, resources
+from aios_operator.decide import quota
+from aios_operator.decide.attempts import condition
 from aios_operator.decide.objects import POLICY_NAME
 from aios_operator.decide.views import (
     AgentState,
@@ -22,12 +25,15 @@ from aios_operator.decide.views import (
     ClaimView,
     ClusterView,
     Exclusion,
+    Grant,
     Key,
     NamespaceState,
     Order,
     OrderRefusal,
     PodView,
     PolicyView,
+    QuotaState,
+    QuotaView,
     Refusal,
     Requests,
     RuntimeView,
@@ -130,6 +136,7 @@ class Store:
         self.claims = Table(resources.RESOURCE_CLAIMS, parse.claim, self._claim_changed)
         self.pods = Table(resources.PODS, parse.pod, self._pod_changed, Selection(labels=names.LABEL_AGENT))
         self.policies = Table(resources.NETWORK_POLICIES, parse.policy, self._policy_changed, ours)
+        self.quotas = Table(resources.GPU_QUOTAS, parse.quota, self._quota_changed)
         self.nodes = Table(resources.NODES, parse.node, self._offer_changed)
         own_driver = Selection(fields=f"spec.driver={names.DRIVER}")
         self.slices = Table(resources.RESOURCE_SLICES, parse.resource_slice, self._offer_changed, own_driver)
@@ -141,16 +148,20 @@ class Store:
         self.dirty: set[Key] = set()
         """Agents to plan."""
         self.dirty_namespaces: set[str] = set()
+        self.dirty_quotas: set[str] = set()
+        """Namespaces whose quotas may have to say something else."""
         self.cluster_dirty = False
         """What places are offered or taken has changed."""
         self.on_dirty: Callable[[], None] = lambda: None
         self._agents_in: dict[str, set[Key]] = {}
+        self._quotas_in: dict[str, tuple[QuotaView, ...]] = {}
+        """The one that counts comes first."""
         self._claims_of: dict[Key, dict[Name, ClaimView]] = {}
         self._pods_of: dict[Key, dict[Name, PodView]] = {}
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:
-        return (self.agents, self.runtimes, self.claims, self.pods, self.policies, self.nodes, self.slices)
+        return (self.agents, self.runtimes, self.claims, self.pods, self.policies, self.quotas, self.nodes, self.slices)
 
     # What planners see.
 
@@ -163,6 +174,7 @@ class Store:
             claims=tuple(self._claims_of.get(key, {}).values()),
             pods=tuple(self._pods_of.get(key, {}).values()),
             policy=self.policies.views.get((key.namespace, POLICY_NAME)),
+            quota=next(iter(self._quotas_in.get(key.namespace, ())), None),
             refusal=self.refusals.get(key),
             template_refused=self.refused_templates.get(key),
             order_refused=self.refused_orders.get(key),
@@ -173,7 +185,40 @@ class Store:
         agents = namespace in self._agents_in or any(key.namespace == namespace for key in self._pods_of)
         return NamespaceState(namespace, agents, self.policies.views.get((namespace, POLICY_NAME)))
 
-    def cluster(self, waiting: Iterable[AgentState], orders: Iterable[Order], now: datetime) -> ClusterView:
+    def counting_quotas(self) -> Iterable[tuple[str, QuotaView]]:
+        """By namespace: the quota that counts."""
+        return ((namespace, quotas[0]) for namespace, quotas in self._quotas_in.items())
+
+    def quota_state(self, namespace: str) -> QuotaState:
+        """The quotas of a namespace, and all that hold or want something of them."""
+        return QuotaState(self._quotas_in.get(namespace, ()), tuple(self._members({namespace})[namespace]))
+
+    def _members(self, namespaces: Collection[str]) -> dict[str, list[AgentState]]:
+        """Every Agent of these namespaces of which anything is left."""
+        members: dict[str, list[AgentState]] = {namespace: [] for namespace in namespaces}
+        for key in self.keys() if namespaces else ():
+            if key.namespace in members:
+                members[key.namespace].append(self.state(key))
+        return members
+
+    def _grants(self, waiting: Iterable[AgentState], orders: Iterable[Order], unlimited_without: bool) -> dict[str, Grant]:
+        namespaces = {state.key.namespace for state in waiting}
+        members = self._members([namespace for namespace in namespaces if namespace in self._quotas_in or not unlimited_without])
+        placing: dict[str, list[Order]] = {}
+        for order in orders:
+            placing.setdefault(order.runtime.key.namespace, []).append(order)
+        return {
+            namespace: Grant(
+                next(iter(self._quotas_in.get(namespace, ())), None),
+                quota.holdings(members.get(namespace, ()), placing.get(namespace, ())),
+                unlimited_without,
+            )
+            for namespace in namespaces
+        }
+
+    def cluster(
+        self, waiting: Collection[AgentState], orders: Collection[Order], now: datetime, *, unlimited_without_quota: bool
+    ) -> ClusterView:
         """All that offers or takes a place."""
         self._forget_exclusions(now)
         return ClusterView(
@@ -184,6 +229,7 @@ class Store:
             pods=[pod for pod in self.pods.views.values() if pod.node_name is not None and pod.phase not in ("Succeeded", "Failed")],
             foreign=self.foreign,
             waiting=waiting,
+            grants=self._grants(waiting, orders, unlimited_without_quota),
             exclusions=self.exclusions,
             refusals=self.refusals,
         )
@@ -240,6 +286,8 @@ class Store:
     def mark(self, key: Key) -> None:
         """The Agent is planned in the next cycle."""
         self.dirty.add(key)
+        if key.namespace in self._quotas_in:
+            self.dirty_quotas.add(key.namespace)
         self.on_dirty()
 
     def _forget_exclusions(self, now: datetime) -> None:
@@ -264,6 +312,8 @@ class Store:
             self.dirty_namespaces.add(key.namespace)
         elif old.uid != new.uid:
             self.forget(key)  # what was said of the Agent that had the name before
+        if old is not None and (new is None or _reservation(old) != _reservation(new)):
+            self.cluster_dirty = True  # quota was given back
         self.mark(key)
 
     def _runtime_changed(self, old: RuntimeView | None, new: RuntimeView | None) -> None:
@@ -286,6 +336,18 @@ class Store:
         self.dirty |= self._agents_in.get(namespace, set())
         self.on_dirty()
 
+    def _quota_changed(self, old: QuotaView | None, new: QuotaView | None) -> None:
+        namespace = (new or old).namespace  # type: ignore[union-attr]
+        others = [each for each in self._quotas_in.get(namespace, ()) if old is None or each.name != old.name]
+        self._quotas_in[namespace] = quota.oldest_first([*others, *([new] if new is not None else [])])
+        if not self._quotas_in[namespace]:
+            del self._quotas_in[namespace]
+        self.dirty_quotas.add(namespace)
+        if old is None or new is None or _means(old) != _means(new):
+            self.dirty |= self._agents_in.get(namespace, set())
+            self.cluster_dirty = True
+        self.on_dirty()
+
     def _offer_changed(self, old: object, new: object) -> None:
         self.cluster_dirty = True
         self.on_dirty()
@@ -306,6 +368,15 @@ class Store:
 
 def _name(metadata: Raw) -> Name:
     return metadata.get("namespace") or "", metadata["name"]
+
+
+def _reservation(agent: AgentView) -> Any:
+    return condition(agent.status, ConditionType.QuotaReserved).get("status")
+
+
+def _means(view: QuotaView) -> object:
+    """What of a quota concerns Agents: not how much is held of it."""
+    return view.mebibytes, view.agents, view.spec_error, condition(view.status, ConditionType.Exceeded).get("status")
 
 
 def _differ(old: Any, new: Any) -> bool:

@@ -11,10 +11,11 @@ from aios_kube.events import EventRecorder, Regarding
 from aios_kube.protocol import ClusterClient, Selection
 from aios_kube.reflector import Reflector
 from aios_kube.resources import AGENT_RUNTIMES, NODES, RESOURCE_SLICES
-from aios_sidecar.contracts import Inventory
+from aios_sidecar.contracts import Inventory, Workers
 from aios_sidecar.node.endpoints import Endpoints
 from aios_sidecar.node.files import write_atomically
 from aios_sidecar.node.gate import Gate
+from aios_sidecar.node.gpus import GPUs
 from aios_sidecar.node.hook_server import HookServer
 from aios_sidecar.node.inspector import Inspector
 from aios_sidecar.node.link import GatewayLink
@@ -38,7 +39,9 @@ log = logging.getLogger(__name__)
 class NodeAgent:
     """One per node. What it keeps for agents (files, listeners, fences) outlives it and is found again by the next one."""
 
-    def __init__(self, settings: NodeSettings, client: ClusterClient, inventory: Inventory, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, settings: NodeSettings, client: ClusterClient, inventory: Inventory, workers: Workers, clock: Callable[[], datetime]
+    ) -> None:
         self.settings = settings
         self.metrics = Metrics(time.monotonic)
         self.claims = LiveClaims(clock)
@@ -54,6 +57,7 @@ class NodeAgent:
         self._inspector = Inspector(settings, self.claims, self._endpoints, self._turns, self._events, self.metrics)
         gate = Gate(settings, client, self.orders, self._files, self.claims, self._endpoints, processes, self._turns)
         self._hooks = HookServer(settings, gate, self.metrics)
+        self._gpus = GPUs(workers, self.claims, self._files, self._turns, self._events, self.metrics, clock)
         self._plugin = Plugin(settings, DRAService(self._preparer, self._reporter, self.metrics))
         self._link = GatewayLink(settings, self.claims)
         self._web = Web(settings.http_host, settings.http_port, self.metrics, self.unhealthy, self.unready)
@@ -75,7 +79,7 @@ class NodeAgent:
             await self._plugin.start()
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(reflector.run()) for reflector in self._reflectors]
-                tasks += [group.create_task(part.run()) for part in (self._link, self._events)]
+                tasks += [group.create_task(part.run()) for part in (self._link, self._events, self._gpus)]
                 tasks.append(group.create_task(self._publish()))
                 tasks.append(group.create_task(self._restore_and_go_on(damaged)))
                 if started is not None:

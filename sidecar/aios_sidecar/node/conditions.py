@@ -1,4 +1,7 @@
-"""What the node says of a claim: `Prepared`, `Fenced`, `Listening`. Pure; each condition is one function."""
+"""What the node says of a claim: `Prepared`, `Fenced`, `Listening`, with VRAM also `EnforcementVerified` and `WithinShare`.
+
+Pure; each condition is one function.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,11 +28,17 @@ class Facts:
     """Why the loopback listener can't be opened; empty when it can."""
     serving: frozenset[ListenerKind] = frozenset()
     """The listeners that the gateway says it serves."""
+    watched: bool | None = None
+    """Whether the use of the pod's GPU is being read; None before the first word about it."""
+    watch_message: str = ""
+    """What was read and when, or why nothing can be."""
 
 
 def of(state: ClaimState, facts: Facts, known: Iterable[Condition], now: datetime) -> tuple[Condition, ...]:
-    """The three conditions; one that says what `known` says keeps its time."""
-    found = (prepared(state, now), fenced(facts, now), listening(state, facts, now))
+    """The conditions; one that says what `known` says keeps its time."""
+    found: tuple[Condition, ...] = (prepared(state, now), fenced(facts, now), listening(state, facts, now))
+    if state.gpu is not None:
+        found += (enforcement_verified(state, facts, now), within_share(state, facts, now))
     return keep_times(found, known)
 
 
@@ -65,6 +74,28 @@ def listening(state: ClaimState, facts: Facts, now: datetime) -> Condition:
     if facts.serving != ALL_LISTENERS:
         return _condition(ConditionType.Listening, "False", Reason.GatewayAbsent, Reason.GatewayAbsent.sentence, now)
     return _condition(ConditionType.Listening, "True", Reason.Listening, Reason.Listening.sentence, now)
+
+
+def _enforcement(state: ClaimState, facts: Facts) -> tuple[Word, Reason, str]:
+    if state.pod_uid is None:
+        return "Unknown", Reason.WaitingForContainer, Reason.WaitingForContainer.sentence
+    if facts.watched is None:
+        return "Unknown", Reason.WaitingForReading, Reason.WaitingForReading.sentence
+    return ("True", Reason.Watched, facts.watch_message) if facts.watched else ("False", Reason.CannotMonitor, facts.watch_message)
+
+
+def enforcement_verified(state: ClaimState, facts: Facts, now: datetime) -> Condition:
+    return _condition(ConditionType.EnforcementVerified, *_enforcement(state, facts), now)
+
+
+def within_share(state: ClaimState, facts: Facts, now: datetime) -> Condition:
+    """Of the attempt as a whole: an excess is not forgotten when a container starts again."""
+    if state.excess is not None:
+        return _condition(ConditionType.WithinShare, "False", Reason.ShareExceeded, state.excess, now)
+    status, reason, message = _enforcement(state, facts)
+    if status != "True":
+        return _condition(ConditionType.WithinShare, "Unknown", reason, message, now)
+    return _condition(ConditionType.WithinShare, "True", Reason.WithinShare, Reason.WithinShare.sentence, now)
 
 
 def keep_times(found: Iterable[Condition], known: Iterable[Condition]) -> tuple[Condition, ...]:

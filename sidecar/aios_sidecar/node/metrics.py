@@ -27,6 +27,19 @@ class Metrics:
         self.breaches = Counter("aios_node_fences_missing_total", "Fences that an inspection found missing.", registry=self._registry)
         self.damaged = Counter("aios_node_damaged_state_files_total", "State files that were set aside.", registry=self._registry)
 
+        self.monitored = self._of_gpus("aios_gpu_monitored", "1 while the use of the GPU is being read, 0 while it can't be.")
+        self.capacity = self._of_gpus("aios_gpu_capacity_bytes", "VRAM that can be booked.")
+        self.booked = self._of_gpus("aios_gpu_booked_bytes", "VRAM that Agents have booked.")
+        self.used = self._of_gpus("aios_gpu_used_bytes", "VRAM that is used, by whomever.")
+        self.unattributed = self._of_gpus("aios_gpu_unattributed_bytes", "VRAM that is used by no Agent that booked a share.")
+        self.shots = self._of_gpus_total("aios_gpu_shares_exceeded", "Agents that were stopped for using more than their share.")
+
+    def _of_gpus(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, ("gpu",), registry=self._registry)
+
+    def _of_gpus_total(self, name: str, text: str) -> Counter:
+        return Counter(name, text, ("gpu",), registry=self._registry)
+
     @contextmanager
     def request(self, name: str) -> Iterator[None]:
         """Counts what happens inside as one request: `ok`, or the name of the exception that leaves it."""

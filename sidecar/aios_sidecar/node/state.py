@@ -79,6 +79,8 @@ class ClaimState(_Record):
     gpu: GPUShare | None = None
     vendor_device: str | None = None
     pod_uid: str | None = None
+    excess: str | None = None
+    """How far the pod went above its share when it was stopped for it; None when it never was."""
     sandbox: Sandbox | None = None
 
     def with_pod(self, pod_uid: str, sandbox: Sandbox) -> "ClaimState":

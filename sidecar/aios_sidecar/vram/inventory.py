@@ -20,10 +20,14 @@ FAKE_MARKER: Final = "aios-fake"
 class NvmlInventory:
     """Reads the inventory anew on each call, in a thread of its own: a call into a driver in trouble can hang for long, or for ever."""
 
-    def __init__(self, nvml: ModuleType = pynvml, answer_seconds: float = 10.0) -> None:
-        """`answer_seconds`: how long the driver may take. Without its persistence daemon it takes seconds to wake a GPU."""
+    def __init__(self, nvml: ModuleType = pynvml, answer_seconds: float = 10.0, withheld_mib: int = 0) -> None:
+        """`answer_seconds`: how long the driver may take. Without its persistence daemon it takes seconds to wake a GPU.
+
+        `withheld_mib`: what is not given away of each GPU, beside what the driver reserves.
+        """
         self._nvml: Any = nvml
         self._answer_seconds = answer_seconds
+        self._withheld_mib = withheld_mib
         self._initialized = False
         self._asking: asyncio.Future[InventoryReport] | None = None
 
@@ -86,8 +90,12 @@ class NvmlInventory:
                 device = self._nvml.nvmlDeviceGetHandleByIndex(index)
                 if self._is_partitioned(device):
                     withheld.append(WithheldGPU(index, "MIG mode is enabled on it; only whole GPUs are shared here"))
+                    continue
+                gpu = self._describe(device, index, fake=FAKE_MARKER in version)
+                if gpu.memory_mib > 0:
+                    gpus.append(gpu)
                 else:
-                    gpus.append(self._describe(device, index, fake=FAKE_MARKER in version))
+                    withheld.append(WithheldGPU(index, f"it has no more memory than the {self._withheld_mib} MiB that are kept back"))
             except self._nvml.NVMLError as error:
                 withheld.append(WithheldGPU(index, f"the driver gives no answer for it: {error}"))
         return InventoryReport(tuple(gpus), tuple(withheld), driver_version=version)
@@ -106,7 +114,7 @@ class NvmlInventory:
             uuid=str(nvml.nvmlDeviceGetUUID(device)),
             model=str(nvml.nvmlDeviceGetName(device)),
             index=index,
-            memory_mib=(memory.total - memory.reserved) // MIB,
+            memory_mib=(memory.total - memory.reserved) // MIB - self._withheld_mib,
             fake=fake,
         )
 

@@ -8,6 +8,11 @@
  *   process gpu=0 pid=123 used=1Gi compute=10 memory=5
  *   utilisation gpu=0 compute=10 memory=5                in percent
  *   event gpu=0 xid=79 at=1                              told to event sets that had registered the GPU before an `at` so high was there
+ *   programs proc=/proc                                  programs say themselves what they use
+ *
+ * With a programs line each process below `proc` uses what it says in the file /tmp/aios-fake-vram/<its pid, as it knows it> of its own root, a line
+ * `gpu=GPU-5c0e... used=1Gi` for each GPU, for as long as it lives and as far as the GPU has that much free; a line that says anything else
+ * counts for nothing. So the programs of a container can play what they do with a GPU, and the pids told are those of the reader.
  *
  * GPUs are numbered from 0 in their order. A GPU that leaves the file is lost to those who hold its handle. A file that can't be understood
  * makes every call fail, with one line on standard error that names its line. The driver's version always ends in "-aios-fake", so that whoever
@@ -15,7 +20,9 @@
  */
 #define _GNU_SOURCE
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -26,13 +33,14 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
 #define DEFAULT_FILE "/etc/aios/fake-gpus.conf"
 #define MARKER "-aios-fake"
 
 enum { MAX_GPUS = 64, MAX_PROCESSES = 1024, MAX_EVENTS = 1024, MAX_KNOWN = 1024, MAX_SETS = 64, MAX_PAIRS = 8 };
-enum { UUID_SIZE = 80, NAME_SIZE = 96, WAIT_STEP_MS = 10 };
+enum { UUID_SIZE = 80, NAME_SIZE = 96, WAIT_STEP_MS = 10, PROGRAMS_STEP_MS = 50, PROGRAM_BYTES = 4096 };
 
 typedef enum {
 	SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9,
@@ -81,7 +89,8 @@ typedef struct {
 	process_t processes[MAX_PROCESSES];
 	event_t events[MAX_EVENTS];
 	uint32_t gpu_count, process_count, event_count, cuda;
-	char version[NAME_SIZE];
+	uint32_t described_count; /* of the processes, those that the file describes; after them come the programs' own */
+	char version[NAME_SIZE], proc[NAME_SIZE];
 	bool driver_given;
 	result_t error;
 } house_t;
@@ -254,9 +263,16 @@ static void read_event(fields_t *fields) {
 	into->events[into->event_count++] = event;
 }
 
+static void read_programs(fields_t *fields) {
+	house_t *into = fields->reader->into;
+	if (into->proc[0] != '\0') fields->bad = !bad(fields->reader, "programs is given twice") || fields->bad;
+	string(fields, "proc", true, into->proc, sizeof into->proc, "/-_.");
+}
+
 static bool read_line(reader_t *reader, char *text) {
 	static const struct { const char *word; void (*read)(fields_t *); } kinds[] = {
 		{"driver", read_driver}, {"gpu", read_gpu}, {"process", read_process}, {"utilisation", read_utilisation}, {"event", read_event},
+		{"programs", read_programs},
 	};
 	text += strspn(text, " \t");
 	if (*text == '\0' || *text == '#') return true;
@@ -271,7 +287,7 @@ static bool read_line(reader_t *reader, char *text) {
 			if (!fields.pairs[j].taken) return bad(reader, "a %s has no %.32s", word, fields.pairs[j].key);
 		return !fields.bad;
 	}
-	return bad(reader, "a line begins with driver, gpu, process, utilisation or event, not with %.32s", word);
+	return bad(reader, "a line begins with driver, gpu, process, utilisation, event or programs, not with %.32s", word);
 }
 
 static bool read_house(FILE *stream, const char *file, house_t *into) {
@@ -298,6 +314,85 @@ static bool learn(const house_t *from) {
 		if (k == known_count) memcpy(known[known_count++], from->gpus[i].uuid, UUID_SIZE);
 	}
 	return true;
+}
+
+/* --- what programs say --- */
+static uint64_t now_microseconds(void) {
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+}
+
+/* The pid of process `name` in its own, innermost namespace; 0 when it has ended. */
+static unsigned own_pid(int process) {
+	char text[PROGRAM_BYTES];
+	int file = openat(process, "status", O_RDONLY | O_CLOEXEC);
+	ssize_t length = file < 0 ? -1 : read(file, text, sizeof text - 1);
+	if (file >= 0) close(file);
+	if (length <= 0) return 0;
+	text[length] = '\0';
+	char *line = strstr(text, "\nNSpid:");
+	if (line == NULL) return 0;
+	line[1 + strcspn(line + 1, "\n")] = '\0';
+	return (unsigned)strtoul(strrchr(line, '\t') + 1, NULL, 10);
+}
+
+/* What the process says, in `into`; empty when it says nothing. Links are not followed and only plain files are read: programs are not trusted. */
+static void said_by(int process, char into[PROGRAM_BYTES]) {
+	into[0] = '\0';
+	int root = openat(process, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int tmp = root < 0 ? -1 : openat(root, "tmp", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	int directory = tmp < 0 ? -1 : openat(tmp, "aios-fake-vram", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	char name[16];
+	snprintf(name, sizeof name, "%u", directory < 0 ? 0 : own_pid(process));
+	int file = directory < 0 ? -1 : openat(directory, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
+	struct stat found;
+	if (file >= 0 && fstat(file, &found) == 0 && S_ISREG(found.st_mode)) {
+		ssize_t length = read(file, into, PROGRAM_BYTES - 1);
+		into[length > 0 ? length : 0] = '\0';
+	}
+	if (file >= 0) close(file);
+	if (directory >= 0) close(directory);
+	if (tmp >= 0) close(tmp);
+	if (root >= 0) close(root);
+}
+
+static void believe(uint32_t pid, const char *line) {
+	char uuid[UUID_SIZE], unit[3] = "";
+	uint64_t used;
+	if (sscanf(line, "gpu=%79s used=%10" SCNu64 "%2[KMGi]", uuid, &used, unit) < 2 || house.process_count == MAX_PROCESSES) return;
+	used <<= strcmp(unit, "Gi") == 0 ? 30 : strcmp(unit, "Mi") == 0 ? 20 : strcmp(unit, "Ki") == 0 ? 10 : 0;
+	for (uint32_t i = 0; i < house.gpu_count; i++) {
+		gpu_t *gpu = &house.gpus[i];
+		uint64_t left = gpu->total - gpu->reserved - gpu->used;
+		if (strcmp(gpu->uuid, uuid) != 0) continue;
+		house.processes[house.process_count++] = (process_t){.gpu = i, .pid = pid, .used = used < left ? used : left};
+		gpu->used += used < left ? used : left;
+	}
+}
+
+/* Bring the programs' own processes up to date. */
+static void listen_to_programs(void) {
+	static uint64_t heard;
+	uint64_t now = now_microseconds();
+	if (house.process_count > house.described_count && now - heard < PROGRAMS_STEP_MS * 1000u) return;
+	heard = now;
+	while (house.process_count > house.described_count) {
+		const process_t *last = &house.processes[--house.process_count];
+		house.gpus[last->gpu].used -= last->used;
+	}
+	DIR *proc = opendir(house.proc);
+	for (struct dirent *entry; proc != NULL && (entry = readdir(proc)) != NULL;) {
+		if (!isdigit((unsigned char)entry->d_name[0])) continue;
+		int process = openat(dirfd(proc), entry->d_name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		char text[PROGRAM_BYTES], *rest = NULL;
+		if (process < 0) continue;
+		said_by(process, text);
+		close(process);
+		for (char *line = strtok_r(text, "\n", &rest); line != NULL; line = strtok_r(NULL, "\n", &rest))
+			believe((uint32_t)strtoul(entry->d_name, NULL, 10), line);
+	}
+	if (proc != NULL) closedir(proc);
 }
 
 static bool unchanged(const struct stat *now) {
@@ -327,11 +422,13 @@ static result_t look(void) {
 		bool good = read_house(stream, file, &fresh) && learn(&fresh);
 		if (good) {
 			strcat(fresh.version, MARKER);
+			fresh.described_count = fresh.process_count;
 			house = fresh;
 		}
 		house_state = good ? SUCCESS : UNKNOWN;
 	}
 	fclose(stream);
+	if (house_state == SUCCESS && house.proc[0] != '\0') listen_to_programs();
 	return house_state != SUCCESS ? house_state : house.error;
 }
 
@@ -551,12 +648,6 @@ EXPORT result_t nvmlDeviceGetUtilizationRates(device_t device, utilization_t *ra
 	if (result == SUCCESS && rates == NULL) result = INVALID_ARGUMENT;
 	if (result == SUCCESS) *rates = (utilization_t){gpu->compute, gpu->memory};
 	return leave(result);
-}
-
-static uint64_t now_microseconds(void) {
-	struct timespec now;
-	clock_gettime(CLOCK_REALTIME, &now);
-	return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
 }
 
 /* Samples are always of now. None newer than `last_seen` is "not found", as with the driver. */

@@ -104,9 +104,22 @@ def test_only_the_node_agent_is_privileged(release: Any) -> None:
     assert propagating == []
 
 
-def test_the_operator_is_replaced_and_never_doubled(release: Any) -> None:
+def test_a_new_operator_is_there_before_an_old_one_ends(chart: Any, release: Any) -> None:
     spec = release.one("Deployment", "aios-operator")["spec"]
-    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    assert (spec["replicas"], spec["strategy"]["rollingUpdate"]) == (2, {"maxUnavailable": 0, "maxSurge": 1})
+    assert chart.render({"operator": {"replicas": 1}}).one("Deployment", "aios-operator")["spec"]["replicas"] == 1
+
+
+def test_operators_have_the_rights_to_their_lease_where_they_look_for_it_and_to_no_other(release: Any) -> None:
+    settings = operator_settings(release.environment("Deployment", "aios-operator"))
+    assert (settings.lease_namespace, settings.identity) == ("metadata.namespace", "metadata.name")
+    role = release.one("Role", "aios-operator")
+    assert [(rule.get("resourceNames"), rule["verbs"]) for rule in role["rules"]] == [
+        ([names.MANAGED_BY], ["get", "patch"]),
+        (None, ["create"]),
+    ]
+    assert {each["metadata"]["namespace"] for each in (role, release.one("Lease", names.MANAGED_BY))} == {"aios-system"}
+    assert not any("coordination.k8s.io" in rule["apiGroups"] for rule in release.one("ClusterRole", "aios-operator")["rules"])
 
 
 @pytest.mark.parametrize(("name", "kind"), [(names.GPU_CLASS, names.KIND_GPU), (names.RUNTIME_CLASS, names.KIND_RUNTIME)])
@@ -142,7 +155,8 @@ def test_definitions_can_be_left_to_others_and_are_kept_by_default(chart: Any) -
     assert not chart.render({"crds": {"enabled": False}}).of("CustomResourceDefinition")
     for keep in (True, False):
         crds = chart.render({"crds": {"keep": keep}}).of("CustomResourceDefinition")
-        assert {crd["metadata"]["name"] for crd in crds} == {f"{names.AGENTS}.{names.GROUP}", f"{names.AGENT_RUNTIMES}.{names.GROUP}"}
+        kinds = (names.AGENTS, names.AGENT_RUNTIMES, names.GPU_QUOTAS)
+        assert {crd["metadata"]["name"] for crd in crds} == {f"{plural}.{names.GROUP}" for plural in kinds}
         assert all(("helm.sh/resource-policy" in (crd["metadata"].get("annotations") or {})) is keep for crd in crds)
 
 
@@ -211,7 +225,8 @@ SCHEMA_REFUSALS: list[tuple[Object, str]] = [
     ({"node": {"slots": 0}}, "at '/node/slots': minimum"),
     ({"node": {"slots": "many"}}, "at '/node/slots'"),
     ({"operator": {"image": ""}}, "at '/operator/image': minLength"),
-    ({"operator": {"replicas": 2}}, "additional properties 'replicas' not allowed"),
+    ({"operator": {"replicas": 0}}, "at '/operator/replicas': minimum"),
+    ({"node": {"replicas": 2}}, "additional properties 'replicas' not allowed"),
     ({"gateway": {"resources": {"limit": {}}}}, "additional properties 'limit' not allowed"),
     ({"crds": {"keep": "yes"}}, "at '/crds/keep'"),
     ({"imagePullPolicy": "Sometimes"}, "at '/imagePullPolicy'"),

@@ -52,6 +52,14 @@ def test_people_never_write_orders(release: Any) -> None:
                 assert set(rule["verbs"]) <= {"get", "list", "watch"}
 
 
+def test_who_edits_agents_does_not_edit_the_quota_that_limits_them(release: Any) -> None:
+    for each in (each for each in release if each["kind"] == "ClusterRole"):
+        aggregated = any("aggregate-to" in label for label in each["metadata"].get("labels", ()))
+        for rule in each["rules"]:
+            if "gpuquotas" in rule["resources"] and aggregated:
+                assert set(rule["verbs"]) <= {"get", "list", "watch"}
+
+
 def granted(release: Any, name: str) -> set[tuple[str, str]]:
     return {
         (f"{group}/{resource}", verb)

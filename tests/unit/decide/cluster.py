@@ -33,6 +33,8 @@ class Cluster:
         """By Agent: how its container ends as soon as it runs (a `terminated` state)."""
         self.waits: dict[str, Object] = {}
         """By Agent: why its container does not start (a `waiting` state)."""
+        self.of_shares: dict[str, dict[str, tuple[str, str, str]]] = {}
+        """By Agent: what its node says of its share (condition to status, reason and message)."""
         self.no_room: list[str] = []
         """Pods that kube-scheduler could not bind because what the operator gave out was not there."""
         self._serial = 0
@@ -169,6 +171,10 @@ class Cluster:
         conditions = [
             {"type": kind, "status": word, "reason": kind if word == "True" else "WaitingForContainer", "message": f"{kind}: {word}"}
             for kind, word in said.items()
+        ]
+        conditions += [
+            {"type": kind, "status": word, "reason": reason, "message": message}
+            for kind, (word, reason, message) in self.of_shares.get(runtime["metadata"]["name"], {}).items()
         ]
         about = {"nodeName": spec["nodeName"], "attempt": spec["attempt"], "claimUID": claim["metadata"]["uid"]}
         if runtime.get("status") != {**about, "conditions": conditions}:

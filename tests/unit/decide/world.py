@@ -10,11 +10,25 @@ from typing import Any
 from aios_api import names
 from aios_api.agent import AgentStatus
 from aios_api.quantity import mebibytes
+from aios_api.quota import GPUQuotaStatus
 from aios_api.runtime import AgentRuntimeSpec
 from aios_operator.decide import effects as do
 from aios_operator.decide.agent import plan_agent, plan_namespace
 from aios_operator.decide.cluster import plan_cluster, standing_order
-from aios_operator.decide.views import AgentState, ClusterView, Exclusion, Key, NamespaceState, OrderRefusal, Refusal
+from aios_operator.decide.quota import holdings, oldest_first, plan_quotas
+from aios_operator.decide.views import (
+    AgentState,
+    ClusterView,
+    Exclusion,
+    Grant,
+    Key,
+    NamespaceState,
+    Order,
+    OrderRefusal,
+    QuotaState,
+    QuotaView,
+    Refusal,
+)
 from aios_operator.observe import parse
 from unit.decide.cluster import NAMESPACE, Cluster, Object
 
@@ -33,6 +47,13 @@ def agent(name: str, memory: str | None = None, models: list[str] | None = None,
     return {"kind": "Agent", "metadata": {"namespace": NAMESPACE, "name": name}, "spec": body}
 
 
+def gpu_quota(name: str = "quota", memory: str | None = None, agents: int | None = None) -> Object:
+    """A GPUQuota as its administrator writes it."""
+    spec = {"memory": {"nominal": memory}} if memory is not None else {}
+    spec |= {"agents": agents} if agents is not None else {}  # type: ignore[dict-item]
+    return {"kind": "GPUQuota", "metadata": {"namespace": NAMESPACE, "name": name}, "spec": spec}
+
+
 class World(Cluster):
     """A cluster with its user and its operator: tests say what the user does and read what the user reads."""
 
@@ -47,6 +68,7 @@ class World(Cluster):
         self.invalid: dict[str, str] = {}
         """By Agent: what the API server finds wrong with its pods."""
         self.policies_forbidden = False
+        self.unlimited_without_quota = True
 
     # What a user does.
 
@@ -78,7 +100,7 @@ class World(Cluster):
                 self.put(each)
             elif old["spec"] != each["spec"]:
                 self.put({**old, "spec": copy.deepcopy(each["spec"])})
-                self.get("Agent", old["metadata"]["name"])["metadata"]["generation"] += 1
+                self.get(each["kind"], old["metadata"]["name"])["metadata"]["generation"] += 1
         return self
 
     def patch(self, name: str, **spec: Any) -> World:
@@ -99,6 +121,11 @@ class World(Cluster):
 
     def ready(self, name: str) -> bool:
         return self.condition(name, "Ready") == ("True", "Ready")
+
+    def quota(self, name: str = "quota") -> Object:
+        """The status of a GPUQuota, with the status of its conditions."""
+        status = self.get("GPUQuota", name)["status"]
+        return {**status, **{c["type"]: c["status"] for c in status["conditions"]}}
 
     def booked(self) -> dict[str, int]:
         """MiB by device, as allocated claims say."""
@@ -148,6 +175,8 @@ class World(Cluster):
             effects = plan_agent(self.state(key), self.now)
             waiting += [effect.key for effect in self._perform(effects, left) if isinstance(effect, do.NeedsPlace)]
         self._perform(plan_cluster(self.cluster(waiting), self.now), left)
+        members = tuple(self.state(key) for key in self._keys())
+        self._perform(plan_quotas(QuotaState(self._quotas(), members), self.now), left)
         return len(self.written) - before
 
     def state(self, key: Key) -> AgentState:
@@ -161,6 +190,7 @@ class World(Cluster):
             claims=tuple(c for c in map(parse.claim, self.all("ResourceClaim")) if c is not None and c.agent == key),
             pods=tuple(p for p in map(parse.pod, self.all("Pod")) if p is not None and p.agent == key),
             policy=namespace.policy,
+            quota=next(iter(self._quotas()), None),
             refusal=self.refusals.get(key),
             template_refused=self.refused_templates.get(key),
             order_refused=self.refused_orders.get(key),
@@ -177,9 +207,17 @@ class World(Cluster):
             pods=[p for p in pods if p.node_name and p.phase not in ("Succeeded", "Failed")],
             foreign=self.foreign,
             waiting=[self.state(key) for key in waiting],
+            grants={NAMESPACE: self.grant(orders)},
             exclusions=self.exclusions,
             refusals=self.refusals,
         )
+
+    def grant(self, orders: list[Order]) -> Grant:
+        held = holdings((self.state(key) for key in self._keys()), orders)
+        return Grant(next(iter(self._quotas()), None), held, self.unlimited_without_quota)
+
+    def _quotas(self) -> tuple[QuotaView, ...]:
+        return oldest_first(parse.quota(raw) for raw in self.all("GPUQuota"))
 
     def _namespace_state(self, namespace: str) -> NamespaceState:
         policy = self.find("NetworkPolicy", "aios-agents")
@@ -238,6 +276,9 @@ class World(Cluster):
             case do.WriteStatus(key, _, status):
                 AgentStatus.model_validate(status)
                 self._edit("Agent", key.name, lambda obj: obj.update(status=copy.deepcopy(status)))
+            case do.WriteQuotaStatus(_, name, _, status):
+                GPUQuotaStatus.model_validate(status)
+                self._edit("GPUQuota", name, lambda obj: obj.update(status=copy.deepcopy(status)))
             case do.RecordEvent():
                 self.events.append(effect)
             case do.Exclude(key, exclusion):

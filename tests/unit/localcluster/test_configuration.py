@@ -18,7 +18,9 @@ from aios_localcluster.settings import API_ONLY, FULL, ClusterSettings, environm
 
 NOW = datetime.datetime(2026, 5, 1, tzinfo=datetime.UTC)
 NETWORK = ClusterNetwork(IPv4Network("10.150.0.0/16"))
-PROGRAMS = configuration.Programs(kubernetes=Path("/b/k"), containerd=Path("/b/c"), helm=Path("/b/h"), pause=Path("/b/p"))
+PROGRAMS = configuration.Programs(
+    kubernetes=Path("/b/k"), containerd=Path("/b/c"), helm=Path("/b/h"), kwok=Path("/b/w"), pause=Path("/b/p")
+)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import asyncio
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from aios_sidecar.node.mirror import Mirror
 from aios_sidecar.node.netns import NamespaceGone
 from aios_sidecar.node.sandbox import InvalidOCIState, Processes, parse_oci_state
 from aios_sidecar.node.settings import InvalidSettings, NodeSettings, from_environment
-from aios_sidecar.node.state import Process, Sandbox
+from aios_sidecar.node.state import ClaimState, Process, Sandbox
 from aios_sidecar.node.waiting import first_of, to_the_end
 from unit.node.support import CLAIM_UID, NOW, a_state
 
@@ -46,22 +47,37 @@ def test_a_setting_that_can_not_be_used_is_named(given: dict[str, str], sentence
 def test_conditions_follow_the_facts() -> None:
     fresh, started = a_state(), a_state().with_pod("p", SANDBOX)
     everything = Facts(fenced=True, serving=frozenset(("socket", "loopback")))
-    assert words(conditions.of(fresh, Facts(), (), NOW)) == ["Prepared", "WaitingForContainer", "WaitingForContainer"]
-    assert words(conditions.of(started, Facts(fenced=True), (), NOW)) == ["Prepared", "Fenced", "GatewayAbsent"]
-    assert words(conditions.of(started, everything, (), NOW)) == ["Prepared", "Fenced", "Listening"]
-    assert words(conditions.of(started, Facts(fenced=False, fence_message="nft", port_message="taken"), (), NOW)) == [
+    assert words(conditions.of(fresh, Facts(), (), NOW))[:3] == ["Prepared", "WaitingForContainer", "WaitingForContainer"]
+    assert words(conditions.of(started, Facts(fenced=True), (), NOW))[:3] == ["Prepared", "Fenced", "GatewayAbsent"]
+    assert words(conditions.of(started, everything, (), NOW))[:3] == ["Prepared", "Fenced", "Listening"]
+    assert words(conditions.of(started, Facts(fenced=False, fence_message="nft", port_message="taken"), (), NOW))[:3] == [
         "Prepared",
         "FenceFailed",
         "PortTaken",
     ]
-    assert [c.status for c in conditions.of(started, everything, (), NOW)] == ["True"] * 3
-    assert [c.status for c in conditions.of(started, Facts(), (), NOW)] == ["True", "Unknown", "False"]
+    assert [c.status for c in conditions.of(started, everything, (), NOW)][:3] == ["True"] * 3
+    assert [c.status for c in conditions.of(started, Facts(), (), NOW)][:3] == ["True", "Unknown", "False"]
+
+
+def test_conditions_of_a_share_say_what_is_known_of_it() -> None:
+    def of_share(state: ClaimState, **facts: Any) -> list[tuple[str, str]]:
+        return [(c.status, c.reason) for c in conditions.of(state, Facts(**facts), (), NOW)[3:]]
+
+    fresh, started = a_state(), a_state().with_pod("p", SANDBOX)
+    exceeded = started.model_copy(update={"excess": "by 1Gi"})
+    assert of_share(fresh, watched=True) == [("Unknown", "WaitingForContainer")] * 2
+    assert of_share(started) == [("Unknown", "WaitingForReading")] * 2
+    assert of_share(started, watched=True) == [("True", "Watched"), ("True", "WithinShare")]
+    assert of_share(started, watched=False) == [("False", "CannotMonitor"), ("Unknown", "CannotMonitor")]
+    assert of_share(exceeded, watched=True) == [("True", "Watched"), ("False", "ShareExceeded")]
+    assert of_share(exceeded, watched=False) == [("False", "CannotMonitor"), ("False", "ShareExceeded")]
+    assert of_share(started.model_copy(update={"gpu": None}), watched=True) == []
 
 
 def test_a_condition_stands_since_its_status_changed() -> None:
     first = conditions.of(a_state(), Facts(), (), NOW)
     later = conditions.of(a_state(), Facts(fenced=True), first, NOW + timedelta(hours=1))
-    assert [c.last_transition_time for c in later] == ["2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z", "2026-01-01T00:00:00Z"]
+    assert [c.last_transition_time for c in later] == ["2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z", *["2026-01-01T00:00:00Z"] * 3]
 
 
 def words(found: tuple[conditions.Condition, ...]) -> list[str]:

@@ -38,6 +38,7 @@ def test_settings_come_from_the_environment():
         ("AIOS_AUDIT_SECONDS", "0", "greater than 0"),
         ("AIOS_AUDIT_SECONDS", "nan", "greater than 0"),
         ("AIOS_LOG_FORMAT", "xml", "text or json"),
+        ("AIOS_WITHOUT_QUOTA", "nothing", "Unlimited or Nothing"),
     ],
 )
 def test_a_setting_that_can_not_be_read_is_named(variable: str, value: str, must: str):
@@ -63,7 +64,7 @@ async def test_probes_say_what_is_wrong():
         assert (await web.get("/readyz")).status_code == 503
         clock.now += 3600  # the first list of a large cluster takes its time
         assert (await web.get("/healthz")).status_code == 200
-        health.ready, health.last_audit = True, clock.now
+        health.ready, health.leading, health.last_audit = True, True, clock.now
         assert (await web.get("/readyz")).status_code == 200
         stuck = await web.get("/healthz")
         assert (stuck.status_code, "has not turned" in stuck.text) == (503, True)

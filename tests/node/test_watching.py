@@ -1,0 +1,322 @@
+"""The whole way on one node: programs in containers say what they use, the fake driver tells it, a worker accounts, the node agent stops.
+
+Containers are played by processes in cgroups named as a kubelet names them; driver library, worker processes and signals are real.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from aios_kube.resources import AGENT_RUNTIMES, EVENTS
+from aios_sidecar.contracts import MIB, Booked, BookedShare, Reading, Unread, WorkerMessage
+from aios_sidecar.node.agent import NodeAgent
+from aios_sidecar.node.state import StateFiles
+from aios_sidecar.vram.settings import VramSettings
+from aios_sidecar.vram.supervisor import Supervisor
+from node.support import (
+    CLAIM_UID,
+    GPU_A,
+    NAMESPACE,
+    NATIVE,
+    POD_UID,
+    FixedInventory,
+    Pod,
+    a_claim,
+    a_cluster,
+    a_runtime,
+    ask,
+    eventually,
+    prepare,
+    running,
+    settings_in,
+    uid,
+)
+
+QUICK = VramSettings(context_mib=100, contexts=2, margin_mib=0, look_seconds=0.2)
+NEIGHBOUR = uid(7)
+OWN_TMP = 'mount -t tmpfs tmpfs /tmp && exec "$@"'
+PROGRAM = """
+import os, sys, time
+os.makedirs("/tmp/aios-fake-vram", exist_ok=True)
+me = "/tmp/aios-fake-vram/" + os.readlink("/proc/self")
+for line in sys.stdin:
+    with open(me + ".new", "w") as file:
+        file.write(line)
+    os.rename(me + ".new", me)
+    print("said", flush=True)
+time.sleep(1000)
+"""
+
+
+def cgroup_root() -> Path | None:
+    """A cgroup hierarchy in which this program may make groups."""
+    for root in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")):
+        try:
+            probe = root / f"aios-probe-{os.getpid()}"
+            probe.mkdir()
+            probe.rmdir()
+        except OSError:
+            continue
+        return root
+    return None
+
+
+class Played:
+    """Processes in one container's cgroup, each in a pid namespace of its own, which say what they use of GPU_A."""
+
+    def __init__(self, root: Path, pod_uid: str, number: int) -> None:
+        self.container = f"{number:064x}"
+        self.group = root / "kubepods-test" / f"pod{pod_uid}" / self.container
+        self.group.mkdir(parents=True)
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self) -> subprocess.Popen[str]:
+        def enter() -> None:
+            (self.group / "cgroup.procs").write_text(str(os.getpid()))
+
+        process = subprocess.Popen(
+            [
+                "unshare",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--mount-proc",
+                "--kill-child",
+                "sh",
+                "-c",
+                OWN_TMP,
+                "sh",
+                sys.executable,
+                "-c",
+                PROGRAM,
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=enter,
+        )
+        self.processes.append(process)
+        return process
+
+    def use(self, mib: int, process: subprocess.Popen[str] | None = None) -> None:
+        chosen = process or (self.processes[0] if self.processes else self.start())
+        assert chosen.stdin is not None
+        assert chosen.stdout is not None
+        chosen.stdin.write(f"gpu={GPU_A.uuid} used={mib}Mi\n")
+        chosen.stdin.flush()
+        assert chosen.stdout.readline() == "said\n"
+
+    @property
+    def alive(self) -> bool:
+        return all(process.poll() is None for process in self.processes)
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                with contextlib.suppress(BrokenPipeError):
+                    if stream is not None:
+                        stream.close()
+        for path in (self.group, self.group.parent, self.group.parent.parent):
+            for _ in range(50):
+                try:
+                    path.rmdir()
+                except OSError:
+                    time.sleep(0.02)
+                else:
+                    break
+
+
+@pytest.fixture
+def driver(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The fake driver's description; workers load its library."""
+    subprocess.run(["make", "-s", "-C", str(NATIVE), "fakes", f"OUT={directory}/native"], check=True)
+    file = directory / "gpus.conf"
+    file.write_text(f'gpu uuid={GPU_A.uuid} model="Fake H100" memory=80Gi reserved=1Gi\nprograms proc=/proc\n')
+    monkeypatch.setenv("AIOS_FAKE_GPUS", str(file))
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{directory}/native")
+    return file
+
+
+def rewrite(file: Path, text: str) -> None:
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.rename(file)
+
+
+@pytest.fixture
+def play(node_tools: None) -> Iterator[Callable[[str], Played]]:
+    root = cgroup_root()
+    if root is None:
+        pytest.skip("this machine lets nobody make cgroups")
+    made: list[Played] = []
+
+    def new(pod_uid: str) -> Played:
+        made.append(Played(root, pod_uid, len(made) + 1))
+        return made[-1]
+
+    yield new
+    for each in made:
+        each.close()
+
+
+@contextlib.asynccontextmanager
+async def supervised(*shares: BookedShare, inventory: FixedInventory | None = None, settings: VramSettings = QUICK):
+    """A supervisor with its workers, and what they said."""
+    supervisor, heard = Supervisor(inventory or FixedInventory(GPU_A), settings), list[WorkerMessage]()
+    supervisor.book({GPU_A.uuid: Booked(shares=shares)})
+    task = asyncio.create_task(supervisor.run(lambda _, message: heard.append(message)))
+    try:
+        yield supervisor, heard
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def readings(heard: list[WorkerMessage]) -> list[Reading]:
+    return [message for message in heard if isinstance(message, Reading)]
+
+
+async def test_a_worker_tells_who_uses_what_across_pid_namespaces(driver, play):
+    mine, others = play(POD_UID), play(NEIGHBOUR)
+    mine.use(300)
+    mine.use(200, mine.start())
+    others.use(50)
+    share = BookedShare(claim_uid=CLAIM_UID, pod_uid=POD_UID, booked_bytes=1024 * MIB)
+    async with supervised(share) as (supervisor, heard):
+        await eventually(lambda: readings(heard))
+        told = readings(heard)[-1]
+        assert told.capacity_bytes == 79 * 1024 * MIB
+        (use,) = told.uses
+        assert (use.used_bytes, use.processes, use.containers) == (500 * MIB, 2, (mine.container,))
+        assert (told.used_bytes, told.unattributed_bytes) == (550 * MIB, 50 * MIB)
+
+        supervisor.book({GPU_A.uuid: Booked(shares=(share, BookedShare(claim_uid=uid(8), pod_uid=NEIGHBOUR, booked_bytes=MIB)))})
+        await eventually(lambda: readings(heard)[-1].unattributed_bytes == 0)
+        mine.processes[1].kill()
+        await eventually(lambda: readings(heard)[-1].used_bytes == 350 * MIB)
+
+
+async def test_a_worker_that_is_killed_or_hangs_is_replaced_and_knows_the_bookings(driver):
+    share = BookedShare(claim_uid=CLAIM_UID, pod_uid=POD_UID, booked_bytes=MIB)
+    async with supervised(share, settings=VramSettings(silent_seconds=1.5)) as (supervisor, heard):
+        await eventually(lambda: readings(heard))
+        first = supervisor.pids[GPU_A.uuid]
+        os.kill(first, signal.SIGKILL)
+        await eventually(lambda: any(isinstance(message, Unread) for message in heard))
+        heard.clear()
+        await eventually(lambda: readings(heard))
+        second = supervisor.pids[GPU_A.uuid]
+        assert second != first
+        os.kill(second, signal.SIGSTOP)
+        await eventually(lambda: any(isinstance(m, Unread) and "said nothing for 1.5 seconds" in m.reason for m in heard))
+        heard.clear()
+        await eventually(lambda: readings(heard))
+        assert readings(heard)[-1].uses[0].claim_uid == CLAIM_UID
+
+
+async def test_a_driver_in_trouble_is_told_and_heals(driver):
+    whole = driver.read_text()
+    async with supervised() as (_, heard):
+        await eventually(lambda: readings(heard))
+        rewrite(driver, "driver error=15\n" + whole)
+        await eventually(lambda: isinstance(heard[-1], Unread))
+        rewrite(driver, whole)
+        await eventually(lambda: isinstance(heard[-1], Reading))
+
+
+async def test_the_workers_follow_the_gpus_that_there_are_and_end_with_the_supervisor(driver):
+    inventory = FixedInventory(GPU_A)
+    async with supervised(inventory=inventory) as (supervisor, heard):
+        await eventually(lambda: readings(heard))
+        inventory.report = type(inventory.report)(absent="the driver is gone")
+        await eventually(lambda: heard[-1] == Unread(reason="the driver is gone"))
+        assert not supervisor.pids
+        inventory.report = type(inventory.report)(gpus=(GPU_A,))
+        await eventually(lambda: supervisor.pids)
+        last = supervisor.pids[GPU_A.uuid]
+    assert not Path(f"/proc/{last}").exists()
+
+
+def condition(cluster, kind: str) -> dict:
+    status = cluster.all(AGENT_RUNTIMES)[0].get("status") or {}
+    return next((c for c in status.get("conditions", []) if c["type"] == kind), {})
+
+
+def metric(agent: NodeAgent, name: str) -> float | None:
+    lines = agent.metrics.text().decode().splitlines()
+    found = [line for line in lines if line.startswith(f'{name}{{gpu="{GPU_A.uuid}"}} ')]
+    return float(found[0].split()[1]) if found else None
+
+
+async def test_who_takes_more_than_his_share_is_stopped_and_named_and_nobody_else(
+    directory: Path, hook: Path, pod: Pod, driver: Path, play: Callable[[str], Played]
+):
+    settings, cluster = settings_in(directory, hook), a_cluster(claim=a_claim(memory="1Gi"), runtime=a_runtime(memory="1Gi"))
+    greedy, neighbour, foreign = play(POD_UID), play(NEIGHBOUR), play(uid(6))
+    neighbour.use(3000)
+    foreign.use(5000)
+    supervisor = Supervisor(FixedInventory(GPU_A), QUICK)
+    async with running(settings, cluster, workers=supervisor) as agent:
+        assert not (await prepare(settings)).error
+        assert condition(cluster, "EnforcementVerified").get("status") in (None, "Unknown")
+        assert (await ask(settings, pod.oci_state())).code == 0
+        greedy.use(1000)
+        await eventually(lambda: condition(cluster, "EnforcementVerified").get("status") == "True")
+        assert condition(cluster, "WithinShare")["status"] == "True"
+        before = [obj["metadata"]["resourceVersion"] for obj in cluster.all(AGENT_RUNTIMES)]
+        await asyncio.sleep(2)
+        assert greedy.alive, "what is allowed is not shot at"
+        assert [obj["metadata"]["resourceVersion"] for obj in cluster.all(AGENT_RUNTIMES)] == before, "nothing is written at rest"
+
+        began = time.monotonic()
+        greedy.use(1500)
+        await eventually(lambda: not greedy.alive)
+        seconds = time.monotonic() - began
+        print(f"stopped {seconds:.2f} s after the allocation")
+        assert seconds < 2
+        await eventually(lambda: condition(cluster, "WithinShare").get("status") == "False")
+        said = condition(cluster, "WithinShare")
+        assert said["reason"] == "ShareExceeded"
+        assert f"used 1500Mi of {GPU_A.uuid}" in said["message"]
+        assert "376Mi more than its share of 1Gi and 100Mi for contexts" in said["message"]
+        await eventually(lambda: cluster.all(EVENTS))
+        (event,) = cluster.all(EVENTS)
+        assert (event["regarding"]["kind"], event["regarding"]["namespace"], event["reason"]) == ("Agent", NAMESPACE, "ShareExceeded")
+        assert neighbour.alive
+        assert foreign.alive
+        assert StateFiles(settings.claims_dir).read(CLAIM_UID).excess == said["message"]
+        assert metric(agent, "aios_gpu_booked_bytes") == 1024 * MIB
+        assert metric(agent, "aios_gpu_capacity_bytes") == 79 * 1024 * MIB
+        assert metric(agent, "aios_gpu_shares_exceeded_total") == 1
+        assert metric(agent, "aios_gpu_monitored") == 1
+        await eventually(lambda: metric(agent, "aios_gpu_used_bytes") == metric(agent, "aios_gpu_unattributed_bytes") == 8000 * MIB)
+    async with running(settings, cluster, workers=Supervisor(FixedInventory(GPU_A), QUICK)):
+        await asyncio.sleep(1)
+        assert condition(cluster, "WithinShare") == said, "a new node agent remembers"
+
+
+async def test_a_gpu_that_can_not_be_read_is_said_to_be_unmonitored(directory: Path, hook: Path, pod: Pod, driver: Path, monkeypatch):
+    monkeypatch.setattr("aios_sidecar.node.gpus.UNREAD_SECONDS", 3.0)
+    settings, cluster = settings_in(directory, hook), a_cluster()
+    rewrite(driver, "driver error=15\n" + driver.read_text())
+    async with running(settings, cluster, workers=Supervisor(FixedInventory(GPU_A), QUICK)) as agent:
+        assert not (await prepare(settings)).error
+        assert (await ask(settings, pod.oci_state())).code == 0
+        await eventually(lambda: condition(cluster, "EnforcementVerified").get("status") == "False")
+        said = condition(cluster, "EnforcementVerified")
+        assert said["reason"] == "CannotMonitor"
+        assert "GPU is lost" in said["message"]
+        assert condition(cluster, "WithinShare")["status"] == "Unknown"
+        assert metric(agent, "aios_gpu_monitored") == 0
+        assert metric(agent, "aios_gpu_used_bytes") is None, "what is not known is not told"

@@ -1,0 +1,97 @@
+"""Simulated nodes: what exists of them, and which facts are written for orders there."""
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aios_api import names
+from aios_kube import resources
+from aios_kube.fake import FakeCluster
+from aios_localcluster import simulation
+from aios_localcluster.settings import API_ONLY, ClusterSettings
+from aios_localcluster.simulation import Simulation
+
+
+@contextlib.asynccontextmanager
+async def running(cluster: FakeCluster) -> Any:
+    simulated = Simulation(cluster, 2, 3)
+    await simulated.prepare()
+    task = asyncio.create_task(simulated.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def bound(cluster: FakeCluster, name: str, node: str, allocated: bool = True) -> None:
+    labels = {names.LABEL_AGENT: name, names.LABEL_ATTEMPT: "1"}
+    metadata = {"namespace": "ns", "name": f"{name}-1", "labels": labels}
+    spec = {"attempt": 1, "nodeName": node, "claimName": f"{name}-1"}
+    cluster.put(resources.AGENT_RUNTIMES, {"metadata": {"namespace": "ns", "name": name}, "spec": spec})
+    cluster.put(
+        resources.RESOURCE_CLAIMS, {"metadata": metadata, "spec": {}, "status": {"allocation": {"devices": {}}} if allocated else {}}
+    )
+    cluster.put(resources.PODS, {"metadata": metadata, "spec": {"nodeName": node}})
+
+
+async def test_nodes_and_slices_are_made_once_with_gpus_of_their_own():
+    cluster = FakeCluster()
+    for _ in range(2):
+        await Simulation(cluster, 2, 3).prepare()
+    assert [each["metadata"]["name"] for each in cluster.all(resources.NODES)] == ["kwok-0", "kwok-1"]
+    made = cluster.all(resources.RESOURCE_SLICES)
+    uuids = [
+        device["attributes"]["uuid"]["string"]
+        for each in made
+        for device in each["spec"]["devices"]
+        if device["name"] != names.RUNTIME_DEVICE
+    ]
+    assert (len(made), len(uuids), len(set(uuids))) == (2, 6, 6)
+
+
+async def test_an_order_has_its_facts_when_its_pod_is_bound_to_a_simulated_node_and_its_claim_allocated():
+    cluster = FakeCluster()
+    async with running(cluster):
+        bound(cluster, "a", "kwok-0")
+        bound(cluster, "real", "a-real-node")
+        bound(cluster, "waits", "kwok-1", allocated=False)
+        await asyncio.sleep(0.1)
+        order, claim, pod = (
+            cluster.peek(resource, name, "ns")
+            for resource, name in ((resources.AGENT_RUNTIMES, "a"), (resources.RESOURCE_CLAIMS, "a-1"), (resources.PODS, "a-1"))
+        )
+        assert order is not None
+        assert claim is not None
+        assert pod is not None
+        said = order["status"]
+        assert (said["claimUID"], said["podUID"], said["attempt"]) == (claim["metadata"]["uid"], pod["metadata"]["uid"], 1)
+        assert {each["type"]: each["status"] for each in said["conditions"]} == {"Prepared": "True", "Fenced": "True", "Listening": "True"}
+        for name in ("real", "waits"):
+            untouched = cluster.peek(resources.AGENT_RUNTIMES, name, "ns")
+            assert untouched is not None
+            assert "status" not in untouched
+        cluster.calls.clear()
+        cluster.alter(resources.PODS, "a-1", {"metadata": {"annotations": {"touched": "1"}}}, "ns")
+        await asyncio.sleep(0.05)
+        assert cluster.writes() == [], "facts that are there are not written again"
+
+
+def test_stages_are_for_pods_and_nodes_and_beat_within_five_minutes():
+    stages = [json.loads(part) for part in simulation.stages().split("---\n")]
+    assert [(each["metadata"]["name"], each["spec"]["resourceRef"]["kind"]) for each in stages] == [
+        ("node-ready", "Node"),
+        ("node-heartbeat", "Node"),
+        ("pod-runs", "Pod"),
+        ("pod-ends", "Pod"),
+    ]
+    assert stages[1]["spec"]["delay"]["jitterDurationMilliseconds"] <= 300_000
+
+
+def test_simulated_nodes_need_a_scheduler(tmp_path: Path):
+    with pytest.raises(ValueError, match="kube-scheduler"):
+        ClusterSettings(state_root=tmp_path, components=API_ONLY, kwok_nodes=1)

@@ -1,0 +1,165 @@
+"""Two operators: one decides, the other takes over wherever the first one stopped; and even two at once do no harm."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from aios_api import names
+from aios_kube import resources
+from aios_kube.errors import ApiError, Unreachable
+from aios_kube.fake import Call, FakeCluster
+from aios_kube.lease import Lease, LeaseSettings
+from aios_operator.main import keep, lead
+from aios_operator.observe.audit import Audit
+from aios_operator.probes import Health
+from unit.operator.world import World
+
+BATCH = 20
+ORDERS = (resources.AGENT_RUNTIMES, resources.RESOURCE_CLAIMS, resources.PODS)
+
+
+def batch() -> World:
+    world = World()
+    world.node(gpu="80Gi", slots=BATCH)
+    for number in range(BATCH):
+        world.apply(f"a-{number}", "4Gi")
+    return world
+
+
+async def writes_of_a_batch() -> int:
+    world = batch()
+    await world.running()
+    return len(world.cluster.writes())
+
+
+def dies_after(world: World, writes: int) -> None:
+    """The process ends with its `writes`-th write, which takes place: it does not hear of it, nor write or read anything more."""
+    left = [writes]
+
+    def count(call: Call) -> ApiError | None:
+        left[0] -= call.writes
+        return Unreachable("killed") if left[0] <= 0 else None
+
+    world.cluster.lose.append(count)
+    world.cluster.refuse.append(lambda _: Unreachable("killed") if left[0] <= 0 else None)
+
+
+def decided(world: World) -> dict[str, tuple[Any, ...]]:
+    """What was decided, and everything that was made for it."""
+    orders = {each["metadata"]["name"]: each for each in world.cluster.all(resources.AGENT_RUNTIMES)}
+    return {
+        name: (each["metadata"]["uid"], each["spec"]["attempt"], each["spec"]["nodeName"], each["spec"]["gpu"]["uuid"])
+        for name, each in orders.items()
+    }
+
+
+@pytest.mark.timeout(300)
+async def test_a_leader_that_is_killed_at_any_write_of_a_batch_loses_and_doubles_nothing():
+    total = await writes_of_a_batch()
+    assert total > 5 * BATCH
+    for at in range(1, total + 1):
+        world = batch()
+        dies_after(world, at)
+        for _ in range(3):
+            await world.settled()
+            world.schedule()
+            world.run_pods()
+        world.cluster.lose.clear()
+        world.cluster.refuse.clear()
+        before = decided(world)
+        world.operator()  # another process, which knows only what the server holds
+        await world.running()
+        after = decided(world)
+        assert {name: after[name] for name in before} == before, f"killed at write {at}: a decision was lost or made again"
+        assert {each[1] for each in after.values()} == {1}, f"killed at write {at}"
+        for resource in ORDERS:
+            made = sorted(each["metadata"]["labels"][names.LABEL_AGENT] for each in world.cluster.all(resource))
+            assert made == sorted(f"a-{number}" for number in range(BATCH)), f"killed at write {at}: {resource.plural}"
+        assert not [call for call in world.cluster.writes() if call.verb == "delete"], f"killed at write {at}"
+        for agent in world.cluster.all(resources.AGENTS):
+            ready = next(c["status"] for c in agent["status"]["conditions"] if c["type"] == "Ready")
+            assert ready == "True", f"killed at write {at}: {agent['metadata']['name']}"
+
+
+async def test_two_that_decide_at_once_from_one_picture_end_with_one_order_each():
+    """A leader that was stopped and continued goes on for a moment. No Lease guards the writes; their own conditions do."""
+    first, second = batch(), World()
+    second.cluster = first.cluster
+    second.operator()
+    for _ in range(6):
+        first.deliver()
+        second.deliver()
+        await asyncio.gather(first.loop.settle(), second.loop.settle())
+        first.schedule()
+        first.run_pods()
+    assert {each[1] for each in decided(first).values()} == {1}
+    assert len(first.cluster.all(resources.PODS)) == BATCH
+    assert {first.condition(key, "Ready")[0] for key in first.store.keys()} == {"True"}  # noqa: SIM118 - not a dict
+
+
+async def test_a_next_order_follows_only_the_one_that_was_seen():
+    """The one who comes late with attempt 2 must not overwrite the attempt 2 of another."""
+    first, second = batch(), World()
+    await first.running()
+    second.cluster = first.cluster
+    second.operator()
+    second.deliver()
+    first.cluster.alter(resources.AGENTS, "a-0", {"spec": {"gpu": {"memory": "3Gi"}}}, "ns")
+    second.deliver()
+    await first.settled()
+    order = first.cluster.peek(resources.AGENT_RUNTIMES, "a-0", "ns")
+    await second.loop.settle()
+    after = first.cluster.peek(resources.AGENT_RUNTIMES, "a-0", "ns")
+    assert order is not None
+    assert after is not None
+    assert (order["spec"]["attempt"], after["spec"]) == (2, order["spec"])
+    assert after["metadata"]["generation"] == order["metadata"]["generation"]
+
+
+SETTINGS = LeaseSettings(duration_seconds=0.3, renew_deadline_seconds=0.2, retry_seconds=0.02)
+
+
+def a_lease(cluster: FakeCluster, identity: str) -> Lease:
+    return Lease(cluster, "aios-system", "aios-operator", identity, "aios-operator", lambda: datetime.now(UTC), SETTINGS)
+
+
+async def test_a_follower_decides_nothing_until_it_is_its_turn_and_then_reads_everything_first():
+    world = batch()
+    leader, follower = a_lease(world.cluster, "one"), a_lease(world.cluster, "two")
+    await leader.acquire()
+    health = Health(60, 300, lambda: world.loop.last_turn)
+    audit = Audit(world.cluster, world.store, 300, 2)
+    tasks = [asyncio.create_task(lead(follower, audit, world.loop, health)), asyncio.create_task(keep(follower))]
+    await asyncio.sleep(0.1)
+    of_agents = [call for call in world.cluster.writes() if call.resource != resources.LEASES]
+    assert (of_agents, health.leading, health.sick()) == ([], False, None)
+    world.cluster.remove(resources.AGENTS, "a-7", "ns")  # no watch tells the follower of anything here
+    world.cluster.calls.clear()
+    await leader.release()
+    for _ in range(100):
+        await asyncio.sleep(0.02)
+        if len(world.cluster.all(resources.AGENT_RUNTIMES)) == BATCH - 1:
+            break
+    calls = [call for call in world.cluster.calls if call.resource != resources.LEASES]
+    lists = {table.resource.plural for table in world.store.tables}
+    assert {call.resource.plural for call in calls[: len(lists)] if call.verb == "list"} == lists
+    assert "a-7" not in {call.name for call in calls}
+    assert len(world.cluster.all(resources.AGENT_RUNTIMES)) == BATCH - 1
+    assert health.leading
+    await world.loop.stop(1)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert follower.held is False
+
+
+async def test_what_is_under_way_ends_before_the_process_does():
+    world = batch()
+    world.deliver()
+    world.loop.turn()
+    assert world.loop._busy
+    await world.loop.stop(1)
+    assert not world.loop._busy
+    await asyncio.wait_for(world.loop.run(), 1)

@@ -50,6 +50,8 @@ LABEL_ATTEMPT: Final = "aios.dev/attempt"
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 MANAGED_BY: Final = "aios-operator"
 ANNOTATION_DIGEST: Final = "aios.dev/template-digest"
+ANNOTATION_NUDGED: Final = "aios.dev/nudged"
+"""On a pod: when the operator last asked the kubelet to look at it again."""
 FINALIZER: Final = "aios.dev/release"
 
 AGENT_NAME_MAX: Final = 52

@@ -49,6 +49,10 @@ class Executor:
                 await self._policy(namespace, body)
             case do.DeletePod(key, name, uid):
                 await self._delete(self.store.pods, key.namespace, name, uid)
+            case do.NudgePod(key, name, uid, at):
+                path = f"/metadata/annotations/{names.ANNOTATION_NUDGED.replace('/', '~1')}"
+                nudge = [{"op": "add", "path": path, "value": at.isoformat()}]
+                await self._patch(self.store.pods, key.namespace, name, nudge, uid=uid)
             case do.DeleteClaim(key, name, uid):
                 await self._delete(self.store.claims, key.namespace, name, uid)
             case do.DeleteRuntime(key, uid):

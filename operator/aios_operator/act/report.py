@@ -37,6 +37,8 @@ class Reporter:
                 self._line(logging.INFO, key, f"made {body['kind']} {body['metadata']['name']}", attempt=int(attempt))
             case do.DeletePod(key, name, _):
                 self._line(logging.INFO, key, f"removed Pod {name}")
+            case do.NudgePod(key, name, _, _):
+                self._line(logging.INFO, key, f"Pod {name} is not prepared yet; asked the kubelet to look again")
             case do.DeleteClaim(key, name, _):
                 self._line(logging.INFO, key, f"removed ResourceClaim {name}")
             case do.DeleteRuntime(key, _):

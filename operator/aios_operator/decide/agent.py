@@ -20,6 +20,7 @@ from aios_operator.decide.effects import (
     Effect,
     Exclude,
     NeedsPlace,
+    NudgePod,
     PlanAgainAt,
     RecordEvent,
     RemoveFinalizer,
@@ -30,6 +31,11 @@ from aios_operator.decide.views import AgentState, AgentView, ClaimView, Exclusi
 
 REMOVAL_LIMIT = timedelta(minutes=10)
 """After that the Agent is let go even when something of it is left: owner references still name what garbage collection removes."""
+NUDGE_AFTER = timedelta(seconds=5)
+"""A claim is prepared within a second of the pod's binding when all goes well; the kubelet's own second try comes after 60 to 90."""
+NUDGE_EVERY = timedelta(seconds=15)
+NUDGE_UNTIL = timedelta(minutes=2)
+"""Then the kubelet is left to itself: at rest nothing is written, also where a node agent never comes."""
 EXCLUDED_FOR = timedelta(seconds=60)
 """How long an Agent is not placed again on a node where kube-scheduler refused it."""
 
@@ -44,7 +50,7 @@ def plan_agent(state: AgentState, now: datetime) -> list[Effect]:
     if FINALIZER not in agent.finalizers:
         return [AddFinalizer(agent.key, agent.uid, agent.resource_version)]
     s = attempts.situation(state, agent, now)
-    return [*_report(s, now), *_follow(s), *_ask(s, now)]
+    return [*_report(s, now), *_follow(s), *_nudge(s, now), *_ask(s, now)]
 
 
 def plan_namespace(state: NamespaceState) -> list[Effect]:
@@ -111,6 +117,19 @@ def _release(agent: AgentView, pods: tuple[PodView, ...], claims: tuple[ClaimVie
     if not pods:
         effects += [DeleteClaim(agent.key, claim.name, claim.uid) for claim in claims if not claim.deleting]
     return effects
+
+
+def _nudge(s: Situation, now: datetime) -> list[Effect]:
+    """A pod that is bound and not prepared: the kubelet may have looked before the driver or its right to read the claim was there."""
+    pod = s.pod
+    if not s.open or pod is None or pod.bound_since is None or pod.phase != "Pending" or conditions.prepared(s).status == "True":
+        return []
+    if now >= pod.bound_since + NUDGE_UNTIL:
+        return []
+    due = pod.bound_since + NUDGE_AFTER if pod.nudged is None else pod.nudged + NUDGE_EVERY
+    if now < due:
+        return [PlanAgainAt(s.agent.key, due)]
+    return [NudgePod(s.agent.key, pod.name, pod.uid, now), PlanAgainAt(s.agent.key, now + NUDGE_EVERY)]
 
 
 def _ask(s: Situation, now: datetime) -> list[Effect]:

@@ -72,6 +72,16 @@ class DeletePod:
 
 
 @dataclass(frozen=True, slots=True)
+class NudgePod:
+    """The kubelet looks at the pod again now: it tries a preparation that failed only after a minute, but any change of the pod at once."""
+
+    key: Key
+    name: str
+    uid: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteClaim:
     key: Key
     name: str
@@ -160,6 +170,7 @@ Write = (
     | CreatePod
     | ApplyPolicy
     | DeletePod
+    | NudgePod
     | DeleteClaim
     | DeleteRuntime
     | DeletePolicy

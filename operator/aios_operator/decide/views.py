@@ -155,6 +155,10 @@ class PodView:
     unschedulable_since: datetime | None
     """Since when kube-scheduler says that it can't bind the pod; None when it does not say so, or makes room by preemption."""
     unschedulable_message: str
+    bound_since: datetime | None
+    """When kube-scheduler bound it."""
+    nudged: datetime | None
+    """When the kubelet was last asked to look at it again."""
     waiting: tuple[str, str] | None
     """Reason and message of a container that can't start."""
     ended: Ended | None

@@ -176,6 +176,10 @@ def pod(raw: Raw) -> PodView | None:
         node_name=spec.get("nodeName"),
         unschedulable_since=time(scheduled["lastTransitionTime"]) if refused and scheduled.get("lastTransitionTime") else None,
         unschedulable_message=scheduled.get("message", "") if refused else "",
+        bound_since=time(scheduled["lastTransitionTime"])
+        if scheduled.get("status") == "True" and scheduled.get("lastTransitionTime")
+        else None,
+        nudged=_moment((metadata.get("annotations") or {}).get(names.ANNOTATION_NUDGED)),
         waiting=_waiting(statuses),
         ended=_ended(statuses),
         reason=status.get("reason", ""),
@@ -183,6 +187,14 @@ def pod(raw: Raw) -> PodView | None:
         deleting=bool(metadata.get("deletionTimestamp")),
         requests=of_pod_or_one(spec),
     )
+
+
+def _moment(text: str | None) -> datetime | None:
+    """A time that we wrote into an annotation; None when somebody else has made it unreadable."""
+    try:
+        return time(text) if text else None
+    except ValueError:
+        return None
 
 
 def _waiting(statuses: list[Raw]) -> tuple[str, str] | None:

@@ -29,6 +29,8 @@ class Cluster:
         self.scheduler_refuses: set[str] = set()
         self.scheduler_sleeps = False
         self.kubelet_sleeps = False
+        self.unprepared: set[str] = set()
+        """Agents whose claim the kubelet failed to have prepared; it looks again when their pod changes."""
         self.exits: dict[str, Object] = {}
         """By Agent: how its container ends as soon as it runs (a `terminated` state)."""
         self.waits: dict[str, Object] = {}
@@ -123,7 +125,7 @@ class Cluster:
         user = {"resource": "pods", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
         claim["status"] = {"allocation": {"devices": {"results": results}}, "reservedFor": [user]}
         pod["spec"]["nodeName"] = node
-        pod["status"] = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "True"}]}
+        pod["status"] = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": self._time()}]}
         self._touch(claim)
         self._touch(pod)
 
@@ -164,7 +166,7 @@ class Cluster:
     def _tell_facts(self, runtime: Object) -> None:
         spec = runtime["spec"]
         claim, pod = self.find("ResourceClaim", spec["claimName"]), self.find("Pod", spec["podName"])
-        if claim is None or not (claim.get("status") or {}).get("allocation"):
+        if claim is None or not (claim.get("status") or {}).get("allocation") or runtime["metadata"]["name"] in self.unprepared:
             return
         running = pod is not None and (pod.get("status") or {}).get("phase") == "Running"
         said = {"Prepared": "True", "Fenced": "True" if running else "Unknown", "Listening": "True" if running else "False"}
@@ -189,6 +191,8 @@ class Cluster:
         if not pod["spec"].get("nodeName") or phase in ("Succeeded", "Failed"):
             return
         name = pod["metadata"]["labels"][names.LABEL_AGENT]
+        if name in self.unprepared:
+            return
         end, wait = self.exits.get(name), self.waits.get(name)
         if wait is not None:
             wanted = self._pod_status("Pending", False, {"waiting": wait})

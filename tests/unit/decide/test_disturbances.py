@@ -1,5 +1,6 @@
 """What others do to an Agent's objects: people, kube-scheduler, the kubelet that takes slices away."""
 
+from aios_operator.decide import effects as do
 from unit.decide.world import World, agent
 
 
@@ -98,3 +99,30 @@ def test_the_only_node_is_tried_again_when_its_time_is_over():
     world.wait(30)
     assert world.ready("a")
     assert world.status("a")["attempt"] == 2
+
+
+def test_a_kubelet_that_looked_too_early_is_asked_to_look_again():
+    world = one_gpu()
+    world.unprepared.add("a")
+    world.apply(agent("a", "16Gi")).settle().wait(4)
+    assert nudges(world) == 0
+    world.wait(1)
+    assert nudges(world) == 1
+    assert world.ready("a")
+    world.wait(60)
+    assert nudges(world) == 1
+
+
+def test_where_no_node_agent_ever_comes_the_kubelet_is_left_to_itself():
+    world = one_gpu()
+    world.unprepared.add("a")
+    world.nudges_help = False
+    world.apply(agent("a", "16Gi")).settle()
+    for _ in range(300):
+        world.wait(1)
+    assert nudges(world) == 8, "after 5 s, then every 15 s, for two minutes"
+    assert world.condition("a", "Ready") == ("False", "WaitingForNode")
+
+
+def nudges(world: World) -> int:
+    return sum(isinstance(effect, do.NudgePod) for effect in world.written)

@@ -68,6 +68,7 @@ class World(Cluster):
         self.invalid: dict[str, str] = {}
         """By Agent: what the API server finds wrong with its pods."""
         self.policies_forbidden = False
+        self.nudges_help = True
         self.unlimited_without_quota = True
 
     # What a user does.
@@ -265,6 +266,11 @@ class World(Cluster):
             case do.CreateClaim(_, body) | do.CreatePod(_, body) | do.ApplyPolicy(_, body):
                 assert not isinstance(effect, do.CreateClaim | do.CreatePod) or self._id(body) not in self.objects
                 self.put(copy.deepcopy(body))
+            case do.NudgePod(key, name, _, at):
+                nudged = {names.ANNOTATION_NUDGED: at.isoformat()}
+                self._edit("Pod", name, lambda obj: obj["metadata"].setdefault("annotations", {}).update(nudged))
+                if self.nudges_help:
+                    self.unprepared.discard(key.name)
             case do.DeletePod(_, name):
                 self.delete("Pod", name)
             case do.DeleteClaim(_, name):

@@ -200,7 +200,7 @@ def test_what_an_agents_pod_may_have_is_kept_as_it_was_written(shared_space: Spa
     body = with_field(agent(), path, value)
     answer = shared_space.create(body)
     assert answer.status_code == 201, answer.text
-    assert answer.json()["spec"] == {"restartPolicy": "Always", "operatingMode": "Running", **body["spec"]}
+    assert answer.json()["spec"] == {"restartPolicy": "Always", "operatingMode": "Running", "priority": 0, **body["spec"]}
 
 
 @pytest.mark.parametrize(

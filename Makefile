@@ -32,7 +32,7 @@ test-fast: setup ## Unit and property tests (seconds)
 	@$(PY) tests/run.py unit property
 
 test: setup ## Check and every tier that this machine can run, with one summary
-	@$(PY) tests/run.py check build unit property api node e2e gpu
+	@$(PY) tests/run.py check build unit property api node faults e2e gpu
 
 test-gpu: setup ## What needs a real NVIDIA GPU and driver; skips with one line elsewhere
 	@$(PY) tests/run.py gpu

@@ -103,7 +103,7 @@ BUDGET_MINUTES = {"unit": 3, "property": 3, "api": 4, "node": 5, "e2e": 12, "fau
 """On two cores. Unit and property tests share their three minutes."""
 
 
-SLOW = ("node", "e2e")
+SLOW = ("node", "e2e", "faults")
 """Tiers in which a person who waits wants to see each test."""
 
 

@@ -66,7 +66,7 @@ def test_a_crashing_container_is_restarted_in_the_same_pod_with_the_same_share(s
     eventually(lambda: space.get("pod", pod)["status"]["containerStatuses"][0]["restartCount"] == 1, "the kubelet restarted it")
     (after,) = space.ready("a")
     assert after["status"]["podName"] == pod
-    assert after["status"]["gpu"] == before["status"]["gpu"]
+    assert after["status"]["gpu"]["uuid"] == before["status"]["gpu"]["uuid"]
 
 
 def test_a_pod_deleted_by_hand_is_followed_by_the_next_attempt(space: Space):

@@ -69,7 +69,7 @@ def test_two_agents_share_one_gpu_and_each_knows_who_it_is(space: Space):
         who = seen["loopback"]
         identity = who["identity"]
         assert (identity["namespace"], identity["name"], identity["uid"]) == (space.name, name, agent["metadata"]["uid"])
-        assert who["gpu"] == status["gpu"]
+        assert who["gpu"] == {field: status["gpu"][field] for field in ("uuid", "model", "memory")}
         assert who["node"] == status["nodeName"]
         assert seen["env"]["AIOS_AGENT"] == f"{space.name}/{name}"
         assert seen["env"]["NVIDIA_VISIBLE_DEVICES"] == "void"

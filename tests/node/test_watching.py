@@ -42,7 +42,7 @@ from node.support import (
 
 QUICK = VramSettings(context_mib=100, contexts=2, margin_mib=0, look_seconds=0.2)
 NEIGHBOUR = uid(7)
-OWN_TMP = 'mount -t tmpfs tmpfs /tmp && exec "$@"'
+OWN_DIRECTORY = 'mkdir -p /tmp/aios-fake-vram && mount -t tmpfs tmpfs /tmp/aios-fake-vram && exec "$@"'
 PROGRAM = """
 import os, sys, time
 os.makedirs("/tmp/aios-fake-vram", exist_ok=True)
@@ -92,7 +92,7 @@ class Played:
                 "--kill-child",
                 "sh",
                 "-c",
-                OWN_TMP,
+                OWN_DIRECTORY,
                 "sh",
                 sys.executable,
                 "-c",

@@ -29,7 +29,7 @@ check: setup ## Lint, format, strict types, layers, generated files
 	@$(PY) tests/run.py check
 
 test-fast: setup ## Unit and property tests (seconds)
-	@$(PY) tests/run.py unit property
+	@$(PY) tests/run.py --quick unit property
 
 test: setup ## Check and every tier that this machine can run, with one summary
 	@$(PY) tests/run.py check build unit property api node faults e2e gpu

@@ -1,6 +1,7 @@
 """Runs the tiers of tests and prints one summary: what passed, what was skipped and why, what each tier took of its budget.
 
     python tests/run.py check unit property        these tiers
+    python tests/run.py --quick unit property      the same on all cores at once
     python tests/run.py generate                   write the generated files anew
 
 Every tier is one command; a tier that this machine can't run says so in one line and does not fail the run.
@@ -68,10 +69,10 @@ def build() -> tuple[bool | None, list[str]]:
     return code == 0, [] if code == 0 else ["preparing the cluster failed"]
 
 
-def pytest(tier: str) -> Outcome:
+def pytest(tier: str, *options: str) -> Outcome:
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", f"tests/{tier}", "-rs", "--no-header", *(["-vv"] if tier in SLOW else [])],
+        [sys.executable, "-m", "pytest", f"tests/{tier}", "-rs", "--no-header", *(["-vv"] if tier in SLOW else []), *options],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -107,13 +108,13 @@ SLOW = ("node", "e2e", "faults")
 """Tiers in which a person who waits wants to see each test."""
 
 
-def run(tier: str) -> Outcome:
+def run(tier: str, *options: str) -> Outcome:
     print(f"\n── {tier} " + "─" * (70 - len(tier)), flush=True)
     if tier in ("check", "build"):
         began = time.monotonic()
         ok, reasons = check() if tier == "check" else build()
         return Outcome(tier, time.monotonic() - began, ok, reasons=reasons)
-    return pytest(tier)
+    return pytest(tier, *options)
 
 
 def summary(outcomes: list[Outcome]) -> None:
@@ -142,7 +143,8 @@ def main(tiers: list[str]) -> int:
     if not shutil.which("make"):
         print("make is missing: apt-get install make")
         return 2
-    outcomes = [run(tier) for tier in tiers]
+    options = ("-n", "auto") if "--quick" in tiers else ()
+    outcomes = [run(tier, *options) for tier in tiers if tier != "--quick"]
     summary(outcomes)
     return 0 if all(outcome.ok is not False for outcome in outcomes) else 1
 

@@ -1,0 +1,119 @@
+"""A context in memory: what tests and benches build windows from, and the simplest thing that is a Reader."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Final
+
+from aios_sidecar.context.fulltext import Index
+from aios_sidecar.context.items import Draft, Item, Usage, text_of
+from aios_sidecar.context.reader import Hit, Session
+
+DAWN: Final = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class MemoryReader:
+    """A Reader over these items; erased ones among them are never shown."""
+
+    def __init__(self, items: Iterable[Item], usage: Sequence[Usage] = (), state: Mapping[str, str] | None = None) -> None:
+        known = sorted(items)
+        self._last = known[-1].seq if known else 0
+        self._items = [item for item in known if not item.erased]
+        self._usage = usage
+        self._state = state or {}
+
+    @classmethod
+    def of(cls, drafts: Iterable[Draft], start: datetime = DAWN) -> "MemoryReader":
+        """Over the items that these drafts become, one a minute from `start` where they name no time."""
+        return cls(numbered(drafts, start))
+
+    @cached_property
+    def _by_seq(self) -> dict[int, Item]:
+        return {item.seq: item for item in self._items}
+
+    @cached_property
+    def _index(self) -> Index:
+        return Index((item.seq, text_of(item.content)) for item in self._items)
+
+    def _of(self, session: str | None) -> list[Item]:
+        return self._items if session is None else [item for item in self._items if item.session == session]
+
+    def count(self, session: str | None = None) -> int:
+        return len(self._of(session))
+
+    def last_seq(self) -> int:
+        return self._last
+
+    def sessions(self) -> Sequence[Session]:
+        by_name: dict[str, list[Item]] = {}
+        for item in self._items:
+            by_name.setdefault(item.session, []).append(item)
+        found = (Session(name, len(own), own[0].seq, own[-1].seq, own[-1].time) for name, own in by_name.items())
+        return sorted(found, key=lambda session: -session.last)
+
+    def newest(self, limit: int, before: int | None = None, session: str | None = None) -> Sequence[Item]:
+        own = [item for item in self._of(session) if before is None or item.seq < before]
+        return own[max(0, len(own) - limit) :]
+
+    def oldest(self, limit: int, after: int = 0, session: str | None = None) -> Sequence[Item]:
+        return [item for item in self._of(session) if item.seq > after][: max(0, limit)]
+
+    def range(self, first: int, last: int, session: str | None = None) -> Sequence[Item]:
+        return [item for item in self._of(session) if first <= item.seq <= last]
+
+    def by_seq(self, seqs: Collection[int]) -> Sequence[Item]:
+        return [self._by_seq[seq] for seq in sorted(set(seqs)) if seq in self._by_seq]
+
+    def by_call(self, call_ids: Collection[str]) -> Sequence[Item]:
+        return [item for item in self._items if item.call_id is not None and item.call_id in call_ids]
+
+    def pinned(self, session: str | None = None) -> Sequence[Item]:
+        return [item for item in self._of(session) if item.pinned]
+
+    def neighbours(self, seq: int, n: int) -> Sequence[Item]:
+        if seq not in self._by_seq:
+            return []
+        own = self._of(self._by_seq[seq].session)
+        at = next(index for index, item in enumerate(own) if item.seq == seq)
+        return [*own[max(0, at - n) : at], *own[at + 1 : at + 1 + n]]
+
+    def made_from(self, seqs: Collection[int]) -> Sequence[Item]:
+        wanted = set(seqs)
+        return [item for item in self._items if not wanted.isdisjoint(item.derived_from)]
+
+    def search(self, words: Collection[str], limit: int, session: str | None = None) -> Sequence[Hit]:
+        hits = self._index.search(words)
+        return [hit for hit in hits if session is None or self._by_seq[hit.seq].session == session][: max(0, limit)]
+
+    def document_frequencies(self, words: Collection[str]) -> Mapping[str, int]:
+        return {word: self._index.frequency(word) for word in words}
+
+    def usage(self, model: str) -> Sequence[Usage]:
+        return [report for report in self._usage if report.model == model]
+
+    def state(self, key: str) -> str | None:
+        return self._state.get(key)
+
+
+def numbered(drafts: Iterable[Draft], start: datetime = DAWN) -> list[Item]:
+    """The items that these drafts become in an empty log, one a minute from `start` where they name no time."""
+    items: list[Item] = []
+    newest = start
+    for seq, draft in enumerate(drafts, 1):
+        newest = max(newest, draft.time or start + timedelta(minutes=seq))
+        items.append(
+            Item(
+                seq,
+                draft.session,
+                newest,
+                draft.role,
+                draft.kind,
+                draft.content,
+                draft.author,
+                draft.call_id,
+                draft.derived_from,
+                draft.labels,
+                draft.tokens,
+            )
+        )
+    return items

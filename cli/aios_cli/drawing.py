@@ -13,6 +13,7 @@ from rich.console import Group
 from rich.text import Text
 
 from aios_cli.picture import AgentLine, GpuLine, Holder, NodeLine, Picture
+from aios_cli.quotas import QuotaLine
 from aios_cli.states import FINE, State, age
 from aios_operator.decide.objects import format_mebibytes
 
@@ -23,6 +24,8 @@ BAR_MOST, BAR_LEAST = 48, 10
 FIXED_COLUMNS = 32
 """Of a GPU's line: what stands beside model and bar."""
 MODEL_MOST = 30
+QUOTA_COLUMNS = 62
+"""Of a quota's line: what stands beside name and bar."""
 WHY_LINES = 3
 """Of an Agent's message, where there is room for it; otherwise one."""
 
@@ -30,14 +33,16 @@ WHY_LINES = 3
 def draw(shown: Picture, width: int, height: int | None = None, problem: str | None = None) -> Group:
     """The picture in at most `width` columns and, when given, `height` lines: what does not fit is counted in the last line of its part."""
     head = _head(shown, problem)
-    gpus, agents = list(_gpus(shown, width)), list(_agents(shown, width, WHY_LINES))
+    gpus, quotas, agents = list(_gpus(shown, width)), list(_quotas(shown, width)), list(_agents(shown, width, WHY_LINES))
     if height is not None:
         room = max(height - len(head) - 2, 4)
-        if len(gpus) + len(agents) > room:
+        if len(gpus) + len(quotas) + len(agents) > room:
             agents = list(_agents(shown, width, 1))
+        quotas = _cut(quotas, max(room // 4, 2))
+        room -= len(quotas)
         for_gpus = min(len(gpus), max(room // 2, room - len(agents)))
         gpus, agents = _cut(gpus, for_gpus), _cut(agents, room - for_gpus)
-    lines = [*head, Text(), *gpus, Text(), *agents]
+    lines = [*head, Text(), *gpus, *quotas, Text(), *agents]
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return Group(*lines)
@@ -56,7 +61,9 @@ def _head(shown: Picture, problem: str | None) -> list[Text]:
     if problem:
         lines.append(Text(f"! no news since {shown.at:%H:%M:%S} UTC: {problem}", "bold white on red"))
     capacity, booked = sum(g.mebibytes for g in shown.gpus), sum(g.booked_mebibytes for g in shown.gpus)
-    lines.append(Text(f"{_count(len(shown.gpus), 'GPU')}, {gib(booked)} of {gib(capacity)} booked" if shown.gpus else "no GPUs"))
+    known = [gpu.used_mebibytes for gpu in shown.gpus if gpu.used_mebibytes is not None]
+    used = f", {gib(sum(known))} in use" if known else ""
+    lines.append(Text(f"{_count(len(shown.gpus), 'GPU')}, {gib(booked)} of {gib(capacity)} booked{used}" if shown.gpus else "no GPUs"))
     told = Text(_count(len(shown.agents), "Agent"))
     states = Counter(line.standing.state for line in shown.agents)
     for index, state in enumerate(state for state in State if states[state]):
@@ -83,6 +90,8 @@ def _gpus(shown: Picture, width: int) -> Iterator[Text]:
         yield _node(node)
         for gpu in node.gpus:
             yield _gpu(gpu, model, bar)
+            if gpu.used_mebibytes is not None:
+                yield _used(gpu, model, bar)
             if gpu.taints:
                 yield Text(f"     takes nobody new: {', '.join(gpu.taints)}", "bold red")
             if gpu.holders:
@@ -110,14 +119,35 @@ def _gpu(gpu: GpuLine, model: int, bar: int) -> Text:
 
 
 def _bar(gpu: GpuLine, cells: int) -> Text:
+    """Booked: each holder with its cells."""
+    bar, end = Text(), 0
+    for index, (_, begin, end) in enumerate(_cells(gpu, cells)):
+        bar.append(_pattern(index) * (end - begin), _colour(index))
+    return bar.append(FREE * (cells - end), "bright_black")
+
+
+def _cells(gpu: GpuLine, cells: int) -> Iterator[tuple[Holder, int, int]]:
     """Each holder has the cells between the sums before and with it, so that rounding never adds up; who holds anything has one."""
-    bar, end, taken = Text(), 0, 0
-    for index, holder in enumerate(gpu.holders):
+    end, taken = 0, 0
+    for holder in gpu.holders:
         taken += holder.mebibytes
         upto = min(max(round(cells * taken / gpu.mebibytes) if gpu.mebibytes else cells, end + 1), cells)
-        bar.append(_pattern(index) * (upto - end), _colour(index))
+        yield holder, end, max(end, upto)
         end = max(end, upto)
-    return bar.append(FREE * (cells - end), "bright_black")
+
+
+def _used(gpu: GpuLine, model: int, cells: int) -> Text:
+    """Below the bar of what is booked: how much of its cells each holder uses. What is unknown is blank, what is idle is dotted."""
+    line, end = Text(f"     {'in use':>{model}} "), 0
+    for index, (holder, begin, end) in enumerate(_cells(gpu, cells)):
+        if holder.used_mebibytes is None:
+            line.append(" " * (end - begin))
+            continue
+        full = min(round((end - begin) * holder.used_mebibytes / holder.mebibytes), end - begin)
+        full = max(full, 1) if holder.used_mebibytes and end > begin else full
+        line.append(_pattern(index) * full, _colour(index)).append(FREE * (end - begin - full), "bright_black")
+    line.append(" " * (cells - end))
+    return line.append(f" {gib(gpu.used_mebibytes or 0).removesuffix(' GiB'):>5} of {gib(gpu.booked_mebibytes)}")
 
 
 def _pattern(index: int) -> str:
@@ -133,7 +163,8 @@ def _holders(gpu: GpuLine, width: int, namespace: str | None) -> Iterator[Text]:
     indent = " " * 5
     line = Text(indent)
     for index, holder in enumerate(gpu.holders):
-        entry = f"{_named(holder, namespace)} {format_mebibytes(holder.mebibytes)}" + ("" if holder.booked else " (ordered)")
+        uses = "" if holder.used_mebibytes is None else f", uses {gib(holder.used_mebibytes).removesuffix(' GiB')}"
+        entry = f"{_named(holder, namespace)} {format_mebibytes(holder.mebibytes)}{uses}" + ("" if holder.booked else " (ordered)")
         if len(line) > len(indent) and len(line) + len(entry) + 2 > width:
             yield line
             line = Text(indent)
@@ -144,6 +175,39 @@ def _holders(gpu: GpuLine, width: int, namespace: str | None) -> Iterator[Text]:
 
 def _named(holder: Holder, namespace: str | None) -> str:
     return holder.name if holder.namespace == namespace else f"{holder.namespace}/{holder.name}"
+
+
+def _quotas(shown: Picture, width: int) -> Iterator[Text]:
+    """What each namespace may hold and holds, with an empty line before."""
+    if not shown.quotas:
+        return
+    name = min(max(len(line.namespace) for line in shown.quotas), max(width // 4, 12))
+    bar = min(max(width - name - QUOTA_COLUMNS, BAR_LEAST), BAR_MOST // 2)
+    yield Text()
+    yield Text(f"{'QUOTA OF':<{name + 2}}{'VRAM HELD':<{bar + 21}}AGENTS", "bold")
+    for line in shown.quotas:
+        yield _quota(line, name, bar)
+
+
+def _quota(line: QuotaLine, name: int, cells: int) -> Text:
+    row = Text(f"{_short(line.namespace, name):<{name}}  ")
+    if line.error:
+        return row.append(f"grants nothing: {line.error}", "bold red")
+    held, granted = line.reserved.mebibytes, line.mebibytes
+    style = "bold red" if line.exceeded else "cyan"
+    if granted is None:
+        row.append(f"{gib(held)}, no limit".ljust(cells + 19))
+    else:
+        full = min(-(-cells * held // granted) if granted else cells * bool(held), cells)
+        row.append(PATTERNS[0] * full, style).append(FREE * (cells - full), "bright_black")
+        row.append(f" {gib(held).removesuffix(' GiB'):>5} of {gib(granted):<9}")
+    row.append(f"{line.reserved.agents:>4}" + ("" if line.agents is None else f" of {line.agents}"))
+    if line.exceeded:
+        row.append(", more than is granted", "bold red")
+    if line.waiting.agents:
+        wants = f" for {gib(line.waiting.mebibytes)}" if line.waiting.mebibytes else ""
+        row.append(f", {line.waiting.agents} wait{'s' if line.waiting.agents == 1 else ''}{wants}", "yellow")
+    return row
 
 
 def _agents(shown: Picture, width: int, why_lines: int) -> Iterator[Text]:

@@ -11,6 +11,7 @@ from typing import Any
 from aios_api import names
 from aios_api.quantity import MIB, mebibytes
 from aios_api.reasons import ConditionType
+from aios_cli.quotas import QuotaLine, quota_json, quota_lines
 from aios_cli.states import Standing, State, condition, restarts, standing
 from aios_operator.decide.views import ClaimView
 from aios_operator.observe import parse
@@ -28,6 +29,8 @@ class Holder:
     mebibytes: int
     booked: bool
     """False while the operator has ordered it and kube-scheduler has not booked it yet."""
+    used_mebibytes: int | None = None
+    """What its pod uses of it, as the node said last; None while nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,12 @@ class GpuLine:
     @property
     def booked_mebibytes(self) -> int:
         return sum(holder.mebibytes for holder in self.holders)
+
+    @property
+    def used_mebibytes(self) -> int | None:
+        """What its holders use, as far as that is known; None when it is known of none."""
+        known = [holder.used_mebibytes for holder in self.holders if holder.used_mebibytes is not None]
+        return sum(known) if known else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,8 @@ class AgentLine:
     model: str
     mebibytes: int
     """Booked, or asked for while it waits; 0 without a GPU."""
+    used_mebibytes: int | None
+    """Of what is booked, as the node said last; None while nothing is known."""
     attempt: int
     failed_attempts: int
     restarts: int
@@ -85,6 +96,8 @@ class Picture:
     """Those who need attention first, then by name."""
     unseen: tuple[str, ...]
     """What we were not allowed to read, so that it is missing here."""
+    quotas: tuple[QuotaLine, ...] = ()
+    """Of the namespaces that are listed."""
 
     @property
     def gpus(self) -> list[GpuLine]:
@@ -99,22 +112,33 @@ def picture(
     agents: Iterable[Raw],
     slices: Iterable[Raw],
     claims: Iterable[Raw],
+    runtimes: Iterable[Raw] = (),
     pods: Iterable[Raw] = (),
+    quotas: Iterable[Raw] = (),
     unseen: Sequence[str] = (),
 ) -> Picture:
     """All of it in one picture; what is no Agent's but holds a GPU of ours is in it too."""
     agents = list(agents)
     restarted = {(raw["metadata"]["namespace"], raw["metadata"]["name"]): restarts(raw) for raw in pods}
-    lines = sorted((_agent(raw, restarted) for raw in agents), key=_urgency)
     views = [view for raw in claims if (view := parse.claim(raw)) is not None]
-    return Picture(at, context, namespace, tuple(_nodes(slices, views, agents)), tuple(lines), tuple(unseen))
+    used = _used(runtimes)
+    holding = {(view.agent_uid, view.attempt): used.get(view.uid) for view in views if view.shares}
+    lines = sorted((_agent(raw, restarted, holding) for raw in agents), key=_urgency)
+    nodes = tuple(_nodes(slices, views, agents, used))
+    return Picture(at, context, namespace, nodes, tuple(lines), tuple(unseen), tuple(quota_lines(quotas)))
+
+
+def _used(runtimes: Iterable[Raw]) -> dict[str, int]:
+    """By the uid of the claim: MiB that its pod uses, where its node says so."""
+    said = [raw.get("status") or {} for raw in runtimes]
+    return {status["claimUID"]: mebibytes(status["gpu"]["used"]) for status in said if status.get("gpu") and status.get("claimUID")}
 
 
 def _urgency(line: AgentLine) -> tuple[int, str, str]:
     return list(State).index(line.standing.state), line.namespace, line.name
 
 
-def _agent(raw: Raw, restarted: Mapping[tuple[str, str], int]) -> AgentLine:
+def _agent(raw: Raw, restarted: Mapping[tuple[str, str], int], holding: Mapping[tuple[str | None, int | None], int | None]) -> AgentLine:
     metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     gpu = status.get("gpu") or {}
     memory = gpu.get("memory") or (spec.get("gpu") or {}).get("memory")
@@ -127,6 +151,7 @@ def _agent(raw: Raw, restarted: Mapping[tuple[str, str], int]) -> AgentLine:
         gpu=gpu.get("uuid", ""),
         model=gpu.get("model", ""),
         mebibytes=mebibytes(str(memory)) if memory else 0,
+        used_mebibytes=holding.get((metadata["uid"], status.get("attempt"))),
         attempt=status.get("attempt") or 0,
         failed_attempts=status.get("failedAttempts") or 0,
         restarts=again,
@@ -146,7 +171,7 @@ def newest_slices(slices: Iterable[Raw]) -> list[Raw]:
     return sorted(newest.values(), key=lambda raw: str(raw["spec"]["nodeName"]))
 
 
-def _nodes(slices: Iterable[Raw], claims: Sequence[ClaimView], agents: Iterable[Raw]) -> Iterable[NodeLine]:
+def _nodes(slices: Iterable[Raw], claims: Sequence[ClaimView], agents: Iterable[Raw], used: Mapping[str, int]) -> Iterable[NodeLine]:
     booked: defaultdict[tuple[str, str], list[Holder]] = defaultdict(list)
     slots: defaultdict[str, int] = defaultdict(int)
     for claim in claims:
@@ -154,7 +179,7 @@ def _nodes(slices: Iterable[Raw], claims: Sequence[ClaimView], agents: Iterable[
         for share in claim.shares:
             slots[share.pool] += share.slots
             if share.mebibytes:
-                booked[share.pool, share.device].append(Holder(*owner, share.mebibytes, booked=True))
+                booked[share.pool, share.device].append(Holder(*owner, share.mebibytes, True, used.get(claim.uid)))
     ordered = _ordered(claims, agents)
     for raw in newest_slices(slices):
         view = parse.resource_slice(raw)
@@ -206,6 +231,7 @@ def as_json(shown: Picture) -> dict[str, Any]:
         "namespace": shown.namespace,
         "nodes": [_node_json(node) for node in shown.nodes],
         "agents": [_agent_json(line) for line in shown.agents],
+        "quotas": [quota_json(line) for line in shown.quotas],
         "unseen": list(shown.unseen),
     }
 
@@ -220,14 +246,26 @@ def _node_json(node: NodeLine) -> dict[str, Any]:
             "taints": list(gpu.taints),
             "capacityBytes": gpu.mebibytes * MIB,
             "bookedBytes": gpu.booked_mebibytes * MIB,
-            "holders": [
-                {"namespace": holder.namespace, "name": holder.name, "bytes": holder.mebibytes * MIB, "booked": holder.booked}
-                for holder in gpu.holders
-            ],
+            "usedBytes": _bytes(gpu.used_mebibytes),
+            "holders": [_holder_json(holder) for holder in gpu.holders],
         }
         for gpu in node.gpus
     ]
     return {"name": node.name, "slots": node.slots, "slotsTaken": node.slots_taken, "gpusRefused": node.gpus_refused, "gpus": gpus}
+
+
+def _holder_json(holder: Holder) -> dict[str, Any]:
+    return {
+        "namespace": holder.namespace,
+        "name": holder.name,
+        "bytes": holder.mebibytes * MIB,
+        "usedBytes": _bytes(holder.used_mebibytes),
+        "booked": holder.booked,
+    }
+
+
+def _bytes(mebibytes: int | None) -> int | None:
+    return None if mebibytes is None else mebibytes * MIB
 
 
 def _agent_json(line: AgentLine) -> dict[str, Any]:
@@ -244,6 +282,7 @@ def _agent_json(line: AgentLine) -> dict[str, Any]:
         "gpu": line.gpu or None,
         "model": line.model or None,
         "memoryBytes": line.mebibytes * MIB,
+        "usedBytes": _bytes(line.used_mebibytes),
         "attempt": line.attempt,
         "failedAttempts": line.failed_attempts,
         "restarts": line.restarts,

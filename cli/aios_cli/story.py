@@ -306,7 +306,17 @@ def _enforced(f: _Facts) -> Step | None:
     if not said or not _is_bound(f):
         return None
     marks: dict[str, Mark] = {"True": "done", "False": "bad"}
-    return Step("enforced", marks.get(said["status"], "now"), _when(said), said["message"])
+    return Step("enforced", marks.get(said["status"], "now"), _when(said), said["message"], tuple(_use(f)))
+
+
+def _use(f: _Facts) -> Iterator[str]:
+    """What the node said last of the claim that is there now."""
+    status = (f.evidence.runtime or {}).get("status") or {}
+    s = f.situation
+    if s is None or s.order is None or s.order.gpu is None or s.claim is None or not status.get("gpu"):
+        return
+    if status.get("claimUID") == s.claim.uid:
+        yield f"it uses {status['gpu']['used']} of its {format_mebibytes(s.order.gpu.mebibytes)}"
 
 
 def _share(f: _Facts) -> Step | None:

@@ -31,7 +31,8 @@ REST = 5
 def top(
     kubeconfig: str | None, context: str | None, namespace: str | None, all_namespaces: bool, as_json: bool, once: bool, interval: float
 ) -> None:
-    """GPUs with what is booked on them and by whom; Agents with how they are, those who need attention first.
+    """GPUs with what is booked on them, by whom, and how much of it is used; quotas; Agents with how they are, those who need
+    attention first.
 
     GPUs are shared by all, so their bars show the shares of every namespace that you may read.
     """
@@ -72,17 +73,22 @@ async def look(client: ClusterClient, context: str, namespace: str | None) -> Pi
     from aios_api import names
     from aios_cli.picture import picture
     from aios_kube.protocol import Selection
-    from aios_kube.resources import AGENTS, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
+    from aios_kube.resources import AGENT_RUNTIMES, AGENTS, GPU_QUOTAS, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
 
     unseen: list[str] = []
-    agents, slices, claims, pods = await asyncio.gather(
-        client.list(AGENTS, Selection(namespace=namespace)),
+    here = Selection(namespace=namespace)
+    agents, quotas, slices, claims, runtimes, pods = await asyncio.gather(
+        client.list(AGENTS, here),
+        cluster.allowed(client.list(GPU_QUOTAS, here), "quotas (gpuquotas)", unseen),
         cluster.allowed(client.list(RESOURCE_SLICES), "GPUs (resourceslices)", unseen),
         cluster.allowed(client.list(RESOURCE_CLAIMS), "shares of other namespaces (resourceclaims)", unseen),
+        cluster.allowed(client.list(AGENT_RUNTIMES), "use by other namespaces (agentruntimes)", unseen),
         cluster.allowed(client.list(PODS, Selection(namespace=namespace, labels=names.LABEL_AGENT)), "restarts (pods)", unseen),
     )
     if claims is None and namespace is not None:
-        claims = await cluster.allowed(client.list(RESOURCE_CLAIMS, Selection(namespace=namespace)), "shares of this namespace", unseen)
+        claims = await cluster.allowed(client.list(RESOURCE_CLAIMS, here), "shares of this namespace", unseen)
+    if runtimes is None and namespace is not None:
+        runtimes = await cluster.allowed(client.list(AGENT_RUNTIMES, here), "use by this namespace", unseen)
     return picture(
         at=datetime.now(UTC),
         context=context,
@@ -90,6 +96,8 @@ async def look(client: ClusterClient, context: str, namespace: str | None) -> Pi
         agents=agents.items,
         slices=slices.items if slices else (),
         claims=claims.items if claims else (),
+        runtimes=runtimes.items if runtimes else (),
+        quotas=quotas.items if quotas else (),
         pods=pods.items if pods else (),
         unseen=unseen,
     )

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from aios_api.agent import Conditions, PlacedGPU
+from aios_api.agent import Conditions, Memory, PlacedGPU
 from aios_api.meta import UID, Attempt, AttemptName, Model, Name
 from aios_api.schema import rule, rules
 
@@ -34,6 +34,16 @@ class AgentRuntimeSpec(Model):
     gpu: PlacedGPU | None = Field(default=None, description="The share that is to be booked. Absent means no GPU.")
 
 
+class UsedGPU(Model):
+    """What the pod's processes use of the share."""
+
+    uuid: UID = Field(description="The GPU, as the driver names it.")
+    used: Memory = Field(
+        description="VRAM, in whole MiB, with what contexts take. It is written at most every ten seconds, and only when it has changed by "
+        "a twentieth of the share or from or to nothing: for people. What holds the Agent to its share reads the driver itself."
+    )
+
+
 class AgentRuntimeStatus(Model):
     """Facts about one prepared claim, each with what it is about; written by the node agent of `spec.nodeName`."""
 
@@ -47,3 +57,4 @@ class AgentRuntimeStatus(Model):
     contract_version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
         default=None, alias="contractVersion", description="The contract that the node agent speaks."
     )
+    gpu: UsedGPU | None = Field(default=None, description="The use of the share. Absent without one, and while it is not known.")

@@ -253,6 +253,11 @@ def condition(cluster, kind: str) -> dict:
     return next((c for c in status.get("conditions", []) if c["type"] == kind), {})
 
 
+def used(cluster) -> str | None:
+    """Of its share, as the order's status says."""
+    return ((cluster.all(AGENT_RUNTIMES)[0].get("status") or {}).get("gpu") or {}).get("used")
+
+
 def metric(agent: NodeAgent, name: str) -> float | None:
     lines = agent.metrics.text().decode().splitlines()
     found = [line for line in lines if line.startswith(f'{name}{{gpu="{GPU_A.uuid}"}} ')]
@@ -260,8 +265,9 @@ def metric(agent: NodeAgent, name: str) -> float | None:
 
 
 async def test_who_takes_more_than_his_share_is_stopped_and_named_and_nobody_else(
-    directory: Path, hook: Path, pod: Pod, driver: Path, play: Callable[[str], Played]
+    directory: Path, hook: Path, pod: Pod, driver: Path, play: Callable[[str], Played], monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr("aios_sidecar.node.gpus.USE_SECONDS", 0.1)
     settings, cluster = settings_in(directory, hook), a_cluster(claim=a_claim(memory="1Gi"), runtime=a_runtime(memory="1Gi"))
     greedy, neighbour, foreign = play(POD_UID), play(NEIGHBOUR), play(uid(6))
     neighbour.use(3000)
@@ -274,9 +280,12 @@ async def test_who_takes_more_than_his_share_is_stopped_and_named_and_nobody_els
         greedy.use(1000)
         await eventually(lambda: condition(cluster, "EnforcementVerified").get("status") == "True")
         assert condition(cluster, "WithinShare")["status"] == "True"
+        await eventually(lambda: used(cluster) == "1000Mi")
         before = [obj["metadata"]["resourceVersion"] for obj in cluster.all(AGENT_RUNTIMES)]
         await asyncio.sleep(2)
         assert greedy.alive, "what is allowed is not shot at"
+        greedy.use(1010)
+        await asyncio.sleep(0.5)
         assert [obj["metadata"]["resourceVersion"] for obj in cluster.all(AGENT_RUNTIMES)] == before, "nothing is written at rest"
 
         began = time.monotonic()
@@ -304,6 +313,7 @@ async def test_who_takes_more_than_his_share_is_stopped_and_named_and_nobody_els
     async with running(settings, cluster, workers=Supervisor(FixedInventory(GPU_A), QUICK)):
         await asyncio.sleep(1)
         assert condition(cluster, "WithinShare") == said, "a new node agent remembers"
+        assert used(cluster) == "0"
 
 
 async def test_a_gpu_that_can_not_be_read_is_said_to_be_unmonitored(directory: Path, hook: Path, pod: Pod, driver: Path, monkeypatch):
@@ -320,3 +330,4 @@ async def test_a_gpu_that_can_not_be_read_is_said_to_be_unmonitored(directory: P
         assert condition(cluster, "WithinShare")["status"] == "Unknown"
         assert metric(agent, "aios_gpu_monitored") == 0
         assert metric(agent, "aios_gpu_used_bytes") is None, "what is not known is not told"
+        assert used(cluster) is None

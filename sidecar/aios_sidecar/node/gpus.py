@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,6 +23,10 @@ log = logging.getLogger(__name__)
 UNREAD_SECONDS = 5.0
 """Without a reading for so long, a GPU is not monitored. A worker that is replaced is back earlier, so that no status flaps with it."""
 TICK_SECONDS = 1.0
+USE_SECONDS = 10.0
+"""Between two words about how much an Agent uses: each is a write to the API, and a person looks every few seconds."""
+USE_STEP = 20
+"""Only a change by this part of the share is told: at rest, nothing is."""
 UNATTRIBUTED_BYTES = 64 * MIB
 """Use by nobody we know that is worth a line in the log; the metric shows it all."""
 
@@ -109,8 +114,13 @@ class GPUs:
         self._tell_unattributed(uuid, heard, reading.unattributed_bytes)
         for use in reading.uses:
             live = self._holder(uuid, use)
-            if live is not None and live.state.pod_uid is not None and not live.facts.watched:
+            if live is None or live.state.pod_uid is None:
+                continue
+            if not live.facts.watched:
                 self._claims.learn(live, replace(live.facts, watched=True, watch_message=self._verified(uuid, use, reading.context_bytes)))
+            used_mib = -(-use.used_bytes // MIB)
+            if heard.since - live.used_since >= USE_SECONDS and worth_telling(live.used_mib, used_mib, use.booked_bytes // MIB):
+                self._claims.tell_use(live, used_mib, heard.since)
 
     def _verified(self, uuid: str, use: Use, context_bytes: int) -> str:
         return (
@@ -149,6 +159,7 @@ class GPUs:
             for live in self._claims:
                 if live.state.gpu is not None and live.state.gpu.uuid == uuid and live.facts.watched is not False:
                     message = f"{uuid} can't be read since {self._time()}: {heard.reason}"
+                    self._claims.tell_use(live, None, -math.inf)
                     self._claims.learn(live, replace(live.facts, watched=False, watch_message=message))
 
     def _excess(self, uuid: str, excess: Excess) -> None:
@@ -191,6 +202,13 @@ class GPUs:
 
     def _time(self) -> str:
         return self._clock().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def worth_telling(told_mib: int | None, used_mib: int, share_mib: int) -> bool:
+    """Whether a person who was told `told_mib` would want to know: it changed by a part of the share, or from or to nothing."""
+    if told_mib is None or (told_mib == 0) != (used_mib == 0):
+        return told_mib != used_mib
+    return abs(used_mib - told_mib) * USE_STEP >= share_mib and used_mib != told_mib
 
 
 def _mib(size_bytes: int) -> str:

@@ -1,6 +1,7 @@
 """The prepared claims of this node as this program holds them: state, listeners, and what is known to be true of each."""
 
 import asyncio
+import math
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,10 @@ class LiveClaim:
     loopback_in: Identity | None = None
     """The network namespace in which the loopback listener is."""
     conditions: tuple[Condition, ...] = ()
+    used_mib: int | None = None
+    """VRAM that the pod uses, as it was last worth telling; None while it is not known."""
+    used_since: float = -math.inf
+    """When that was last told, on the event loop's clock."""
 
     def listens_in(self, namespace: Identity) -> bool:
         """Whether the loopback listener is open in this network namespace."""
@@ -72,6 +77,13 @@ class LiveClaims:
         if facts != live.facts:
             live.facts = facts
             self._refresh(live)
+
+    def tell_use(self, live: LiveClaim, used_mib: int | None, at: float) -> None:
+        """So much is used of the claim's share; None: it is not known any more."""
+        live.used_since = at
+        if used_mib != live.used_mib:
+            live.used_mib = used_mib
+            self._wake()
 
     def correct(self, live: LiveClaim, known: tuple[Condition, ...]) -> None:
         """The conditions stand since the times that `known` gives, where they say the same."""

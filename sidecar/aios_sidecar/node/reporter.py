@@ -9,10 +9,12 @@ from typing import Any
 
 from aios_api.meta import Condition
 from aios_api.names import CONTRACT_VERSION, FIELD_MANAGER_NODE
+from aios_api.quantity import format_bytes
 from aios_kube.backoff import Backoff
 from aios_kube.errors import ApiError, Conflict, NotFound
 from aios_kube.protocol import ClusterClient
 from aios_kube.resources import AGENT_RUNTIMES
+from aios_sidecar.contracts import MIB
 from aios_sidecar.node import conditions
 from aios_sidecar.node.claims import ClaimRef
 from aios_sidecar.node.live import LiveClaim, LiveClaims
@@ -96,6 +98,8 @@ class Reporter:
             if known.get("claimUID") == live.state.claim_uid:
                 self._claims.correct(live, known_conditions)
             status = self._status(order.spec.attempt, live.state.claim_uid, live.state.pod_uid, live.conditions)
+            if (used := _used(live, known)) is not None:
+                status["gpu"] = used
         else:
             failure = self._failure_of(order)
             if failure is None:
@@ -132,3 +136,13 @@ class Reporter:
         names = {(order.namespace, order.spec.claim_name) for order in self._orders.all()}
         for ref in [ref for ref in self._failures if (ref.namespace, ref.name) not in names]:
             del self._failures[ref]
+
+
+def _used(live: LiveClaim, known: Status) -> Status | None:
+    """What is used of the share. Before our first reading stands what the node agent before us wrote of the same pod."""
+    if live.state.gpu is None:
+        return None
+    if live.used_mib is not None:
+        return {"uuid": live.state.gpu.uuid, "used": format_bytes(live.used_mib * MIB)}
+    same = live.facts.watched is None and (known.get("claimUID"), known.get("podUID")) == (live.state.claim_uid, live.state.pod_uid)
+    return known.get("gpu") if same else None

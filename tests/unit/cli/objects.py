@@ -24,6 +24,22 @@ def agents(*names: str) -> list[Object]:
     return [recorded("agents", name) for name in names] if names else copy.deepcopy(RECORDED["agents"])
 
 
+def runtimes(**used: str) -> list[Object]:
+    """Every order; its node says that the Agents named use so much."""
+    found = copy.deepcopy(RECORDED["runtimes"])
+    for each in found:
+        if each["metadata"]["name"] in used:
+            each["status"]["gpu"] = {"uuid": each["spec"]["gpu"]["uuid"], "used": used[each["metadata"]["name"]]}
+    return found
+
+
+def quota(namespace: str, spec: Object, created: str = "2026-11-23T05:30:00Z", **status: tuple[str, int]) -> Object:
+    """A GPUQuota whose status has these amounts: VRAM and Agents."""
+    metadata = {"name": f"quota-of-{created}", "namespace": namespace, "uid": created, "resourceVersion": "1", "creationTimestamp": created}
+    amounts = {word: {"memory": memory, "agents": agents} for word, (memory, agents) in status.items()}
+    return {"metadata": metadata, "spec": spec, "status": amounts}
+
+
 def look(**changes: Any) -> Picture:
     """The picture of all that was recorded, but for `changes`."""
     given = {"agents": agents(), **{kind: copy.deepcopy(RECORDED[kind]) for kind in ("slices", "claims", "pods")}}

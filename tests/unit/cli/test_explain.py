@@ -12,7 +12,7 @@ from aios_cli.happenings import happenings
 from aios_cli.story import Story
 from aios_kube import resources
 from aios_kube.fake import FakeCluster
-from unit.cli.objects import NOW, RECORDED, look, recorded, steps, told
+from unit.cli.objects import NOW, RECORDED, look, recorded, runtimes, steps, told
 
 
 def text(life: Story, width: int = 110) -> str:
@@ -48,6 +48,9 @@ def test_quota_and_enforcement_are_steps_where_the_operator_speaks_of_them():
     life = told("researcher", agent=agent)
     assert [step.name for step in life.steps][1:4] == ["accepted", "quota", "placed"]
     assert (life.steps[-1].name, life.steps[-1].mark, life.steps[-1].text) == ("enforced", "bad", "cannot be read")
+    assert life.steps[-1].details == ()
+    (runtime,) = [each for each in runtimes(researcher="12Gi") if each["metadata"]["name"] == "researcher"]
+    assert told("researcher", agent=agent, runtime=runtime).steps[-1].details == ("it uses 12Gi of its 24Gi",)
     agent["status"]["conditions"] += [said("WithinShare", "False", "used 2Gi more than its 24Gi")]
     assert "used 2Gi more than its 24Gi" in told("researcher", agent=agent).steps[-1].text
 

@@ -14,7 +14,7 @@ from aios_cli.top import look as read
 from aios_kube import resources
 from aios_kube.errors import Forbidden
 from aios_kube.fake import FakeCluster
-from unit.cli.objects import RECORDED, agents, look, recorded
+from unit.cli.objects import RECORDED, agents, look, quota, recorded, runtimes
 
 GIB = 1 << 30
 
@@ -64,6 +64,49 @@ def test_an_order_that_is_not_booked_yet_counts_and_says_so():
     assert [(h.name, h.booked) for h in gpu.holders] == [("researcher", False), ("coder", True)]
     assert gpu.booked_mebibytes == 40 * 1024
     assert "researcher 24Gi (ordered)" in text(shown)
+
+
+def test_below_what_is_booked_stands_how_much_of_it_is_used_share_by_share():
+    shown = look(runtimes=runtimes(researcher="12Gi", coder="1Mi"))
+    (line,) = [line for line in text(shown).splitlines() if "in use " in line and "of 40" in line]
+    assert "".join(c for c in line if c in "█▓▒·") == "█" * 12 + "·" * 12 + "▓" + "·" * 15, "a sliver that is used is seen"
+    assert line.index("█") == next(line for line in text(shown).splitlines() if "L40S" in line).index("█")
+    assert "█ researcher 24Gi, uses 12  ▓ coder 16Gi, uses 0.0" in text(shown)
+    assert "40 GiB of 128 GiB booked, 12.0 GiB in use" in text(shown)
+
+
+def test_what_nobody_has_read_is_not_shown_as_idle():
+    assert "in use" not in text(look(runtimes=runtimes()))
+    (line,) = [line for line in text(look(runtimes=runtimes(coder="0"))).splitlines() if "in use " in line and "of 40" in line]
+    assert "".join(c for c in line if c in "█▓▒·") == "·" * 16, "only coder's cells"
+
+
+def test_a_node_that_speaks_of_an_earlier_claim_says_nothing_of_this_one():
+    old = runtimes(researcher="12Gi")
+    for each in old:
+        each["status"]["claimUID"] = "of-an-attempt-before"
+    assert all(holder.used_mebibytes is None for gpu in look(runtimes=old).gpus for holder in gpu.holders)
+
+
+def test_quotas_show_what_is_held_who_waits_and_what_was_lowered_below_that():
+    research = quota("research", {"memory": {"nominal": "48Gi"}, "agents": 20}, reserved=("40Gi", 4), used=("40Gi", 4), waiting=("16Gi", 1))
+    lowered = quota("lab", {"memory": {"nominal": "8Gi"}}, reserved=("12Gi", 3))
+    open_end = quota("ops", {"agents": 3}, reserved=("4Gi", 1))
+    broken = quota("typo", {"memory": {"nominal": "8 GB"}})
+    shown = text(look(quotas=[research, lowered, open_end, broken]), 110).splitlines()
+    (line,) = [line for line in shown if line.startswith("research")]
+    assert line.endswith("40 of 48 GiB      4 of 20, 1 waits for 16 GiB")
+    assert (line.count("█"), line.count("·")) == (20, 4)
+    assert next(line for line in shown if line.startswith("lab")).endswith("12 of 8 GiB       3, more than is granted")
+    assert "4 GiB, no limit" in next(line for line in shown if line.startswith("ops"))
+    assert "grants nothing: spec.memory.nominal: '8 GB' must be" in next(line for line in shown if line.startswith("typo"))
+
+
+def test_of_two_quotas_of_a_namespace_the_older_one_is_shown():
+    old = quota("research", {"memory": {"nominal": "48Gi"}}, reserved=("24Gi", 1))
+    new = quota("research", {"memory": {"nominal": "1Gi"}}, created="2026-11-23T05:40:00Z")
+    for order in ([old, new], [new, old]):
+        assert [line.mebibytes for line in look(quotas=order).quotas] == [48 * 1024]
 
 
 def test_only_the_newest_generation_of_a_pool_counts():
@@ -117,20 +160,42 @@ def test_states_follow_from_metadata_and_conditions(change, state):
     assert line.standing.state.value == state
 
 
+def a_full_look() -> Picture:
+    quotas = [quota(f"team-{n}", {"memory": {"nominal": "48Gi"}}, reserved=("40Gi", 4), waiting=("16Gi", 1)) for n in range(4)]
+    return look(runtimes=runtimes(researcher="12Gi", coder="1Gi"), quotas=quotas)
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_no_line_is_wider_than_the_terminal(width):
-    assert max(len(line.rstrip()) for line in text(look(), width).splitlines()) <= width
+    assert max(len(line.rstrip()) for line in text(a_full_look(), width).splitlines()) <= width
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_who_waits_for_quota_is_not_cut_off(width):
+    assert "1 waits for 16 GiB\n" in text(a_full_look(), width)
 
 
 @pytest.mark.parametrize("height", [10, 16, 24, 50])
 def test_a_live_picture_fits_the_terminal_and_says_what_it_leaves_out(height):
-    seen = text(look(), 100, height)
+    seen = text(a_full_look(), 100, height)
     assert len(seen.splitlines()) <= height
     assert ("more lines" in seen) == (height < 50)
 
 
 def test_a_cluster_that_does_not_answer_leaves_the_last_picture_with_a_banner():
     assert "! no news since 05:50:00 UTC: connection refused" in text(look(), problem="connection refused")
+
+
+def test_json_has_what_is_used_and_what_quotas_hold():
+    quotas = [quota("research", {"memory": {"nominal": "48Gi"}}, reserved=("40Gi", 4), used=("24Gi", 3))]
+    shown = as_json(look(runtimes=runtimes(coder="2Gi"), quotas=quotas))
+    gpu = shown["nodes"][0]["gpus"][1]
+    assert (gpu["usedBytes"], [holder["usedBytes"] for holder in gpu["holders"]]) == (2 * GIB, [None, 2 * GIB])
+    assert next(agent for agent in shown["agents"] if agent["name"] == "coder")["usedBytes"] == 2 * GIB
+    (quota_shown,) = shown["quotas"]
+    assert quota_shown["nominal"] == {"memoryBytes": 48 * GIB, "agents": None}
+    assert quota_shown["reserved"] == {"memoryBytes": 40 * GIB, "agents": 4}
+    assert quota_shown["used"] == {"memoryBytes": 24 * GIB, "agents": 3}
 
 
 def test_json_has_bytes_and_every_agent():
@@ -169,7 +234,8 @@ async def test_who_may_read_one_namespace_only_is_told_what_is_missing():
     shown = await read(made, "prod", "quickstart")
     assert len(shown.agents) == len(RECORDED["agents"])
     assert shown.gpus == []
-    assert shown.unseen == ("GPUs (resourceslices)", "shares of other namespaces (resourceclaims)")
+    others = ("shares of other namespaces (resourceclaims)", "use by other namespaces (agentruntimes)")
+    assert shown.unseen == ("GPUs (resourceslices)", *others)
     assert "not shown, since you may not read it: GPUs (resourceslices)" in text(shown)
     with pytest.raises(Forbidden):
         await read(made, "prod", "other")

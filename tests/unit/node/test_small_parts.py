@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 
 from aios_sidecar.node import conditions, fence
 from aios_sidecar.node.conditions import Facts
+from aios_sidecar.node.gpus import worth_telling
 from aios_sidecar.node.live import LiveClaims
 from aios_sidecar.node.mirror import Mirror
 from aios_sidecar.node.netns import NamespaceGone
+from aios_sidecar.node.reporter import _used
 from aios_sidecar.node.sandbox import InvalidOCIState, Processes, parse_oci_state
 from aios_sidecar.node.settings import InvalidSettings, NodeSettings, from_environment
 from aios_sidecar.node.state import ClaimState, Process, Sandbox
@@ -163,6 +166,37 @@ async def test_the_record_of_an_agent_names_its_share() -> None:
     assert claims.put(a_state(gpu=None)).record("node-a").gpu is None
     claims.drop(CLAIM_UID)
     assert claims.get(CLAIM_UID) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "used", "worth"),
+    [
+        (None, 0, True),
+        (0, 0, False),
+        (0, 1, True),
+        (1, 0, True),
+        (1000, 1000, False),
+        (1000, 1051, False),
+        (1000, 1052, True),
+        (1000, 948, True),
+    ],
+)
+def test_use_is_told_when_it_changed_by_a_twentieth_of_the_share_or_from_or_to_nothing(told: int | None, used: int, worth: bool):
+    assert worth_telling(told, used, share_mib=1024) is worth
+
+
+def test_what_is_used_stands_until_the_next_program_has_read_and_goes_when_it_can_not_be_read():
+    claims = LiveClaims(lambda: NOW)
+    live = claims.put(a_state(pod_uid="pod"))
+    written = {"claimUID": CLAIM_UID, "podUID": "pod", "gpu": {"uuid": "GPU-a", "used": "3Gi"}}
+    assert _used(live, written) == written["gpu"]
+    assert _used(live, {**written, "podUID": "another"}) is None
+    claims.tell_use(live, 1536, 1.0)
+    assert live.state.gpu is not None
+    assert _used(live, written) == {"uuid": live.state.gpu.uuid, "used": "1536Mi"}
+    claims.tell_use(live, None, 2.0)
+    claims.learn(live, replace(live.facts, watched=False))
+    assert _used(live, written) is None
 
 
 def test_a_fence_reads_back_the_same_where_protocols_have_names_and_where_they_have_numbers():

@@ -81,6 +81,8 @@ def standing(agent: Raw, restarts: int = 0) -> Standing:
         return _by(State.FAILED if completed["reason"] == Reason.Failed else State.COMPLETED, completed)
     if stalled.get("status") == "True":
         return _by(State.REFUSED, stalled)
+    if (over := condition(agent, ConditionType.DeadlineExceeded)).get("status") == "True":
+        return _by(State.STOPPED, over)
     if spec.get("operatingMode") == "Stopped":
         return _by(State.STOPPED if placed.get("reason") == Reason.Stopped else State.STOPPING, placed)
     if ready.get("status") == "True":

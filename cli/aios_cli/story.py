@@ -348,6 +348,9 @@ def _next(f: _Facts) -> Iterator[str]:
     elif state in (State.COMPLETED, State.FAILED):
         yield "nothing: it came to its end, and what it had booked is free"
         yield "to run it anew: change spec.template or spec.gpu, or set spec.operatingMode to Stopped and then to Running"
+    elif state is State.STOPPED and s is not None and s.expired:
+        yield "nothing: it ran for as long as spec.activeDeadlineSeconds allows, and what it had booked is free"
+        yield "to run on: raise spec.activeDeadlineSeconds or leave it out; to begin anew: Stopped, then Running"
     elif state is State.STOPPED:
         yield "nothing, until spec.operatingMode is Running"
     elif state is State.STOPPING:

@@ -61,6 +61,14 @@ class AgentSpec(Model):
         alias="operatingMode",
         description="Running wants a pod; Stopped gives pod and GPU share back and keeps the Agent.",
     )
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
+        default=None,
+        alias="activeDeadlineSeconds",
+        description="How long the Agent may run, in seconds, counted from when the first pod of this spec was bound to its node; "
+        "waits between two attempts count, the wait for the first place does not. Then the Agent is as if Stopped, with the condition "
+        "DeadlineExceeded. A change is in force at once, also for a pod that runs and after the deadline. The time begins anew with a "
+        "changed template, gpu or restartPolicy, and with Stopped and Running again. Absent means no limit.",
+    )
     priority: Annotated[int, Field(ge=-1000, le=1000)] = Field(
         default=0,
         description="Who waits gets quota and place first by higher priority, then by age. It is in force at once, and takes nothing from "
@@ -95,6 +103,15 @@ class Pending(Model):
     since: Time = Field(description="When the wait began.")
 
 
+class CountedRun(Model):
+    """The present run, which spec.activeDeadlineSeconds limits."""
+
+    start_time: Time = Field(alias="startTime", description="When its first pod was bound to its node.")
+    template_digest: Annotated[str, Field(min_length=1, max_length=128)] = Field(
+        alias="templateDigest", description="Of the template, GPU share and restart policy that it is a run of."
+    )
+
+
 class Failure(Model):
     """The last attempt that failed."""
 
@@ -109,8 +126,8 @@ class AgentStatus(Model):
 
     conditions: Conditions | None = Field(
         default=None,
-        description="Accepted, QuotaReserved, Placed, Prepared, Ready, Completed; with VRAM EnforcementVerified and WithinShare; "
-        "Reconciling and Stalled for tools that wait.",
+        description="Accepted, QuotaReserved, Placed, Prepared, Ready, Completed; with VRAM EnforcementVerified and WithinShare; with a "
+        "deadline DeadlineExceeded; Reconciling and Stalled for tools that wait.",
     )
     observed_generation: Generation | None = Field(
         default=None, alias="observedGeneration", description="The generation of the spec that this status speaks of."
@@ -122,6 +139,7 @@ class AgentStatus(Model):
     pod_name: AttemptName | None = Field(default=None, alias="podName", description="The pod of the current attempt.")
     gpu: BookedGPU | None = Field(default=None, description="The share that is booked, and how it is enforced.")
     pending: Pending | None = Field(default=None, description="Set while the Agent waits for a place.")
+    run: CountedRun | None = Field(default=None, description="The present run. Absent before its first pod is bound, and while stopped.")
     failed_attempts: Attempt | None = Field(
         default=None,
         alias="failedAttempts",

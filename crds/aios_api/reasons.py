@@ -45,6 +45,10 @@ class ConditionType(_Explained):
     WithinShare = "WithinShare", "The current attempt was never stopped for using more VRAM than its share."
     Ready = "Ready", "The pod is ready, the fence is in force and the listeners are open, for the current attempt."
     Completed = "Completed", "The agent ended for good, and what was booked is released."
+    DeadlineExceeded = (
+        "DeadlineExceeded",
+        "The Agent ran for as long as its spec.activeDeadlineSeconds allows, and what was booked is released.",
+    )
     Reconciling = "Reconciling", "The Agent is on its way to what its spec says (for tools that wait)."
     Stalled = "Stalled", "The Agent cannot get there without a change (for tools that wait)."
 
@@ -124,6 +128,12 @@ class Reason(_Explained):
     Completed = "Completed", "The containers ended and spec.restartPolicy asks for no further attempt; everything booked is released."
     Failed = "Failed", "The pod failed and spec.restartPolicy is Never; everything booked is released."
     NotCompleted = "NotCompleted", "The Agent has not come to an end of its own."
+    WithinDeadline = "WithinDeadline", "The Agent has not run for spec.activeDeadlineSeconds yet; the message says until when it may."
+    DeadlineExceeded = (
+        "DeadlineExceeded",
+        "The Agent ran for spec.activeDeadlineSeconds: no pod, no claim, nothing booked. A later deadline, or none, lets it run on; "
+        "so does a changed template, or Stopped and Running again, and then the time begins anew.",
+    )
     Deleting = "Deleting", "The Agent is being deleted: first its pod, then its claim, then its order to the node."
 
     # Why an attempt failed or was given up.

@@ -161,6 +161,7 @@ ALLOWED: list[tuple[str, Any]] = [
     ("spec.gpu", {"memory": "16Gi", "models": ["H200", "B200"]}),
     ("spec.restartPolicy", "OnFailure"),
     ("spec.operatingMode", "Stopped"),
+    ("spec.activeDeadlineSeconds", 3600),
 ]
 
 
@@ -215,6 +216,8 @@ def test_what_an_agents_pod_may_have_is_kept_as_it_was_written(shared_space: Spa
         (f"{POD}.containers", [container(), container()], "spec.template.spec.containers[1]: Duplicate value"),
         (f"{POD}.containers", [container(name=f"c{n}") for n in range(17)], "must have at most 16 items"),
         ("spec.restartPolicy", "Sometimes", 'supported values: "Always", "OnFailure", "Never"'),
+        ("spec.activeDeadlineSeconds", 0, "spec.activeDeadlineSeconds in body should be greater than or equal to 1"),
+        ("spec.activeDeadlineSeconds", "soon", "spec.activeDeadlineSeconds"),
         ("spec.operatingMode", "Paused", 'supported values: "Running", "Stopped"'),
         ("spec.gpu", {}, "spec.gpu.memory: Required value"),
         ("spec.gpu", {"memory": "1Gi", "models": []}, "spec.gpu.models"),

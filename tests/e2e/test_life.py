@@ -58,6 +58,17 @@ def test_an_agent_that_may_not_restart_and_fails_says_so_and_stays_down(space: S
     assert "3" in condition["message"]
 
 
+def test_after_its_deadline_an_agent_gives_its_share_back_and_a_later_one_lets_it_run_on(space: Space):
+    space.apply(space.agent("a", memory="40Gi", activeDeadlineSeconds=10))
+    space.ready("a")
+    space.wait("a", "DeadlineExceeded")
+    eventually(lambda: not space.objects("pods") and not space.objects("resourceclaims"), "pod and claim are released")
+    assert space.condition("a", "Ready")["reason"] == "DeadlineExceeded"
+    space.patch("a", {"activeDeadlineSeconds": 3600})
+    (again,) = space.ready("a")
+    assert again["status"]["attempt"] == 2
+
+
 def test_a_crashing_container_is_restarted_in_the_same_pod_with_the_same_share(space: Space):
     space.apply(space.agent("a", memory="4Gi"))
     (before,) = space.ready("a")

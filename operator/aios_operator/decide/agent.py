@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from aios_api.names import FINALIZER
-from aios_api.reasons import Reason
+from aios_api.reasons import ConditionType, Reason
 from aios_operator.decide import attempts, conditions, objects
 from aios_operator.decide.attempts import Situation
 from aios_operator.decide.effects import (
@@ -76,7 +76,11 @@ def _report(s: Situation, now: datetime) -> list[Effect]:
 
 def _events(s: Situation) -> list[Effect]:
     if s.ending is None:
-        return []
+        told = attempts.condition(s.agent.status, ConditionType.DeadlineExceeded).get("status") == "True"
+        if not s.expired or told:
+            return []
+        message = conditions.deadline_message(s)
+        return [RecordEvent(s.agent.key, s.agent.uid, True, str(Reason.DeadlineExceeded), "EndRun", message)]
     quiet = s.ending.reason in (Reason.Stopped, Reason.Completed)
     action = "Stop" if s.ending.reason == Reason.Stopped else "EndAttempt"
     events: list[Effect] = [RecordEvent(s.agent.key, s.agent.uid, not quiet, str(s.ending.reason), action, s.ending.message)]
@@ -137,6 +141,8 @@ def _ask(s: Situation, now: datetime) -> list[Effect]:
     effects: list[Effect] = [NeedsPlace(s.agent.key)] if s.needs_place else []
     if not s.needs_place and s.state.refusal is not None:
         effects.append(Wait(s.agent.key, None))
+    if s.run_ends is not None and now < s.run_ends and (s.open or s.wanted):
+        effects.append(PlanAgainAt(s.agent.key, s.run_ends))
     if s.retry_at is not None and s.wanted:
         effects.append(PlanAgainAt(s.agent.key, s.retry_at))
     pod = s.pod

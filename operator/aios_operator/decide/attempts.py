@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from aios_api.reasons import ConditionType, Reason
+from aios_operator.decide import deadline
 from aios_operator.decide.objects import order_name
 from aios_operator.decide.views import AgentState, AgentView, ClaimView, PodView, RuntimeView
 
@@ -26,7 +27,14 @@ BACKOFF_UNCHARGED = timedelta(seconds=10)
 FORGIVEN_AFTER = timedelta(minutes=10)
 """Ready for so long, and former failures no longer count."""
 
-_AT_ONCE = {Reason.ClaimVanished, Reason.Stopped, Reason.Replaced, Reason.SchedulerRefused, Reason.NameTaken}
+_AT_ONCE = {
+    Reason.ClaimVanished,
+    Reason.DeadlineExceeded,
+    Reason.NameTaken,
+    Reason.Replaced,
+    Reason.SchedulerRefused,
+    Reason.Stopped,
+}
 _CHARGED = {Reason.PodFailed, Reason.Evicted}
 _START_ERRORS = {"StartError", "RunContainerError", "CreateContainerError", "ContainerCannotRun"}
 
@@ -61,6 +69,11 @@ class Situation:
     """The Agent came to an end of its own, and was neither changed nor stopped since."""
     retry_at: datetime | None
     """While the Agent is in its back-off: when that ends."""
+    run: deadline.Run | None
+    run_ends: datetime | None
+    """By spec.activeDeadlineSeconds; it may have passed."""
+    expired: bool
+    """The run of the present spec is over by its deadline."""
 
     @property
     def outdated(self) -> bool:
@@ -70,7 +83,7 @@ class Situation:
     @property
     def wanted(self) -> bool:
         """The user wants it to run, and it can be tried."""
-        return self.agent.running and self.agent.spec_error is None and self.refused is None and not self.final
+        return self.agent.running and self.agent.spec_error is None and self.refused is None and not self.final and not self.expired
 
     @property
     def needs_place(self) -> bool:
@@ -109,7 +122,10 @@ def situation(state: AgentState, agent: AgentView, now: datetime) -> Situation:
     claim = next((c for c in state.claims if c.agent_uid == agent.uid and c.attempt == attempt), None)
     refused = _refused(state, agent)
     closed = order is None or _is_closed(agent.status, order)
-    ending = _ending(state, agent, order, pod, claim, now) if order is not None and not closed else None
+    run = deadline.run(agent, None if closed else order, pod, now)
+    run_ends = deadline.end(agent, run)
+    over = run_ends is not None and now >= run_ends
+    ending = _ending(state, agent, order, pod, claim, now, over) if order is not None and not closed else None
     final = (
         order is not None
         and agent.running
@@ -130,6 +146,9 @@ def situation(state: AgentState, agent: AgentView, now: datetime) -> Situation:
         refused=refused,
         final=final,
         retry_at=None if is_open or final else _retry_at(agent, order, ending, now),
+        run=run,
+        run_ends=run_ends,
+        expired=over and not final and run is not None and run.digest == agent.digest,
     )
 
 
@@ -186,8 +205,9 @@ def _create_refused(state: AgentState, order: RuntimeView | None, reason: Reason
 
 
 def _ending(
-    state: AgentState, agent: AgentView, order: RuntimeView, pod: PodView | None, claim: ClaimView | None, now: datetime
+    state: AgentState, agent: AgentView, order: RuntimeView, pod: PodView | None, claim: ClaimView | None, now: datetime, over: bool
 ) -> Ending | None:
+    """`over`: by its deadline."""
     if not agent.running:
         return Ending(Reason.Stopped, "spec.operatingMode is Stopped")
     refused = _refused(state, agent)
@@ -195,16 +215,15 @@ def _ending(
         return Ending(Reason.TemplateRefused, refused)
     if (taken := _create_refused(state, order, Reason.NameTaken)) is not None:
         return Ending(Reason.NameTaken, taken)
+    ended = _by_itself(agent, pod) if pod is not None else None
+    if over and not (ended is not None and ended.final):
+        return Ending(Reason.DeadlineExceeded, f"ran for spec.activeDeadlineSeconds, {agent.active_deadline_seconds} s")
     if pod is None:
         return _without_pod(agent, order)
     if pod.deleting:
         return Ending(Reason.PodVanished, f"pod {pod.name} is being deleted, and not by the operator", charged=True)
-    if pod.phase == "Succeeded" and agent.restart_policy == "Always":
-        return Ending(Reason.PodFailed, f"pod {pod.name} ended, though it is to run always", charged=True)
-    if pod.phase == "Succeeded":
-        return Ending(Reason.Completed, "every container ended with exit code 0", final=True)
-    if pod.phase == "Failed":
-        return _failure(agent, pod)
+    if ended is not None:
+        return ended
     if claim is None:
         return Ending(Reason.ClaimVanished, f"claim {order_name(order)} was deleted, and not by the operator: nothing is booked any more")
     since = pod.unschedulable_since
@@ -221,6 +240,17 @@ def _without_pod(agent: AgentView, order: RuntimeView) -> Ending | None:
     if order.digest != agent.digest:  # its pod can't be made any more: the template it is for is gone
         return Ending(Reason.Replaced, "the spec changed before the pod was made")
     return None
+
+
+def _by_itself(agent: AgentView, pod: PodView) -> Ending | None:
+    """How a pod ended that nobody deletes."""
+    if pod.deleting or pod.phase not in ("Succeeded", "Failed"):
+        return None
+    if pod.phase == "Failed":
+        return _failure(agent, pod)
+    if agent.restart_policy == "Always":
+        return Ending(Reason.PodFailed, f"pod {pod.name} ended, though it is to run always", charged=True)
+    return Ending(Reason.Completed, "every container ended with exit code 0", final=True)
 
 
 def _failure(agent: AgentView, pod: PodView) -> Ending:

@@ -83,6 +83,8 @@ def _no_place(s: Situation) -> Said:
     if s.final:
         end = _end(s)
         return Said("False", end.reason, end.message)
+    if s.expired:
+        return Said("False", Reason.DeadlineExceeded, deadline_message(s))
     if (refusal := waits_for(s)) is not None:
         return Said("False", refusal.reason, refusal.message)
     if s.retry_at is not None:
@@ -175,11 +177,29 @@ def completed(s: Situation) -> Said:
     return _end(s) if s.final else Said("False", Reason.NotCompleted, "the Agent has not come to an end of its own")
 
 
+def deadline_message(s: Situation) -> str:
+    begun = f", counted from {objects_time(s.run.start)}" if s.run is not None else ""
+    return f"ran for spec.activeDeadlineSeconds, {s.agent.active_deadline_seconds} s{begun}"
+
+
+def deadline_exceeded(s: Situation) -> Said | None:
+    """Only there while the spec has a deadline."""
+    if s.agent.active_deadline_seconds is None:
+        return None
+    if s.expired:
+        return Said("True", Reason.DeadlineExceeded, deadline_message(s))
+    if s.final:
+        return Said("False", Reason.WithinDeadline, "it came to its end before")
+    if s.run_ends is None:
+        return Said("False", Reason.WithinDeadline, f"{s.agent.active_deadline_seconds} s are counted from when its first pod is bound")
+    return Said("False", Reason.WithinDeadline, f"it may run until {objects_time(s.run_ends)}")
+
+
 def reconciling(s: Situation) -> Said | None:
     """For kstatus; only there while it is true."""
     if stalled(s) is not None or s.final:
         return None
-    if not s.agent.running:
+    if not s.agent.running or s.expired:
         stopping = s.pod is not None or s.claim is not None or s.stale_pods or s.stale_claims
         return Said("True", Reason.Stopping, "pod and claim are going away") if stopping else None
     if s.open and s.outdated:
@@ -207,6 +227,7 @@ CONDITIONS: tuple[tuple[ConditionType, Callable[[Situation], Said | None]], ...]
     (ConditionType.EnforcementVerified, enforcement_verified),
     (ConditionType.WithinShare, within_share),
     (ConditionType.Completed, completed),
+    (ConditionType.DeadlineExceeded, deadline_exceeded),
     (ConditionType.Reconciling, reconciling),
     (ConditionType.Stalled, stalled),
 )
@@ -232,6 +253,8 @@ def status(s: Situation, now: datetime) -> dict[str, Any]:
             wanted["gpu"] = objects.placed_gpu(s.order.gpu)
             if (verified := enforcement_verified(s)) is not None and verified.status == "True":
                 wanted["gpu"]["enforcement"] = WATCH
+    if s.run is not None:
+        wanted["run"] = {"startTime": objects_time(s.run.start), "templateDigest": s.run.digest}
     if (refusal := waits_for(s)) is not None:
         wanted["pending"] = _pending(before, refusal, now)
     if failed := 0 if _forgiven(s, now) else attempts.failed_attempts(s):
@@ -275,7 +298,7 @@ def _pending(before: Any, refusal: Refusal, now: datetime) -> dict[str, str]:
 
 
 def _last_failure(s: Situation, now: datetime) -> dict[str, Any] | None:
-    quiet = (Reason.Stopped, Reason.Completed, Reason.TemplateRefused, Reason.Replaced)
+    quiet = (Reason.Stopped, Reason.Completed, Reason.TemplateRefused, Reason.Replaced, Reason.DeadlineExceeded)
     if s.ending is None or s.order is None or s.ending.reason in quiet:
         before = s.agent.status.get("lastFailure")
         return dict(before) if before else None

@@ -61,6 +61,7 @@ class AgentView:
     requests: Requests
     spec_error: str | None
     status: Mapping[str, Any]
+    active_deadline_seconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,11 +67,12 @@ def agent(raw: Raw) -> AgentView:
     metadata, spec = raw["metadata"], raw.get("spec") or {}
     error: str | None = None
     priority = 0
+    deadline: int | None = None
     gpu: VramRequest | None = None
     requests = Requests(pods=1)
     try:
         parsed = parse_spec(spec)
-        priority = parsed.priority
+        priority, deadline = parsed.priority, parsed.active_deadline_seconds
         if parsed.gpu is not None:
             gpu = VramRequest(mebibytes(parsed.gpu.memory), tuple(parsed.gpu.models or ()))
         requests = of_pod(spec["template"]["spec"])
@@ -96,6 +97,7 @@ def agent(raw: Raw) -> AgentView:
         requests=requests,
         spec_error=error,
         status=raw.get("status") or {},
+        active_deadline_seconds=deadline,
     )
 
 

@@ -184,3 +184,17 @@ async def test_everything_is_gathered_and_an_agent_that_is_not_there_is_named():
     assert (await gather(cluster, "prod", "quickstart", "giant")).runtime is None
     with pytest.raises(click.ClickException, match="there is no Agent nobody in namespace quickstart"):
         await gather(cluster, "prod", "quickstart", "nobody")
+
+
+def test_who_ran_as_long_as_it_may_is_told_how_it_runs_on():
+    agent, runtime = recorded("agents", "researcher"), next(r for r in RECORDED["runtimes"] if r["metadata"]["name"] == "researcher")
+    agent["spec"]["activeDeadlineSeconds"] = 60
+    agent["status"]["run"] = {"startTime": "2026-11-23T05:00:00Z", "templateDigest": runtime["spec"]["templateDigest"]}
+    for each in agent["status"]["conditions"]:
+        if each["type"] in ("Placed", "Ready"):
+            each.update(status="False", reason="DeadlineExceeded")
+    agent["status"]["conditions"].append(said("DeadlineExceeded", "True", "ran for spec.activeDeadlineSeconds, 60 s"))
+    life = told("researcher", agent=agent, pods=[], claims=[])
+    assert life.standing.state.value == "stopped"
+    assert life.steps[-1].text == "ran for spec.activeDeadlineSeconds, 60 s"
+    assert "raise spec.activeDeadlineSeconds" in life.next[1]

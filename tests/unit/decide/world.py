@@ -165,6 +165,10 @@ class World(Cluster):
 
     # The operator.
 
+    def plans(self, name: str) -> list[do.Effect]:
+        """What the agent planner wants now, without its being done."""
+        return plan_agent(self.state(Key(NAMESPACE, name)), self.now)
+
     def operate(self, budget: int | None = None) -> int:
         """Plans everything once and carries it out, up to `budget` writes; how many there were."""
         before = len(self.written)

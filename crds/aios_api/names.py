@@ -65,6 +65,15 @@ AGENT_URL: Final = f"http://127.0.0.1:{AGENT_PORT}"
 FIELD_MANAGER_OPERATOR: Final = "aios-operator"
 FIELD_MANAGER_NODE: Final = "aios-node"
 
+LABEL_COMPONENT: Final = "app.kubernetes.io/component"
+COMPONENT_NODE_AGENT: Final = "node-agent"
+"""Of the Leases of node agents: `LABEL_COMPONENT` selects them all."""
+
+
+def node_lease_name(node: str) -> str:
+    """The Lease, in the namespace of the release, by which the agent of this node says that it has fresh orders."""
+    return f"aios-node.{node}"
+
 
 def attempt_name(agent: str, attempt: int) -> str:
     """The name of the claim and of the pod of one attempt; never used twice."""

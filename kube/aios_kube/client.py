@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -146,19 +147,25 @@ class KubeClient:
         await self._transport.call("DELETE", resource.path(namespace, name), verb="delete", body=options)
 
     async def watch(
-        self, resource: Resource, selection: Selection = ALL, *, resource_version: str, metadata_only: bool = False
+        self,
+        resource: Resource,
+        selection: Selection = ALL,
+        *,
+        resource_version: str,
+        metadata_only: bool = False,
+        seconds: float | None = None,
     ) -> AsyncIterator[WatchEvent]:
-        limit = self._transport.settings.watch_seconds
+        spread = self._transport.settings.watch_seconds * (0.5 + self._transport.chance())
         query = {
             **_selectors(selection),
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": resource_version,
-            "timeoutSeconds": str(int(limit * (0.5 + self._transport.chance()))),
+            "timeoutSeconds": str(int(spread) if seconds is None else math.ceil(seconds)),
         }
         accept = _METADATA.format("") if metadata_only else "application/json"
         path = resource.path(selection.namespace)
-        response = await self._transport.stream(path, query, accept)
+        response = await self._transport.stream(path, query, accept, seconds)
         try:
             async for line in response.content:
                 yield _event(line)

@@ -229,9 +229,16 @@ class FakeCluster:
         self._leave(call, {})
 
     async def watch(
-        self, resource: Resource, selection: Selection = ALL, *, resource_version: str, metadata_only: bool = False
+        self,
+        resource: Resource,
+        selection: Selection = ALL,
+        *,
+        resource_version: str,
+        metadata_only: bool = False,
+        seconds: float | None = None,
     ) -> AsyncIterator[WatchEvent]:
         self._enter(Call("watch", resource, selection.namespace or "", ""))
+        ends = None if seconds is None else asyncio.get_running_loop().time() + seconds
         seen = int(resource_version)
         if seen < self._oldest:
             raise Gone(f"too old resource version: {seen} ({self._oldest})", code=410, reason="Expired")
@@ -245,7 +252,12 @@ class FakeCluster:
                 kind = _seen_as(change, selection)
                 if kind is not None:
                     yield WatchEvent(kind, copy.deepcopy(_metadata(change.after) if metadata_only else change.after))
-            await news.wait()
+            try:
+                async with asyncio.timeout_at(ends):
+                    await news.wait()
+            except TimeoutError:
+                yield WatchEvent("BOOKMARK", {"metadata": {"resourceVersion": str(self._version)}})
+                return
 
     async def close(self) -> None:
         """Nothing is open."""

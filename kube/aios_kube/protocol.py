@@ -94,9 +94,18 @@ class ClusterClient(Protocol):
         ...
 
     def watch(
-        self, resource: Resource, selection: Selection = ALL, *, resource_version: str, metadata_only: bool = False
+        self,
+        resource: Resource,
+        selection: Selection = ALL,
+        *,
+        resource_version: str,
+        metadata_only: bool = False,
+        seconds: float | None = None,
     ) -> AsyncIterator[WatchEvent]:
-        """Events after `resource_version`, until the server ends the stream; watch again from the last version seen. `Gone`: list again."""
+        """Events after `resource_version`, until the server ends the stream; watch again from the last version seen. `Gone`: list again.
+
+        `seconds`: the server is asked to end it after so long, with a bookmark before its end; None leaves that to the client.
+        """
         ...
 
     async def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -48,6 +49,11 @@ class Reflector:
     backoff: Backoff = field(default_factory=Backoff)
     chance: Callable[[], float] = random.random
     synced: asyncio.Event = field(default_factory=asyncio.Event)
+    watch_seconds: float | None = None
+    """How long one watch lasts; None leaves it to the client. A server at rest says nothing until a watch is about to end."""
+    clock_seconds: Callable[[], float] = time.monotonic
+    heard_seconds: float | None = None
+    """When the server last said something, by `clock_seconds`: what happened before is known to the sink. None: it never did."""
 
     async def run(self) -> None:
         version: str | None = None
@@ -55,17 +61,21 @@ class Reflector:
         while True:
             try:
                 if version is None:
+                    asked = self.clock_seconds()
                     page = await self.client.list(self.resource, self.selection)
                     self.sink.replace(page.items)
                     version = page.resource_version
+                    self.heard_seconds = asked
                     self.synced.set()
-                async for event in self.client.watch(self.resource, self.selection, resource_version=version):
+                async for event in self.client.watch(self.resource, self.selection, resource_version=version, seconds=self.watch_seconds):
                     version = event.object["metadata"]["resourceVersion"]
                     failures = 0
                     if event.type == "DELETED":
                         self.sink.remove(event.object)
                     elif event.type != "BOOKMARK":
                         self.sink.upsert(event.object)
+                    self.heard_seconds = self.clock_seconds()
+                self.heard_seconds = self.clock_seconds()  # an orderly end: nothing was left to say
             except Gone:
                 log.info("%s: version %s is too old for the server; listing again", self.resource.plural, version)
                 version = None

@@ -134,9 +134,12 @@ class Transport:
             raise from_status(code, _status(raw), response.headers.get("Retry-After"))
         return json.loads(raw)
 
-    async def stream(self, path: str, query: dict[str, str], accept: str) -> aiohttp.ClientResponse:
-        """An open answer of 200, to be read line by line and closed by the caller."""
-        limit = aiohttp.ClientTimeout(total=None, connect=self.settings.connect_seconds, sock_read=self.settings.watch_silence_seconds)
+    async def stream(self, path: str, query: dict[str, str], accept: str, seconds: float | None = None) -> aiohttp.ClientResponse:
+        """An open answer of 200, to be read line by line and closed by the caller; `seconds`: the server will end it after so long."""
+        silence = self.settings.watch_silence_seconds
+        if seconds is not None:
+            silence = min(silence, seconds + self.settings.connect_seconds)
+        limit = aiohttp.ClientTimeout(total=None, connect=self.settings.connect_seconds, sock_read=silence)
         began, code = time.monotonic(), 0
         try:
             response = await self._send("GET", path, query, None, "application/json", accept, limit)

@@ -4,11 +4,12 @@
 One JSON message each:
 
     gateway → node    hello · held (each agent it serves, with its listeners) · synced · serving (the acknowledgement of each serve)
-    node → gateway    hello · serve (record and listeners) · update (the record changed) · stop
+    node → gateway    hello · serve (record and listeners) · update (the record changed) · stop · fresh (until when all this holds)
 
 Both sides open with `hello`. The gateway then names what it serves; after `synced` the node knows what survived: it adopts listeners that
 it lacks, stops what it no longer knows, and serves everything it has. Every message may be repeated; the last one is true. A link that
-ends says nothing about the agents: both sides keep their listeners and the gateway keeps serving.
+ends says nothing about the agents: both sides keep their listeners and the gateway keeps serving until the moment that the last `fresh`
+named. From then on it is mute: an agent whose node is cut off may be at work elsewhere by then.
 
 The node agent and the worker of a GPU speak over a socket pair, in the same way:
 
@@ -18,6 +19,7 @@ The node agent and the worker of a GPU speak over a socket pair, in the same way
 A worker ends when its socket does. Its end says nothing about the agents either; the next worker is told what is booked.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Protocol, Self, TypeVar
@@ -29,7 +31,7 @@ from aios_api.agent import PlacedGPU
 from aios_api.meta import Condition
 
 MIB: Final = 1 << 20
-HANDOVER_VERSION: Final = 1
+HANDOVER_VERSION: Final = 2
 """Of the messages below. A peer that says another one is refused: the two images of one release belong together."""
 MESSAGE_LIMIT_BYTES: Final = 64 * 1024
 LISTENERS_LIMIT: Final = 2
@@ -196,6 +198,19 @@ class Stop(_Message):
     claim_uid: ClaimUID
 
 
+class Fresh(_Message):
+    """The API server was heard: what the gateway was told before this is so, and may be acted on for a while."""
+
+    type: Literal["fresh"] = "fresh"
+    until_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """By `machine_seconds`. A moment and not a duration, so that a message that waited to be read says no more than it did."""
+
+
+def machine_seconds() -> float:
+    """Since this machine started, the time that it slept included: the same clock in all processes of a node."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class BookedShare(_Message):
     """One claim's share of a GPU."""
 
@@ -254,7 +269,7 @@ class Excess(_Message):
 
 
 WorkerMessage = Reading | Unread | Excess
-Message = Hello | Held | Synced | Serving | Serve | Update | Stop
+Message = Hello | Held | Synced | Serving | Serve | Update | Stop | Fresh
 _MESSAGES: Final[TypeAdapter[Message]] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 _WORKER_MESSAGES: Final[TypeAdapter[WorkerMessage | Booked]] = TypeAdapter(Annotated[WorkerMessage | Booked, Field(discriminator="type")])
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from aios_kube import ClusterClient, Object, Selection, connect
+from aios_kube import ClusterClient, Object, Reflector, Selection, connect
 from aios_kube.errors import AlreadyExists, ApiError, Conflict, NotFound
 from aios_kube.fake import FakeCluster
-from aios_kube.resources import AGENTS, CONFIG_MAPS, PODS
+from aios_kube.resources import AGENT_RUNTIMES, AGENTS, CONFIG_MAPS, PODS
 from aios_localcluster import LocalCluster
 from api.support import Space, agent
 
@@ -162,3 +162,27 @@ async def test_a_watch_resumes_where_a_list_ended(api: ClusterClient, namespace:
             if len(seen) == 4:
                 break
     assert seen == [("ADDED", "a"), ("DELETED", "a"), ("ADDED", "b"), ("DELETED", "b")]
+
+
+class Nothing:
+    """A sink that keeps nothing."""
+
+    def replace(self, objects: list[Object]) -> None: ...
+    def upsert(self, obj: Object) -> None: ...
+    def remove(self, obj: Object) -> None: ...
+
+
+async def test_a_server_at_rest_is_heard_at_the_end_of_every_short_watch(api: ClusterClient, namespace: str):
+    on_node = Selection(fields="spec.nodeName=somewhere")
+    reflector = Reflector(api, AGENT_RUNTIMES, Nothing(), on_node, watch_seconds=3)
+    task = asyncio.create_task(reflector.run())
+    try:
+        heard = []
+        async with asyncio.timeout(30):
+            while len(heard) < 3:
+                if reflector.heard_seconds not in (None, *heard):
+                    heard.append(reflector.heard_seconds)
+                await asyncio.sleep(0.05)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

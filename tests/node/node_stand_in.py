@@ -11,7 +11,19 @@ import socket
 import sys
 from pathlib import Path
 
-from aios_sidecar.contracts import AgentIdentity, AgentRecord, Held, Hello, ListenerKind, Serve, Serving, Stop, Synced
+from aios_sidecar.contracts import (
+    AgentIdentity,
+    AgentRecord,
+    Fresh,
+    Held,
+    Hello,
+    ListenerKind,
+    Serve,
+    Serving,
+    Stop,
+    Synced,
+    machine_seconds,
+)
 from aios_sidecar.handover import Link, LinkClosedError, PeerRefusedError, accept, listen
 
 CLAIMS = ("a0", "a1")
@@ -43,6 +55,7 @@ async def converse(link: Link, held: Listeners) -> None:
                 say("held", claim, ",".join(sorted(received.listeners)))
                 held.setdefault(claim, dict(received.listeners))
             case Synced():
+                await link.send(Fresh(until_seconds=machine_seconds() + 60))
                 for claim, listeners in held.items():
                     record = AgentRecord(identity=AgentIdentity(namespace="n", name=claim, uid="u", attempt=1), node=f"node-{os.getpid()}")
                     await link.send(Serve(claim_uid=claim, record=record), listeners)

@@ -166,7 +166,7 @@ async def counts_after(asking: asyncio.subprocess.Process, answers: int) -> tupl
 
 
 @asynccontextmanager
-async def gateway(node_socket: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def gateway(node_socket: Path, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """The gateway's program; killed at the end of the block."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -177,6 +177,7 @@ async def gateway(node_socket: Path) -> AsyncIterator[asyncio.subprocess.Process
             "AIOS_GATEWAY_NODE_SOCKET": str(node_socket),
             "AIOS_GATEWAY_NODE_UID": str(os.geteuid()),
             "AIOS_GATEWAY_METRICS_PORT": "0",
+            **settings,
         },
     )
     try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from aios_sidecar.contracts import AgentRecord, ListenerKind
 from aios_sidecar.gateway import routes
+from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.http import Head, Response
 from aios_sidecar.gateway.metrics import Metrics
 from aios_sidecar.gateway.server import Server
@@ -23,14 +24,16 @@ class AgentRoute:
     to: routes.Answer
 
     async def answer(self) -> Response:
+        self.agent.require_fresh()  # again: it may have taken the request half a minute to arrive
         return await self.to(self.agent.record)
 
 
 class ServedAgent:
     """One agent. What arrives at its listeners is this agent, whatever the request says."""
 
-    def __init__(self, record: AgentRecord, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, record: AgentRecord, limits: Limits, metrics: Metrics, freshness: Freshness) -> None:
         self.record = record
+        self.require_fresh = freshness.require
         self.server = Server(self, limits)
         self._metrics = metrics
         self.listeners: Mapping[ListenerKind, socket.socket] = {}
@@ -41,6 +44,7 @@ class ServedAgent:
         self.server.listen_on(listeners.items())
 
     def route(self, head: Head) -> AgentRoute:
+        self.require_fresh()
         name, answer = routes.find(head)
         return AgentRoute(name, self, answer)
 
@@ -51,9 +55,10 @@ class ServedAgent:
 class Agents:
     """All agents of this node, by the uid of their claim: the key that is never used twice."""
 
-    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, limits: Limits, metrics: Metrics, freshness: Freshness) -> None:
         self._limits = limits
         self._metrics = metrics
+        self._freshness = freshness
         self._agents: dict[str, ServedAgent] = {}
         metrics.watch(
             agents=lambda: len(self._agents), connections=lambda: sum(agent.server.connections for agent in self._agents.values())
@@ -69,7 +74,7 @@ class Agents:
         """Serve this agent on exactly `listeners`, which are ours from now on."""
         agent = self._agents.get(claim_uid)
         if agent is None:
-            agent = self._agents[claim_uid] = ServedAgent(record, self._limits, self._metrics)
+            agent = self._agents[claim_uid] = ServedAgent(record, self._limits, self._metrics, self._freshness)
         agent.record = record
         agent.listen_on(listeners)
 
@@ -82,6 +87,11 @@ class Agents:
         """End this agent's listeners and connections. Unknown ones have ended before."""
         with contextlib.suppress(KeyError):
             self._agents.pop(claim_uid).server.end()
+
+    def cut(self) -> None:
+        """End every connection of every agent at once; new ones are accepted."""
+        for agent in self._agents.values():
+            agent.server.cut()
 
     async def drain(self, seconds: float) -> None:
         """Let requests in progress end, for at most `seconds`; nothing is accepted any more."""

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import random
 
-from aios_sidecar.contracts import HANDOVER_VERSION, Held, Hello, ProtocolError, Serve, Serving, Stop, Synced, Update
+from aios_sidecar.contracts import HANDOVER_VERSION, Fresh, Held, Hello, ProtocolError, Serve, Serving, Stop, Synced, Update
 from aios_sidecar.gateway.agents import Agents
+from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.metrics import Metrics
 from aios_sidecar.gateway.settings import Settings
 from aios_sidecar.handover import Link, LinkClosedError, PeerRefusedError, Received, connect
@@ -16,9 +17,10 @@ log = logging.getLogger(__name__)
 class NodeLink:
     """Keeps a link to the node agent."""
 
-    def __init__(self, settings: Settings, agents: Agents, metrics: Metrics, chance: random.Random) -> None:
+    def __init__(self, settings: Settings, agents: Agents, freshness: Freshness, metrics: Metrics, chance: random.Random) -> None:
         self._settings = settings
         self._agents = agents
+        self._freshness = freshness
         self._metrics = metrics
         self._chance = chance
         self._pause_seconds = settings.reconnect_min_seconds
@@ -68,6 +70,8 @@ class NodeLink:
                 self._agents.update(uid, record)
             case Stop(claim_uid=uid):
                 self._agents.stop(uid)
+            case Fresh(until_seconds=until):
+                self._freshness.renew(until)
             case other:
                 received.close()
                 raise ProtocolError(f"a node agent does not say {other.type} here")

@@ -9,7 +9,9 @@ import signal
 import socket
 import sys
 
+from aios_sidecar.contracts import machine_seconds
 from aios_sidecar.gateway.agents import Agents
+from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.link import NodeLink
 from aios_sidecar.gateway.metrics import Metrics, Operations
 from aios_sidecar.gateway.server import Server
@@ -21,20 +23,21 @@ log = logging.getLogger(__name__)
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Serve agents until `stop` is set, then drain. Raises OSError when the operations address can't be had."""
     metrics = Metrics()
-    agents = Agents(settings.limits, metrics)
-    link = NodeLink(settings, agents, metrics, random.Random())  # noqa: S311  spreads reconnects, protects nothing
-    operations = Server(Operations(metrics, lambda: link.up), settings.limits, newest_first=True)
+    freshness = Freshness(settings.mute_seconds, machine_seconds, metrics)
+    agents = Agents(settings.limits, metrics, freshness)
+    link = NodeLink(settings, agents, freshness, metrics, random.Random())  # noqa: S311  spreads reconnects, protects nothing
+    operations = Server(Operations(metrics, lambda: link.up, freshness.require), settings.limits, newest_first=True)
     operations.listen_on([("operations", _operations_listener(settings))])
-    linking = asyncio.create_task(link.run())
     stopped = asyncio.create_task(stop.wait())
+    tasks = (asyncio.create_task(link.run()), asyncio.create_task(freshness.run(agents.cut)), stopped)
     try:
-        await asyncio.wait((linking, stopped), return_when=asyncio.FIRST_COMPLETED)
-        if linking.done():
-            await linking  # it never returns; this raises what it failed with
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended - {stopped}:
+            task.result()  # none returns; this raises what it failed with
     finally:
-        for task in (linking, stopped):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(linking, stopped, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await agents.drain(settings.drain_seconds)
         operations.end()
 

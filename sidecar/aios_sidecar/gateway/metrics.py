@@ -25,6 +25,10 @@ class Metrics:
         self._agents = Gauge("aios_gateway_agents", "Agents that are served.", registry=self.registry)
         self._connections = Gauge("aios_gateway_connections", "Open connections of agents.", registry=self.registry)
         self._linked = Gauge("aios_gateway_linked", "1 while connected to the node agent.", registry=self.registry)
+        self._mute = Gauge(
+            "aios_gateway_mute", "1 while no agent is answered, since nothing was heard of the API server.", registry=self.registry
+        )
+        self.mutes = Counter("aios_gateway_mutes", "How often that began.", registry=self.registry)
         self._links = Counter("aios_gateway_links", "Connections to the node agent since the start.", registry=self.registry)
 
     def answered(self, route: str, status: int) -> None:
@@ -34,6 +38,10 @@ class Metrics:
         """Read these when the metrics are asked for."""
         self._agents.set_function(agents)
         self._connections.set_function(connections)
+
+    def watch_mute(self, mute: Callable[[], bool]) -> None:
+        """As `watch`."""
+        self._mute.set_function(lambda: float(mute()))
 
     def linked(self, yes: bool) -> None:
         self._linked.set(1 if yes else 0)
@@ -56,9 +64,11 @@ PLAIN: Final = "text/plain; charset=utf-8"
 class Operations:
     """The application on the operations port: for the kubelet and for Prometheus, not for agents."""
 
-    def __init__(self, metrics: Metrics, is_linked: Callable[[], bool]) -> None:
+    def __init__(self, metrics: Metrics, is_linked: Callable[[], bool], require_fresh: Callable[[], None]) -> None:
+        """`require_fresh` raises a Problem while agents may not be answered."""
         self._metrics = metrics
         self._is_linked = is_linked
+        self._require_fresh = require_fresh
 
     def route(self, head: Head) -> Page:
         if head.method not in ("GET", "HEAD"):
@@ -81,4 +91,5 @@ class Operations:
     def _readiness(self) -> Response:
         if not self._is_linked():
             raise Problem(ProblemKind.NOT_READY, "There is no link to the node agent.")
+        self._require_fresh()
         return Response(b"ok\n", PLAIN)

@@ -48,6 +48,12 @@ class ProblemKind(Enum):
     HEADERS_TOO_LARGE = "HeadersTooLarge", 431, "The headers are too large", "Send fewer or shorter headers."
     INTERNAL = "Internal", 500, "The gateway failed", "Send the request again; if it fails again, tell those who run the cluster."
     NOT_READY = "NotReady", 503, "The gateway is not connected to the node agent", "Wait; agents that it knows are served meanwhile."
+    MUTE = (
+        "Mute",
+        503,
+        "The node is cut off from the cluster",
+        "Wait and send it again: it is answered when the node is heard again, or where the agent runs next.",
+    )
     TOO_MANY_CONNECTIONS = (
         "TooManyConnections",
         503,

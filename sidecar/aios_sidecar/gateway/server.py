@@ -58,6 +58,10 @@ class Server:
     def end(self) -> None:
         """Close listeners and connections at once."""
         self._close_listeners()
+        self.cut()
+
+    def cut(self) -> None:
+        """End every connection at once, its request unanswered; new ones are accepted."""
         for task in self._connections:
             task.cancel()
 

@@ -49,6 +49,9 @@ class Settings:
     """Where metrics and probes are answered. The chart sets the pod's address; the default is reachable from nowhere else."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9490
     """0 takes a free one and logs it."""
+    mute_seconds: Seconds = 60.0
+    """How long agents are answered at most after the API server was heard last. The node agent and the operator have the same value: the
+    operator replaces the agents of a silent node only after more than that."""
     reconnect_min_seconds: Seconds = 0.1
     """First pause before connecting to the node agent again; it restarts in about a second, and agents are served meanwhile."""
     reconnect_max_seconds: Seconds = 5.0

@@ -11,11 +11,12 @@ from aios_kube.events import EventRecorder, Regarding
 from aios_kube.protocol import ClusterClient, Selection
 from aios_kube.reflector import Reflector
 from aios_kube.resources import AGENT_RUNTIMES, NODES, RESOURCE_SLICES
-from aios_sidecar.contracts import Inventory, Workers
+from aios_sidecar.contracts import Inventory, Workers, machine_seconds
 from aios_sidecar.node.endpoints import Endpoints
 from aios_sidecar.node.files import write_atomically
 from aios_sidecar.node.gate import Gate
 from aios_sidecar.node.gpus import GPUs
+from aios_sidecar.node.heartbeat import RENEWALS, Heartbeat
 from aios_sidecar.node.hook_server import HookServer
 from aios_sidecar.node.inspector import Inspector
 from aios_sidecar.node.link import GatewayLink
@@ -59,15 +60,19 @@ class NodeAgent:
         self._hooks = HookServer(settings, gate, self.metrics)
         self._gpus = GPUs(workers, self.claims, self._files, self._turns, self._events, self.metrics, clock)
         self._plugin = Plugin(settings, DRAService(self._preparer, self._reporter, self.metrics))
-        self._link = GatewayLink(settings, self.claims)
         self._web = Web(settings.http_host, settings.http_port, self.metrics, self.unhealthy, self.unready)
         on_node = Selection(fields=f"spec.nodeName={settings.node_name}")
+        every = settings.mute_seconds / RENEWALS
+        ordered = Reflector(client, AGENT_RUNTIMES, runtimes, on_node, watch_seconds=every, clock_seconds=machine_seconds)
+        self._heartbeat = Heartbeat(settings, client, lambda: ordered.heard_seconds, clock, machine_seconds)
+        self._link = GatewayLink(settings, self.claims, self._heartbeat)
         self._reflectors = (
-            Reflector(client, AGENT_RUNTIMES, runtimes, on_node),
+            ordered,
             Reflector(client, RESOURCE_SLICES, self.slices, on_node),
             Reflector(client, NODES, self.nodes, Selection(fields=f"metadata.name={settings.node_name}")),
         )
         self.metrics.claims.set_function(lambda: len(list(self.claims)))
+        self.metrics.fresh.set_function(lambda: self._heartbeat.left_seconds)
 
     async def run(self, stop: asyncio.Event, started: asyncio.Event | None = None) -> None:
         """Works until `stop` is set or a part fails, whose exception is raised then. Agents that run are not disturbed by the end."""
@@ -79,7 +84,7 @@ class NodeAgent:
             await self._plugin.start()
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(reflector.run()) for reflector in self._reflectors]
-                tasks += [group.create_task(part.run()) for part in (self._link, self._events, self._gpus)]
+                tasks += [group.create_task(part.run()) for part in (self._heartbeat, self._link, self._events, self._gpus)]
                 tasks.append(group.create_task(self._publish()))
                 tasks.append(group.create_task(self._restore_and_go_on(damaged)))
                 if started is not None:

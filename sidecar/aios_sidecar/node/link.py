@@ -11,6 +11,7 @@ from aios_sidecar import handover
 from aios_sidecar.contracts import (
     HANDOVER_VERSION,
     AgentRecord,
+    Fresh,
     Held,
     Hello,
     ListenerKind,
@@ -22,8 +23,10 @@ from aios_sidecar.contracts import (
     Update,
 )
 from aios_sidecar.handover import Link, LinkClosedError, PeerRefusedError
+from aios_sidecar.node.heartbeat import Heartbeat
 from aios_sidecar.node.live import LiveClaims
 from aios_sidecar.node.settings import NodeSettings
+from aios_sidecar.node.waiting import first_of
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +36,10 @@ Sent = dict[str, tuple[AgentRecord, dict[ListenerKind, socket.socket]]]
 class GatewayLink:
     """Listens for the gateway. Of several links the newest counts: a gateway that connects again has lost the old one."""
 
-    def __init__(self, settings: NodeSettings, claims: LiveClaims) -> None:
+    def __init__(self, settings: NodeSettings, claims: LiveClaims, heartbeat: Heartbeat) -> None:
         self._settings = settings
         self._claims = claims
+        self._heartbeat = heartbeat
         self._listener: socket.socket | None = None
         self.handed_back = asyncio.Event()
         """Set once a gateway has said what it kept from before."""
@@ -113,21 +117,38 @@ class GatewayLink:
             self._claims.learn(live, replace(live.facts, serving=frozenset(kinds)))
 
     async def _tell(self, link: Link, held: set[str]) -> None:
-        """Brings the gateway to what is prepared now, after every change: level-triggered, so nothing can be missed."""
+        """Brings the gateway to what is prepared now, after every change: level-triggered, so nothing can be missed.
+
+        What it is told of agents that it knows comes before it is told that all it knows is fresh. Those that it doesn't know come after
+        that, at first: a gateway that has just started refuses nobody whose listeners it gets.
+        """
         sent: Sent = {}
         for uid in held:
             if self._claims.get(uid) is None:
                 await link.send(Stop(claim_uid=uid))
+        await self._bring_up_to_date(link, sent, held)
+        said = await self._freshen(link, 0.0)
         while True:
-            change = self._claims.next_change()
+            changes = (self._claims.next_change(), self._heartbeat.next_change())
             await self._bring_up_to_date(link, sent)
-            await change.wait()
+            said = await self._freshen(link, said)
+            await first_of(*changes)
 
-    async def _bring_up_to_date(self, link: Link, sent: Sent) -> None:
+    async def _freshen(self, link: Link, said: float) -> float:
+        """Says until when all that was sent is fresh, when that is later than what was `said` before."""
+        until = self._heartbeat.fresh_until
+        if until is None or until <= said:
+            return said
+        await link.send(Fresh(until_seconds=until))
+        return until
+
+    async def _bring_up_to_date(self, link: Link, sent: Sent, only: set[str] | None = None) -> None:
         for uid in [uid for uid in sent if self._claims.get(uid) is None]:
             del sent[uid]
             await link.send(Stop(claim_uid=uid))
         for live in self._claims:
+            if only is not None and live.state.claim_uid not in only:
+                continue
             if self._claims.get(live.state.claim_uid) is not live:
                 continue  # released while another was being sent: its listeners are closed, and the next round says so
             uid, record, listeners = live.state.claim_uid, live.record(self._settings.node_name), dict(live.listeners)

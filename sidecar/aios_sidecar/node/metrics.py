@@ -23,6 +23,9 @@ class Metrics:
         )
         self.claims = Gauge("aios_node_prepared_claims", "Claims that are prepared.", registry=self._registry)
         self.gpus = Gauge("aios_node_gpus", "GPUs that are offered in the ResourceSlice.", registry=self._registry)
+        self.fresh = Gauge(
+            "aios_node_fresh_seconds", "How long the gateway may still act on what it was told; 0 when it is mute.", registry=self._registry
+        )
         self.publications = Counter("aios_node_slice_writes_total", "Writes of the ResourceSlice.", registry=self._registry)
         self.breaches = Counter("aios_node_fences_missing_total", "Fences that an inspection found missing.", registry=self._registry)
         self.damaged = Counter("aios_node_damaged_state_files_total", "State files that were set aside.", registry=self._registry)

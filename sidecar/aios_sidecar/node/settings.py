@@ -7,6 +7,9 @@ from pathlib import Path
 
 from aios_api.names import CDI_KIND, DRIVER
 
+LEAST_MUTE_SECONDS, MOST_MUTE_SECONDS = 20, 3600
+"""Shorter than that, and one slow answer of the API server would silence agents."""
+
 
 class InvalidSettings(ValueError):
     """A variable of the environment that must be set, or set differently; the message names it."""
@@ -18,6 +21,11 @@ class NodeSettings:
 
     node_name: str
     """The Node this agent speaks for (AIOS_NODE_NAME, from the downward API)."""
+    namespace: str = "aios-system"
+    """Where the Lease of this node agent is: the release's namespace (AIOS_NAMESPACE, from the downward API)."""
+    mute_seconds: float = 60.0
+    """How long the gateway may act on what it was told last (AIOS_MUTE_SECONDS); operator and gateway have the same value. Longer bridges
+    longer absences of the API server, shorter replaces the agents of a lost node sooner. A minute bridges a restart of the API server."""
     kubelet_dir: Path = Path("/var/lib/kubelet")
     """The kubelet's root directory (AIOS_KUBELET_DIR); its plug-in sockets and our hook are below it."""
     run_dir: Path = Path("/run/aios")
@@ -102,9 +110,14 @@ def from_environment(environment: Mapping[str, str] | None = None) -> NodeSettin
     name = given.get("AIOS_NODE_NAME", "")
     if not name:
         raise InvalidSettings("AIOS_NODE_NAME must be set to the name of the Node (spec.nodeName by the downward API)")
+    namespace = given.get("AIOS_NAMESPACE", "")
+    if not namespace:
+        raise InvalidSettings("AIOS_NAMESPACE must be set to the namespace of the release (metadata.namespace by the downward API)")
     defaults = NodeSettings(name)
     return NodeSettings(
         node_name=name,
+        namespace=namespace,
+        mute_seconds=float(_number(given, "AIOS_MUTE_SECONDS", int(defaults.mute_seconds), LEAST_MUTE_SECONDS, MOST_MUTE_SECONDS)),
         kubelet_dir=_path(given, "AIOS_KUBELET_DIR", defaults.kubelet_dir),
         run_dir=_path(given, "AIOS_RUN_DIR", defaults.run_dir),
         state_dir=_path(given, "AIOS_STATE_DIR", defaults.state_dir),

@@ -61,6 +61,14 @@ def test_the_node_agent_understands_its_environment(release: Any) -> None:
     assert (settings.kubelet_dir, settings.cdi_dir, settings.slots) == (defaults.kubelet_dir, defaults.cdi_dir, defaults.slots)
     assert settings.vendor_cdi_dirs == defaults.vendor_cdi_dirs
     assert given["AIOS_NODE_NAME"] == "spec.nodeName"
+    assert settings.namespace == "metadata.namespace"
+
+
+def test_node_agent_and_gateway_have_the_same_mute_time(chart: Any) -> None:
+    for given, expected in ((None, NodeSettings("x").mute_seconds), ({"muteSeconds": 90}, 90)):
+        release = chart.render(given)
+        assert from_environment(release.environment("DaemonSet", "aios-node")).mute_seconds == expected
+        assert GatewaySettings.from_environment(release.environment("DaemonSet", "aios-gateway")).mute_seconds == expected
 
 
 def test_the_gateway_understands_its_environment(release: Any) -> None:
@@ -225,6 +233,7 @@ SCHEMA_REFUSALS: list[tuple[Object, str]] = [
     ({"node": {"slots": 0}}, "at '/node/slots': minimum"),
     ({"node": {"slots": "many"}}, "at '/node/slots'"),
     ({"operator": {"image": ""}}, "at '/operator/image': minLength"),
+    ({"muteSeconds": 5}, "at '/muteSeconds': minimum"),
     ({"operator": {"replicas": 0}}, "at '/operator/replicas': minimum"),
     ({"node": {"replicas": 2}}, "additional properties 'replicas' not allowed"),
     ({"gateway": {"resources": {"limit": {}}}}, "additional properties 'limit' not allowed"),

@@ -63,7 +63,9 @@ def test_who_edits_agents_does_not_edit_the_quota_that_limits_them(release: Any)
 def granted(release: Any, name: str) -> set[tuple[str, str]]:
     return {
         (f"{group}/{resource}", verb)
-        for rule in release.one("ClusterRole", name)["rules"]
+        for each in release
+        if each["kind"] in ("Role", "ClusterRole") and each["metadata"]["name"] == name
+        for rule in each["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]

@@ -14,6 +14,7 @@ from aios_api.agent import PlacedGPU
 from aios_api.meta import Condition
 from aios_sidecar.contracts import AgentIdentity, AgentRecord, ListenerKind, Share
 from aios_sidecar.gateway.agents import Agents
+from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.metrics import Metrics
 from aios_sidecar.gateway.settings import Limits
 
@@ -36,6 +37,13 @@ def listeners_in(directory: Path) -> dict[ListenerKind, socket.socket]:
     unix.bind(str(directory / "agent.sock"))
     unix.listen(128)
     return {"socket": unix, "loopback": socket.create_server(("127.0.0.1", 0), backlog=128)}
+
+
+def fresh(metrics: Metrics) -> Freshness:
+    """Of a gateway that has just heard everything, on a clock that stands."""
+    made = Freshness(60, lambda: 1000.0, metrics)
+    made.renew(1060)
+    return made
 
 
 @dataclass
@@ -80,10 +88,14 @@ def short_path() -> Iterator[Path]:
 def serving(short_path: Path) -> Serving:
     @asynccontextmanager
     async def serve(
-        name: str = "coder", limits: Limits | None = None, agents: Agents | None = None, claim: str = CLAIM
+        name: str = "coder",
+        limits: Limits | None = None,
+        agents: Agents | None = None,
+        claim: str = CLAIM,
+        freshness: Freshness | None = None,
     ) -> AsyncIterator[Served]:
         metrics = Metrics()
-        agents = agents or Agents(limits or Limits(), metrics)
+        agents = agents or Agents(limits or Limits(), metrics, freshness or fresh(metrics))
         listeners = listeners_in(short_path / claim)
         port = listeners["loopback"].getsockname()[1]
         agents.serve(claim, a_record(name), listeners)

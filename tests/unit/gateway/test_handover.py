@@ -16,6 +16,7 @@ from aios_sidecar.contracts import (
     MESSAGE_LIMIT_BYTES,
     AgentIdentity,
     AgentRecord,
+    Fresh,
     Held,
     Hello,
     ProtocolError,
@@ -59,6 +60,7 @@ def a_pair() -> tuple[Link, socket.socket]:
         Serve(claim_uid=CLAIM, record=RECORD),
         Update(claim_uid=CLAIM, record=RECORD),
         Stop(claim_uid=CLAIM),
+        Fresh(until_seconds=1234.5),
     ],
 )
 def test_every_message_reads_back_as_it_was_written(message):
@@ -77,6 +79,9 @@ def test_every_message_reads_back_as_it_was_written(message):
         b'{"type": "hello", "contract": "1"}',
         b'{"type": "hello", "contract": 1, "more": 1}',
         b'{"type": "stop"}',
+        b'{"type": "fresh"}',
+        b'{"type": "fresh", "until_seconds": NaN}',
+        b'{"type": "fresh", "until_seconds": -1}',
         b'{"type": "stop", "claim_uid": "../../x"}',
         b'{"type": "held", "claim_uid": "a", "listeners": ["socket", "socket"]}',
         b'{"type": "held", "claim_uid": "a", "listeners": ["netlink"]}',

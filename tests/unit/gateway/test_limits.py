@@ -85,7 +85,7 @@ async def test_connections_beyond_the_limit_are_refused_with_a_reason_and_room_c
 
 async def test_probes_are_answered_whoever_holds_connections_to_the_operations_port():
     limits = Limits(connections=3)
-    server = Server(Operations(Metrics(), lambda: True), limits, newest_first=True)
+    server = Server(Operations(Metrics(), lambda: True, lambda: None), limits, newest_first=True)
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
     server.listen_on([("operations", listener)])

@@ -89,3 +89,39 @@ async def test_what_vanished_while_nobody_watched_is_missing_from_the_next_list(
         cluster.refuse.clear()
         await until(lambda: set(known.objects) == {"b"})
         assert known.lists == 2
+
+
+async def test_it_knows_when_the_server_was_heard_last_also_when_nothing_happens():
+    cluster, now = FakeCluster(), [1.0]
+    reflector = Reflector(cluster, AGENT_RUNTIMES, Known(), backoff=Backoff(0.001, 0.001), watch_seconds=0.02, clock_seconds=lambda: now[0])
+    assert reflector.heard_seconds is None
+    task = asyncio.create_task(reflector.run())
+    await until(lambda: reflector.heard_seconds == 1.0)
+    now[0] = 2.0
+    await until(lambda: reflector.heard_seconds == 2.0)
+    cluster.refuse.append(lambda call: Unreachable("down"))
+    await asyncio.sleep(0.05)
+    now[0] = 3.0
+    await asyncio.sleep(0.05)
+    assert reflector.heard_seconds == 2.0
+    cluster.refuse.clear()
+    await until(lambda: reflector.heard_seconds == 3.0)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_a_list_is_as_old_as_its_question():
+    class Slow(FakeCluster):
+        async def list(self, *arguments: Any, **named: Any) -> Any:
+            now[0] += 30
+            return await super().list(*arguments, **named)
+
+    now = [1.0]
+    reflector = Reflector(Slow(), AGENT_RUNTIMES, Known(), clock_seconds=lambda: now[0])
+    task = asyncio.create_task(reflector.run())
+    await asyncio.wait_for(reflector.synced.wait(), 1)
+    assert reflector.heard_seconds == 1.0
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

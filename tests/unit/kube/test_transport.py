@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +205,8 @@ def event(kind: str, version: str) -> Any:
     return {"type": kind, "object": {"metadata": {"name": "x", "resourceVersion": version}}}
 
 
-async def watched(client: KubeClient) -> list[tuple[str, str]]:
-    return [(e.type, e.object["metadata"]["resourceVersion"]) async for e in client.watch(PODS, resource_version="5")]
+async def watched(client: KubeClient, **named: Any) -> list[tuple[str, str]]:
+    return [(e.type, e.object["metadata"]["resourceVersion"]) async for e in client.watch(PODS, resource_version="5", **named)]
 
 
 async def test_a_watch_yields_until_the_server_ends_it(server: tuple[Server, KubeClient]):
@@ -214,6 +215,18 @@ async def test_a_watch_yields_until_the_server_ends_it(server: tuple[Server, Kub
     assert await watched(client) == [("ADDED", "6"), ("BOOKMARK", "9")]
     assert api.asked[0].query["resourceVersion"] == "5"
     assert 150 <= int(api.asked[0].query["timeoutSeconds"]) <= 450
+
+
+async def test_a_watch_may_be_asked_to_be_short_and_is_taken_for_dead_soon_after_its_end(server: tuple[Server, KubeClient]):
+    api, client = server
+    api.answers = [streaming(event("ADDED", "6"))]
+    assert await watched(client, seconds=14.2) == [("ADDED", "6")]
+    assert api.asked[0].query["timeoutSeconds"] == "15"
+    patient = replace(client._transport.settings, watch_silence_seconds=100, connect_seconds=0.2)
+    client._transport.settings = patient
+    api.answers = [streaming(event("ADDED", "6"), then="silence")]
+    with pytest.raises(Unreachable):
+        await watched(client, seconds=0.1)
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,14 @@ from aios_sidecar.node.state import ClaimState, Process, Sandbox
 from aios_sidecar.node.waiting import first_of, to_the_end
 from unit.node.support import CLAIM_UID, NOW, a_state
 
+NAMED = {"AIOS_NODE_NAME": "n", "AIOS_NAMESPACE": "ns"}
 SANDBOX = Sandbox(boot_id="b", namespace_inode=1, processes=())
 
 
 def test_settings_come_from_the_environment() -> None:
-    given = {"AIOS_NODE_NAME": "n", "AIOS_SLOTS": "7", "AIOS_RUN_DIR": "/r", "AIOS_VENDOR_CDI_DIRS": "/a:/b"}
+    given = {**NAMED, "AIOS_SLOTS": "7", "AIOS_RUN_DIR": "/r", "AIOS_VENDOR_CDI_DIRS": "/a:/b", "AIOS_MUTE_SECONDS": "90"}
     settings = from_environment(given)
-    assert settings == NodeSettings("n", slots=7, run_dir=Path("/r"), vendor_cdi_dirs=(Path("/a"), Path("/b")))
+    assert settings == NodeSettings("n", "ns", 90.0, slots=7, run_dir=Path("/r"), vendor_cdi_dirs=(Path("/a"), Path("/b")))
     assert settings.hook_path == Path("/var/lib/kubelet/plugins/gpu.aios.dev/aios-hook")
     assert settings.cdi_file("u") == Path("/var/run/cdi/gpu.aios.dev-u.json")
 
@@ -37,9 +38,11 @@ def test_settings_come_from_the_environment() -> None:
     ("given", "sentence"),
     [
         ({}, "AIOS_NODE_NAME must be set"),
-        ({"AIOS_NODE_NAME": "n", "AIOS_SLOTS": "0"}, "AIOS_SLOTS must be a whole number from 1"),
-        ({"AIOS_NODE_NAME": "n", "AIOS_SLOTS": "many"}, "AIOS_SLOTS must be a whole number"),
-        ({"AIOS_NODE_NAME": "n", "AIOS_CDI_DIR": "cdi"}, "AIOS_CDI_DIR must be an absolute path"),
+        ({"AIOS_NODE_NAME": "n"}, "AIOS_NAMESPACE must be set"),
+        ({**NAMED, "AIOS_MUTE_SECONDS": "19"}, "AIOS_MUTE_SECONDS must be a whole number from 20"),
+        ({**NAMED, "AIOS_SLOTS": "0"}, "AIOS_SLOTS must be a whole number from 1"),
+        ({**NAMED, "AIOS_SLOTS": "many"}, "AIOS_SLOTS must be a whole number"),
+        ({**NAMED, "AIOS_CDI_DIR": "cdi"}, "AIOS_CDI_DIR must be an absolute path"),
     ],
 )
 def test_a_setting_that_can_not_be_used_is_named(given: dict[str, str], sentence: str) -> None:

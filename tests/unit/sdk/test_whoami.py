@@ -14,6 +14,7 @@ from aios_api.agent import PlacedGPU
 from aios_api.meta import Condition
 from aios_sidecar.contracts import AgentIdentity, AgentRecord, Share
 from aios_sidecar.gateway.agents import Agents
+from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.metrics import Metrics
 from aios_sidecar.gateway.settings import Limits
 
@@ -43,7 +44,10 @@ class Gateway:
         self.agents = self.call(self._serve({"socket": unix, "loopback": loopback}))
 
     async def _serve(self, listeners) -> Agents:
-        agents = Agents(Limits(), Metrics())
+        metrics = Metrics()
+        freshness = Freshness(3600, lambda: 0.0, metrics)
+        freshness.renew(1)
+        agents = Agents(Limits(), metrics, freshness)
         agents.serve("a", WITH_GPU, listeners)
         return agents
 

@@ -156,10 +156,10 @@ def parse_spec(spec: object) -> AgentSpec:
         raise InvalidSpec(field_errors(error)) from None
 
 
-def field_errors(error: ValidationError) -> str:
-    """What is wrong with a spec, field by field."""
-    return "; ".join(f"{_path(e['loc'])}: {e['msg']}" for e in error.errors(include_url=False))
+def field_errors(error: ValidationError, root: str = "spec") -> str:
+    """What is wrong with a spec, or with another `root`, field by field."""
+    return "; ".join(f"{_path((root, *e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in ("spec", *location)).removeprefix(".")
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")

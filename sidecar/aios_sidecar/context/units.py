@@ -1,0 +1,114 @@
+"""What is in a window together or not at all: a tool call with its results, calls that were made at once with all of theirs."""
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from aios_sidecar.context.items import Item, Kind
+from aios_sidecar.context.reader import Reader
+
+PARALLEL_LIMIT: Final = 16
+"""Calls made at once that a single item is completed to. Longer runs are completed when they are read in a row."""
+
+
+class Fault(StrEnum):
+    """Why a unit can't be shown as what it is."""
+
+    NO_RESULT = "CallWithoutResult"
+    NO_CALL = "ResultWithoutCall"
+
+
+class Unit(NamedTuple):
+    """Items that providers accept only together; most units are one message."""
+
+    items: tuple[Item, ...]
+    """Calls first, then their results, each in the order of the log."""
+    fault: Fault | None = None
+
+    @property
+    def first(self) -> int:
+        """Its place in the log: that of its first item."""
+        return self.items[0].seq
+
+    @property
+    def last(self) -> int:
+        """Its newest item."""
+        return self.items[-1].seq
+
+    @property
+    def pinned(self) -> bool:
+        """One of its items is pinned: then all of them stay."""
+        return any(item.pinned for item in self.items)
+
+    @property
+    def calls(self) -> tuple[Item, ...]:
+        """Its tool calls; empty for a message."""
+        return tuple(item for item in self.items if item.kind is Kind.TOOL_CALL)
+
+
+def units_of(items: Iterable[Item]) -> list[Unit]:
+    """The units of items in the order of the log. A call whose result is not among them, and a result without its call, have a fault."""
+    found: list[Unit | list[Item]] = []
+    open_calls: dict[str, list[Item]] = {}
+    awaited: dict[tuple[str, str | None], list[Item]] = {}
+    for item in items:
+        if item.kind is Kind.TOOL_CALL:
+            group = open_calls.get(item.session)
+            if group is None or any(call.call_id == item.call_id for call in group):
+                group = []
+                open_calls[item.session] = group
+                found.append(group)
+            group.append(item)
+            awaited[item.session, item.call_id] = group
+            continue
+        open_calls.pop(item.session, None)
+        if item.kind is Kind.TOOL_RESULT:
+            group = awaited.get((item.session, item.call_id))
+            if group is None:
+                found.append(Unit((item,), Fault.NO_CALL))
+            else:
+                group.append(item)
+        else:
+            found.append(Unit((item,)))
+    return [each if isinstance(each, Unit) else _group(each) for each in found]
+
+
+def _group(items: Sequence[Item]) -> Unit:
+    called = {item.call_id for item in items if item.kind is Kind.TOOL_CALL}
+    answered = {item.call_id for item in items if item.kind is Kind.TOOL_RESULT}
+    return Unit(tuple(items), None if called <= answered else Fault.NO_RESULT)
+
+
+def cut_short(items: Sequence[Item]) -> list[Item]:
+    """`items` without those at their beginning that may belong to a unit that began before: of each session, what comes before its first
+    item that is neither call nor result."""
+    begun: set[str] = set()
+    kept = []
+    for item in items:
+        if item.session not in begun:
+            if item.kind in (Kind.TOOL_CALL, Kind.TOOL_RESULT):
+                continue
+            begun.add(item.session)
+        kept.append(item)
+    return kept
+
+
+def complete(reader: Reader, items: Sequence[Item]) -> list[Unit]:
+    """The whole units that `items` belong to, each once, in the order of the log."""
+    found = {unit.first: unit for unit in units_of(item for item in items if item.call_id is None)}
+    for item in items:
+        if item.call_id is not None:
+            unit = _unit_with(reader, item)
+            found[unit.first] = unit
+    return [found[first] for first in sorted(found)]
+
+
+def _unit_with(reader: Reader, item: Item) -> Unit:
+    partners = [each for each in reader.by_call([item.call_id or ""]) if each.session == item.session]
+    around = {each.seq: each for each in (item, *partners)}
+    for call in [each for each in partners if each.kind is Kind.TOOL_CALL]:
+        around.update((each.seq, each) for each in reader.neighbours(call.seq, PARALLEL_LIMIT))
+    ids = {each.call_id for each in around.values() if each.call_id is not None}
+    around.update((each.seq, each) for each in reader.by_call(ids) if each.session == item.session)
+    whole = units_of(around[seq] for seq in sorted(around))
+    return next(unit for unit in whole if any(each.seq == item.seq for each in unit.items))

@@ -1,0 +1,68 @@
+"""Calls and results are in or out together."""
+
+from hypothesis import given
+
+from aios_sidecar.context.items import Draft, Item, Kind, Role
+from aios_sidecar.context.memory import MemoryReader, numbered
+from aios_sidecar.context.units import Fault, complete, cut_short, units_of
+from unit.context.logs import logs
+
+
+def call(name: str, session: str = "main") -> Draft:
+    return Draft(Role.ASSISTANT, ({"type": "tool_call", "name": "find", "arguments": {}},), Kind.TOOL_CALL, session, call_id=name)
+
+
+def result(name: str, session: str = "main") -> Draft:
+    return Draft(Role.TOOL, f"result of {name}", Kind.TOOL_RESULT, session, call_id=name)
+
+
+def said(words: str = "hello", session: str = "main") -> Draft:
+    return Draft(Role.USER, words, session=session)
+
+
+def grouped(*drafts: Draft) -> list[tuple[list[int], Fault | None]]:
+    return [([item.seq for item in unit.items], unit.fault) for unit in units_of(numbered(drafts))]
+
+
+def test_calls_in_a_row_and_all_their_results_are_one():
+    assert grouped(said(), call("a"), call("b"), result("b"), result("a"), said()) == [([1], None), ([2, 3, 4, 5], None), ([6], None)]
+
+
+def test_a_late_result_belongs_to_its_call():
+    assert grouped(call("a"), said(), result("a")) == [([1, 3], None), ([2], None)]
+
+
+def test_a_call_that_waits_and_a_result_without_a_call_are_faults():
+    assert grouped(call("a"), call("b"), result("a")) == [([1, 2, 3], Fault.NO_RESULT)]
+    assert grouped(result("a"), said()) == [([1], Fault.NO_CALL), ([2], None)]
+
+
+def test_sessions_that_run_at_once_do_not_mix():
+    assert grouped(call("a"), call("a", "side"), result("a", "side"), result("a")) == [([1, 4], None), ([2, 3], None)]
+
+
+def test_an_id_that_is_used_again_is_another_call():
+    assert grouped(call("a"), result("a"), call("a"), result("a")) == [([1, 2], None), ([3, 4], None)]
+
+
+def test_what_may_belong_to_a_unit_before_is_cut():
+    items = numbered([result("a"), call("b"), said(), result("b"), call("c")])
+    assert [item.seq for item in cut_short(items)] == [3, 4, 5]
+
+
+@given(logs())
+def test_every_item_is_in_one_unit_and_the_order_is_that_of_the_log(items: list[Item]):
+    units = units_of(items)
+    assert sorted(item.seq for unit in units for item in unit.items) == [item.seq for item in items]
+    assert [unit.first for unit in units] == sorted(unit.first for unit in units)
+
+
+@given(logs())
+def test_from_any_item_the_same_unit_is_found_as_in_the_whole(items: list[Item]):
+    reader = MemoryReader(items)
+    shown = reader.range(1, 1000)
+    for session in ("main", "side"):
+        own = [item for item in shown if item.session == session]
+        whole = {item.seq: unit for unit in units_of(own) for item in unit.items}
+        for item in own:
+            assert complete(reader, [item]) == [whole[item.seq]]

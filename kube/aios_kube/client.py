@@ -33,9 +33,11 @@ class KubeClient:
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
         return _object(await self._transport.call("GET", resource.path(namespace, name), verb="get"))
 
-    async def pages(self, resource: Resource, selection: Selection = ALL, *, metadata_only: bool = False) -> AsyncIterator[Page]:
+    async def pages(
+        self, resource: Resource, selection: Selection = ALL, *, metadata_only: bool = False, page_size: int | None = None
+    ) -> AsyncIterator[Page]:
         accept = _METADATA.format("List") if metadata_only else "application/json"
-        query = {**_selectors(selection), "limit": str(self._page_size)}
+        query = {**_selectors(selection), "limit": str(page_size or self._page_size)}
         while True:
             answer = await self._transport.call("GET", resource.path(selection.namespace), verb="list", query=query, accept=accept)
             items: list[Object] = answer.get("items") or []

@@ -127,13 +127,16 @@ class FakeCluster:
         self._enter(Call("get", resource, namespace or "", name))
         return copy.deepcopy(self._find(_key(resource, namespace or "", name)))
 
-    async def pages(self, resource: Resource, selection: Selection = ALL, *, metadata_only: bool = False) -> AsyncIterator[Page]:
+    async def pages(
+        self, resource: Resource, selection: Selection = ALL, *, metadata_only: bool = False, page_size: int | None = None
+    ) -> AsyncIterator[Page]:
         self._enter(Call("list", resource, selection.namespace or "", ""))
         version = str(self._version)
         items = [obj for obj in self.all(resource) if _matches(selection, obj)]
         shown = [_metadata(obj) if metadata_only else obj for obj in items]
-        for start in range(0, max(len(shown), 1), self.page_size):
-            yield Page(shown[start : start + self.page_size], version)
+        size = page_size or self.page_size
+        for start in range(0, max(len(shown), 1), size):
+            yield Page(shown[start : start + size], version)
 
     async def list(self, resource: Resource, selection: Selection = ALL, *, metadata_only: bool = False) -> Page:
         items: list[Object] = []

@@ -47,8 +47,11 @@ class ClusterClient(Protocol):
         """The object, or `NotFound`."""
         ...
 
-    def pages(self, resource: Resource, selection: Selection = ALL, *, metadata_only: bool = False) -> AsyncIterator[Page]:
-        """The list in pages, so that no more than one page need be in memory. `Gone` when the continuation expired in between."""
+    def pages(
+        self, resource: Resource, selection: Selection = ALL, *, metadata_only: bool = False, page_size: int | None = None
+    ) -> AsyncIterator[Page]:
+        """The list in pages of at most `page_size` objects, so that no more than one page need be in memory. None: as many as do well
+        for lists that are kept. `Gone` when the continuation expired in between."""
         ...
 
     async def list(self, resource: Resource, selection: Selection = ALL, *, metadata_only: bool = False) -> Page:

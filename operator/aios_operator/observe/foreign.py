@@ -22,11 +22,15 @@ log = logging.getLogger(__name__)
 FOREIGN = Selection(labels=f"!{names.LABEL_AGENT}", fields="spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed")
 """Bound pods that have not ended and are not an Agent's."""
 
+PAGE = 50
+"""Pods in memory at once. A pod of 7 KB is about ten times as much when it is parsed: 20,000 of them raise the operator's memory by 4 MiB
+with pages of 50, by 10 with 100, and by 50 with the 500 that do for lists which are kept (`aiosctl bench foreign`)."""
+
 
 async def count(client: ClusterClient) -> dict[str, Requests]:
     """The requests of foreign pods by node. Holds one page of pods at a time."""
     sums: defaultdict[str, Requests] = defaultdict(Requests)
-    async for page in client.pages(resources.PODS, FOREIGN):
+    async for page in client.pages(resources.PODS, FOREIGN, page_size=PAGE):
         for pod in page.items:
             sums[pod["spec"]["nodeName"]] += of_pod_or_one(pod["spec"])
         await asyncio.sleep(0)  # a page is tens of milliseconds of arithmetic: let others run between two

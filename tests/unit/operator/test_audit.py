@@ -160,8 +160,9 @@ async def test_watches_that_list_again_all_the_time_do_not_put_off_the_audit_of_
         await task
 
 
-async def test_foreign_pods_are_counted_by_node_and_agents_are_not():
-    cluster = FakeCluster(page_size=2)
+async def test_foreign_pods_are_counted_by_node_and_agents_are_not(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(foreign, "PAGE", 2)
+    cluster = FakeCluster()
 
     def pod(name: str, node: str, phase: str = "Running", labels: dict[str, str] | None = None) -> None:
         containers = [{"name": "c", "resources": {"requests": {"cpu": "250m", "memory": "1Gi"}}}]

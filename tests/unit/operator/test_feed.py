@@ -12,9 +12,10 @@ import pytest
 import yaml
 from aiohttp import web
 
-from aios_kube import resources
+from aios_kube import connect, resources
 from aios_kube.transport import Credentials
 from aios_operator.decide.views import Key
+from aios_operator.observe import foreign
 from aios_operator.observe.feed import Feed
 from aios_operator.observe.store import Store
 from aios_operator.settings import OperatorSettings
@@ -110,8 +111,8 @@ class Fed:
 
 
 @asynccontextmanager
-async def feeding(stub: Stub, tmp_path: Path) -> AsyncIterator[Fed]:
-    """Not a fixture: kopf cancels every task that began after it, and pytest gives a test a task of its own."""
+async def served(stub: Stub, tmp_path: Path) -> AsyncIterator[Path]:
+    """A kubeconfig of the stub."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", stub.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
@@ -126,17 +127,26 @@ async def feeding(stub: Stub, tmp_path: Path) -> AsyncIterator[Fed]:
         "current-context": "d",
     }
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
-    store, relisted, stop = Store(), list[str](), asyncio.Event()
-    credentials = Credentials(tmp_path / "kubeconfig")
-    feed = Feed(store, credentials, OperatorSettings(exit_seconds=60), lambda t: relisted.append(t.resource.plural), lambda r: None)
-    task = asyncio.create_task(feed.run(stop))
     try:
-        yield Fed(store, relisted, stop, task)
+        yield tmp_path / "kubeconfig"
     finally:
-        stop.set()
-        async with asyncio.timeout(8):
-            await asyncio.wait([task])
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def feeding(stub: Stub, tmp_path: Path) -> AsyncIterator[Fed]:
+    """Not a fixture: kopf cancels every task that began after it, and pytest gives a test a task of its own."""
+    async with served(stub, tmp_path) as kubeconfig:
+        store, relisted, stop = Store(), list[str](), asyncio.Event()
+        settings = OperatorSettings(exit_seconds=60)
+        feed = Feed(store, Credentials(kubeconfig), settings, lambda t: relisted.append(t.resource.plural), lambda r: None)
+        task = asyncio.create_task(feed.run(stop))
+        try:
+            yield Fed(store, relisted, stop, task)
+        finally:
+            stop.set()
+            async with asyncio.timeout(8):
+                await asyncio.wait([task])
 
 
 async def watching(stub: Stub, fed: Fed) -> None:
@@ -157,6 +167,23 @@ async def test_lists_and_watches_are_filtered_at_the_server(tmp_path: Path):
                 assert "sendInitialEvents" not in query
             else:
                 assert query["limit"] == "500"
+
+
+async def test_foreign_pods_are_chosen_at_the_server_and_come_in_small_pages(tmp_path: Path):
+    stub = Stub()
+    async with served(stub, tmp_path) as kubeconfig:
+        client = await connect(kubeconfig, user_agent="test")
+        try:
+            await foreign.count(client)
+        finally:
+            await client.close()
+    ((plural, query),) = stub.asked
+    assert plural == "pods"
+    assert query == {
+        "labelSelector": "!aios.dev/agent",
+        "fieldSelector": "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed",
+        "limit": "50",
+    }
 
 
 async def test_what_is_listed_and_what_changes_reaches_the_store(tmp_path: Path):

@@ -127,7 +127,7 @@ class AgentStatus(Model):
     conditions: Conditions | None = Field(
         default=None,
         description="Accepted, QuotaReserved, Placed, Prepared, Ready, Completed; with VRAM EnforcementVerified and WithinShare; with a "
-        "deadline DeadlineExceeded; Reconciling and Stalled for tools that wait.",
+        "deadline DeadlineExceeded; GPUHealthy when the GPU is not; Reconciling and Stalled for tools that wait.",
     )
     observed_generation: Generation | None = Field(
         default=None, alias="observedGeneration", description="The generation of the spec that this status speaks of."

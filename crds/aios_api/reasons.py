@@ -43,6 +43,7 @@ class ConditionType(_Explained):
         "The VRAM share of the current attempt is enforced, which was seen to work; the message says what was read and when.",
     )
     WithinShare = "WithinShare", "The current attempt was never stopped for using more VRAM than its share."
+    GPUHealthy = "GPUHealthy", "Only there, and False, while the GPU of the current attempt takes nobody new."
     Ready = "Ready", "The pod is ready, the fence is in force and the listeners are open, for the current attempt."
     Completed = "Completed", "The agent ended for good, and what was booked is released."
     DeadlineExceeded = (
@@ -144,7 +145,15 @@ class Reason(_Explained):
         "NameTaken",
         "An object that is not the operator's has the name of the attempt's claim or pod; the next attempt has another.",
     )
-    Evicted = "Evicted", "The kubelet or the API evicted the pod."
+    Evicted = "Evicted", "The kubelet evicted the pod, because its node ran short of something."
+    Displaced = (
+        "Displaced",
+        "The cluster took the pod away: its node was drained, tainted or shut down, or kube-scheduler made room; the message says which.",
+    )
+    GPUUnhealthy = (
+        "GPUUnhealthy",
+        "The GPU is published as unhealthy, or carries another taint: it takes nobody new, and with the effect NoExecute nobody stays.",
+    )
     StartFailed = "StartFailed", "A container's start was refused on the node; this is not charged to the Agent."
     Replaced = "Replaced", "The template or the GPU share changed; a new attempt takes the place of the running one."
 

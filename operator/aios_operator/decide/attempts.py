@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from aios_api.reasons import ConditionType, Reason
-from aios_operator.decide import deadline
+from aios_operator.decide import deadline, health
 from aios_operator.decide.objects import order_name
 from aios_operator.decide.views import AgentState, AgentView, ClaimView, PodView, RuntimeView
 
@@ -30,12 +30,26 @@ FORGIVEN_AFTER = timedelta(minutes=10)
 _AT_ONCE = {
     Reason.ClaimVanished,
     Reason.DeadlineExceeded,
+    Reason.GPUUnhealthy,
     Reason.NameTaken,
     Reason.Replaced,
     Reason.SchedulerRefused,
     Reason.Stopped,
 }
 _CHARGED = {Reason.PodFailed, Reason.Evicted}
+_AT_ONCE_THE_FIRST_TIME = {Reason.PodVanished, Reason.Displaced}
+"""Once it is somebody's hand or a drained node; in a row it is something that does it each time."""
+_BY_DEVICE_TAINT = "DeletionByDeviceTaintManager"
+_DISRUPTIONS = {
+    "EvictionByEvictionAPI": "it was evicted through the API, as a drain of its node does",
+    "DeletionByTaintManager": "its node has a taint that it does not tolerate",
+    "DeletionByPodGC": "its node is gone or out of service",
+    "PreemptionByScheduler": "kube-scheduler made room for a pod of higher priority",
+    "TerminationByKubelet": "its node was shut down or needed room for a critical pod",
+}
+"""Reasons of the pod condition DisruptionTarget."""
+_EVICTED = "Evicted"
+"""The kubelet's word in the status of a pod that it evicted."""
 _START_ERRORS = {"StartError", "RunContainerError", "CreateContainerError", "ContainerCannotRun"}
 
 
@@ -218,8 +232,12 @@ def _ending(
     ended = _by_itself(agent, pod) if pod is not None else None
     if over and not (ended is not None and ended.final):
         return Ending(Reason.DeadlineExceeded, f"ran for spec.activeDeadlineSeconds, {agent.active_deadline_seconds} s")
+    if (unhealthy := _unhealthy(state, order, pod)) is not None:
+        return unhealthy
     if pod is None:
         return _without_pod(agent, order)
+    if pod.disruption is not None and (pod.deleting or pod.phase == "Failed") and pod.reason != _EVICTED:
+        return _displaced(order, pod, *pod.disruption)
     if pod.deleting:
         return Ending(Reason.PodVanished, f"pod {pod.name} is being deleted, and not by the operator", charged=True)
     if ended is not None:
@@ -242,9 +260,27 @@ def _without_pod(agent: AgentView, order: RuntimeView) -> Ending | None:
     return None
 
 
+def _unhealthy(state: AgentState, order: RuntimeView, pod: PodView | None) -> Ending | None:
+    """The GPU lets nobody stay, or, before the pod is bound, nobody come."""
+    bound = pod is not None and pod.node_name is not None
+    taints = health.ending(state.gpu_taints) if bound else health.closing(state.gpu_taints)
+    if not taints or order.gpu is None:
+        return None
+    return Ending(Reason.GPUUnhealthy, f"GPU {order.gpu.uuid} on {order.node_name} {health.why(taints)}")
+
+
+def _displaced(order: RuntimeView, pod: PodView, reason: str, message: str) -> Ending:
+    """Not the Agent's fault; charged all the same, so that what takes its pod each time does not make a loop without a pause."""
+    if reason == _BY_DEVICE_TAINT and order.gpu is not None:
+        return Ending(Reason.GPUUnhealthy, f"GPU {order.gpu.uuid} on {order.node_name} lets nobody stay: {message}")
+    said = _DISRUPTIONS.get(reason) or ": ".join(filter(None, (reason, message)))
+    return Ending(Reason.Displaced, f"pod {pod.name} was taken away from {order.node_name}: {said}", charged=True)
+
+
 def _by_itself(agent: AgentView, pod: PodView) -> Ending | None:
-    """How a pod ended that nobody deletes."""
-    if pod.deleting or pod.phase not in ("Succeeded", "Failed"):
+    """How a pod ended that nobody took away."""
+    taken = pod.disruption is not None and pod.reason != _EVICTED
+    if pod.deleting or pod.phase not in ("Succeeded", "Failed") or (taken and pod.phase == "Failed"):
         return None
     if pod.phase == "Failed":
         return _failure(agent, pod)
@@ -255,7 +291,7 @@ def _by_itself(agent: AgentView, pod: PodView) -> Ending | None:
 
 def _failure(agent: AgentView, pod: PodView) -> Ending:
     """An agent that ended by itself may end for good; what the node or the cluster did to it is followed by another attempt."""
-    if pod.reason == "Evicted":
+    if pod.reason == _EVICTED:
         return Ending(Reason.Evicted, pod.message or "the pod was evicted", charged=True)
     ended = pod.ended
     if ended is None:
@@ -287,6 +323,6 @@ def _retry_at(agent: AgentView, order: RuntimeView | None, ending: Ending | None
 def _delay(reason: str, failed: int) -> timedelta:
     if reason in _CHARGED:
         return backoff(failed)
-    if reason == Reason.PodVanished:  # once it is somebody's hand or a drained node; in a row it is something that does it each time
+    if reason in _AT_ONCE_THE_FIRST_TIME:
         return backoff(failed - 1) if failed > 1 else timedelta(0)
     return timedelta(0) if reason in _AT_ONCE else BACKOFF_UNCHARGED

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from aios_api.reasons import ConditionType, Reason
-from aios_operator.decide import attempts, objects
+from aios_operator.decide import attempts, health, objects
 from aios_operator.decide.attempts import Situation
 from aios_operator.decide.views import Fact, Refusal
 
@@ -173,6 +173,16 @@ def within_share(s: Situation) -> Said | None:
     return _of_share(s, ConditionType.WithinShare)
 
 
+def gpu_healthy(s: Situation) -> Said | None:
+    """Only there while something is against the GPU of an attempt that may stay all the same."""
+    closing = health.closing(s.state.gpu_taints)
+    if not s.open or s.order is None or s.order.gpu is None or not closing:
+        return None
+    return Said(
+        "False", Reason.GPUUnhealthy, f"GPU {s.order.gpu.uuid} {health.why(closing)}; it takes nobody new, and this attempt runs on"
+    )
+
+
 def completed(s: Situation) -> Said:
     return _end(s) if s.final else Said("False", Reason.NotCompleted, "the Agent has not come to an end of its own")
 
@@ -226,6 +236,7 @@ CONDITIONS: tuple[tuple[ConditionType, Callable[[Situation], Said | None]], ...]
     (ConditionType.Ready, ready),
     (ConditionType.EnforcementVerified, enforcement_verified),
     (ConditionType.WithinShare, within_share),
+    (ConditionType.GPUHealthy, gpu_healthy),
     (ConditionType.Completed, completed),
     (ConditionType.DeadlineExceeded, deadline_exceeded),
     (ConditionType.Reconciling, reconciling),

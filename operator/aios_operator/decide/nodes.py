@@ -35,8 +35,7 @@ def node_obstacle(agent: AgentView, node: NodeView, free: Requests, free_slots: 
     if untolerated(cordon, spec.get("tolerations") or ()) is not None:
         return Obstacle(6, "the node is cordoned", f"kubectl uncordon {node.name}")
     if (taint := untolerated(node.taints, spec.get("tolerations") or ())) is not None:
-        named = f"{taint.key}={taint.value}:{taint.effect}" if taint.value else f"{taint.key}:{taint.effect}"
-        return Obstacle(5, f"taint {named} is not tolerated", f"tolerate {named} in spec.template.spec.tolerations")
+        return Obstacle(5, f"taint {taint} is not tolerated", f"tolerate {taint} in spec.template.spec.tolerations")
     if not selected(node, spec):
         change = f"let spec.template.spec.nodeSelector and its node affinity select {node.name}"
         return Obstacle(4, "the template's nodeSelector or node affinity does not select it", change)

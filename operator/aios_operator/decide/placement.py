@@ -13,6 +13,7 @@ from typing import Any
 
 from aios_api.names import CONTRACT_VERSION
 from aios_api.reasons import Reason
+from aios_operator.decide import health
 from aios_operator.decide.nodes import NO_SLOT, Obstacle, node_obstacle
 from aios_operator.decide.objects import format_mebibytes
 from aios_operator.decide.views import (
@@ -42,6 +43,8 @@ class Place:
     """By GPU uuid. Below 0 when more is booked than the GPU has now."""
     free_slots: int
     free: Requests
+    closed: tuple[GpuDevice, ...] = ()
+    """GPUs that take nobody new; `slice` has the others."""
 
 
 @dataclass(slots=True)
@@ -64,19 +67,17 @@ class Board:
 
     @classmethod
     def of(cls, view: ClusterView) -> Board:
-        newest: dict[str, SliceView] = {}
-        for each in view.slices:
-            if each.pool not in newest or each.pool_generation > newest[each.pool].pool_generation:
-                newest[each.pool] = each
+        newest = health.newest(view.slices)
         places = {}
-        for each in newest.values():
+        for each in newest:
             node = view.nodes.get(each.node_name)
             if node is None or each.contract != CONTRACT_VERSION:
                 continue
-            each = replace(each, gpus=tuple(gpu for gpu in each.gpus if not gpu.tainted))
+            closed = tuple(gpu for gpu in each.gpus if health.takes_nobody(gpu))
+            each = replace(each, gpus=tuple(gpu for gpu in each.gpus if gpu not in closed))
             free = _minus(node.allocatable, view.foreign.get(node.name, Requests()))
-            places[node.name] = Place(node, each, {gpu.uuid: gpu.mebibytes for gpu in each.gpus}, each.slots, free)
-        board = cls(places, {}, tuple(newest.values()))
+            places[node.name] = Place(node, each, {gpu.uuid: gpu.mebibytes for gpu in each.gpus}, each.slots, free, closed)
+        board = cls(places, {}, newest)
         board._book_claims(view)
         board._book_orders(view)
         for pod in view.pods:
@@ -156,6 +157,16 @@ class Search:
                 if not models or gpu.model in models:
                     yield place, gpu
 
+    def closed(self) -> list[str]:
+        """Every GPU that would hold the share, were it not for its taints, and why it takes nobody new."""
+        wanted = self.agent.gpu
+        return [
+            f"{gpu.uuid} on {place.node.name} {health.why(health.closing(gpu.taints))}"
+            for place in self.board.places.values()
+            for gpu in place.closed
+            if wanted is not None and gpu.mebibytes >= wanted.mebibytes and (not wanted.models or gpu.model in wanted.models)
+        ]
+
     def most_free(self) -> tuple[int, str, str]:
         """MiB, GPU and node: the most that this Agent could have at once on a node that would do; (0, "", "") without one."""
         there = ((self.free_on(place, gpu), gpu.uuid, place.node.name) for place, gpu in self.accepted())
@@ -175,6 +186,21 @@ def some_node_understands(s: Search) -> Refusal | None:
         Reason.NoNodes,
         "no node publishes a runtime that this operator understands",
         "run the node agent (the DaemonSet aios-node) on a node; kubectl get resourceslices shows when it is there",
+    )
+
+
+def some_healthy_gpu_would_do(s: Search) -> Refusal | None:
+    """Where the only GPUs that could hold the share take nobody new, that is what to say."""
+    closed = s.closed()
+    largest = max((gpu.mebibytes for _, gpu in s.accepted()), default=0)
+    if s.agent.gpu is None or not closed or largest >= s.agent.gpu.mebibytes:
+        return None
+    listed = "; ".join(closed[:5]) + (f"; and {len(closed) - 5} more" if len(closed) > 5 else "")
+    lower = f"lower spec.gpu.memory to {format_mebibytes(largest)}, or " if largest else ""
+    return Refusal(
+        Reason.GPUUnhealthy,
+        f"asks for {format_mebibytes(s.agent.gpu.mebibytes)}; GPUs that could hold it take nobody new: {listed}",
+        f"{lower}bring one of these GPUs back to health, so that its node takes the taint off, or replace it",
     )
 
 
@@ -238,17 +264,19 @@ def some_gpu_has_room(s: Search) -> Refusal | None:
     if most >= s.agent.gpu.mebibytes:
         return None
     wanted = format_mebibytes(s.agent.gpu.mebibytes)
+    beside = "".join(f"; {each}" for each in s.closed()[:3])
     if most <= 0:
-        return Refusal(Reason.NoGPUFits, f"asks for {wanted}; no GPU has free VRAM", f"stop Agents that hold {wanted} of one GPU")
+        return Refusal(Reason.NoGPUFits, f"asks for {wanted}; no GPU has free VRAM{beside}", f"stop Agents that hold {wanted} of one GPU")
     return Refusal(
         Reason.NoGPUFits,
-        f"asks for {wanted}; the most free VRAM on one GPU is {format_mebibytes(most)} ({uuid} on {node})",
+        f"asks for {wanted}; the most free VRAM on one GPU is {format_mebibytes(most)} ({uuid} on {node}){beside}",
         f"lower spec.gpu.memory to {format_mebibytes(most)}",
     )
 
 
 PLACEMENT: tuple[Callable[[Search], Refusal | None], ...] = (
     some_node_understands,
+    some_healthy_gpu_would_do,
     some_gpu_exists,
     model_is_known,
     fits_largest_gpu,

@@ -168,13 +168,20 @@ class PodView:
     message: str
     deleting: bool
     requests: Requests
+    disruption: tuple[str, str] | None = None
+    """Reason and message of its condition DisruptionTarget: who in the cluster takes it away (a drain, a taint, the kubelet …)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Taint:
+    """Of a node, or of a device."""
+
     key: str
     value: str
     effect: str
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}:{self.effect}" if self.value else f"{self.key}:{self.effect}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +200,13 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True)
 class GpuDevice:
-    """A GPU that a node publishes. One with a taint takes nobody new."""
+    """A GPU that a node publishes."""
 
     device: str
     uuid: str
     model: str
     mebibytes: int
-    tainted: bool = False
+    taints: tuple[Taint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +341,8 @@ class AgentState:
     """Digest and message: the API server found the pod or claim made from the template of that digest invalid (422)."""
     order_refused: OrderRefusal | None = None
     """The API server refused the claim or the pod of this attempt for another reason."""
+    gpu_taints: tuple[Taint, ...] = ()
+    """Of the GPU that the order names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,7 @@ def pod(raw: Raw) -> PodView | None:
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled") or {}
     refused = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable" and not status.get("nominatedNodeName")
+    target = conditions.get("DisruptionTarget") or {}
     statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     return PodView(
         namespace=metadata["namespace"],
@@ -188,6 +189,7 @@ def pod(raw: Raw) -> PodView | None:
         message=status.get("message", ""),
         deleting=bool(metadata.get("deletionTimestamp")),
         requests=of_pod_or_one(spec),
+        disruption=(target.get("reason", ""), target.get("message", "")) if target.get("status") == "True" else None,
     )
 
 
@@ -224,12 +226,16 @@ def node(raw: Raw) -> NodeView:
         resource_version=metadata["resourceVersion"],
         ready=any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ()),
         unschedulable=bool(spec.get("unschedulable")),
-        taints=tuple(Taint(t["key"], t.get("value", ""), t["effect"]) for t in spec.get("taints") or ()),
+        taints=_taints(spec),
         labels=metadata.get("labels") or {},
         allocatable=Requests(
             parse_milli(str(offered.get("cpu", 0))), parse_bytes(str(offered.get("memory", 0))), parse_bytes(str(offered.get("pods", 0)))
         ),
     )
+
+
+def _taints(raw: Raw) -> tuple[Taint, ...]:
+    return tuple(Taint(t["key"], t.get("value", ""), t["effect"]) for t in raw.get("taints") or ())
 
 
 def resource_slice(raw: Raw) -> SliceView | None:
@@ -248,8 +254,7 @@ def resource_slice(raw: Raw) -> SliceView | None:
         elif kind == names.KIND_GPU:
             total = parse_bytes(str((capacity.get(names.CAPACITY_MEMORY) or {}).get("value", 0))) // MIB
             uuid, model = _attribute(attributes, names.ATTRIBUTE_UUID), _attribute(attributes, names.ATTRIBUTE_MODEL)
-            tainted = any(taint["effect"] in ("NoSchedule", "NoExecute") for taint in device.get("taints") or ())
-            gpus.append(GpuDevice(device["name"], uuid, model or "", total, tainted))
+            gpus.append(GpuDevice(device["name"], uuid, model or "", total, _taints(device)))
     return SliceView(
         name=metadata["name"],
         uid=metadata["uid"],

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from aios_api import names
 from aios_api.reasons import ConditionType
 from aios_kube import Resource, Selection, resources
-from aios_operator.decide import quota
+from aios_operator.decide import health, quota
 from aios_operator.decide.attempts import condition
 from aios_operator.decide.objects import POLICY_NAME
 from aios_operator.decide.views import (
@@ -37,6 +37,8 @@ from aios_operator.decide.views import (
     Refusal,
     Requests,
     RuntimeView,
+    SliceView,
+    Taint,
 )
 from aios_operator.observe import parse
 
@@ -139,7 +141,7 @@ class Store:
         self.quotas = Table(resources.GPU_QUOTAS, parse.quota, self._quota_changed)
         self.nodes = Table(resources.NODES, parse.node, self._offer_changed)
         own_driver = Selection(fields=f"spec.driver={names.DRIVER}")
-        self.slices = Table(resources.RESOURCE_SLICES, parse.resource_slice, self._offer_changed, own_driver)
+        self.slices = Table(resources.RESOURCE_SLICES, parse.resource_slice, self._slice_changed, own_driver)
         self.foreign: Mapping[str, Requests] = {}
         self.refusals: dict[Key, Refusal] = {}
         self.exclusions: dict[Key, tuple[Exclusion, ...]] = {}
@@ -158,6 +160,8 @@ class Store:
         """The one that counts comes first."""
         self._claims_of: dict[Key, dict[Name, ClaimView]] = {}
         self._pods_of: dict[Key, dict[Name, PodView]] = {}
+        self._slices_on: dict[str, dict[str, SliceView]] = {}
+        """By node and by name."""
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:
@@ -167,10 +171,11 @@ class Store:
 
     def state(self, key: Key) -> AgentState:
         """All that is known of one Agent."""
+        runtime = self.runtimes.views.get(key)
         return AgentState(
             key=key,
             agent=self.agents.views.get(key),
-            runtime=self.runtimes.views.get(key),
+            runtime=runtime,
             claims=tuple(self._claims_of.get(key, {}).values()),
             pods=tuple(self._pods_of.get(key, {}).values()),
             policy=self.policies.views.get((key.namespace, POLICY_NAME)),
@@ -178,7 +183,13 @@ class Store:
             refusal=self.refusals.get(key),
             template_refused=self.refused_templates.get(key),
             order_refused=self.refused_orders.get(key),
+            gpu_taints=self._gpu_taints(runtime),
         )
+
+    def _gpu_taints(self, runtime: RuntimeView | None) -> tuple[Taint, ...]:
+        if runtime is None or runtime.gpu is None:
+            return ()
+        return health.taints_of(self._slices_on.get(runtime.node_name, {}).values(), runtime.gpu.uuid)
 
     def namespace(self, namespace: str) -> NamespaceState:
         """What is known of one namespace. While a pod of an Agent is left, it counts as one with Agents."""
@@ -347,6 +358,21 @@ class Store:
             self.dirty |= self._agents_in.get(namespace, set())
             self.cluster_dirty = True
         self.on_dirty()
+
+    def _slice_changed(self, old: SliceView | None, new: SliceView | None) -> None:
+        if old is not None:
+            self._slices_on[old.node_name].pop(old.name)
+        if new is not None:
+            self._slices_on.setdefault(new.node_name, {})[new.name] = new
+        for node in {each.node_name for each in (old, new) if each is not None and any(gpu.taints for gpu in each.gpus)}:
+            self._mark_on(node)
+        self._offer_changed(old, new)
+
+    def _mark_on(self, node: str) -> None:
+        """Every Agent whose order is for that node is planned."""
+        for runtime in self.runtimes.views.values():
+            if runtime.node_name == node:
+                self.mark(runtime.key)
 
     def _offer_changed(self, old: object, new: object) -> None:
         self.cluster_dirty = True

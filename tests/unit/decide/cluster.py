@@ -73,14 +73,17 @@ class Cluster:
         self._collect_garbage()
         self._release_claims()
         if not self.scheduler_sleeps:
-            for pod in self.all("Pod"):
+            for pod in self._pods_of_agents():
                 self._schedule(pod)
         for runtime in self.all("AgentRuntime"):
             self._tell_facts(runtime)
         if not self.kubelet_sleeps:
-            for pod in self.all("Pod"):
+            for pod in self._pods_of_agents():
                 self._run(pod)
         return before != (self._serial, len(self.objects))
+
+    def _pods_of_agents(self) -> list[Object]:
+        return [pod for pod in self.all("Pod") if names.LABEL_AGENT in (pod["metadata"].get("labels") or {})]
 
     def _collect_garbage(self) -> None:
         uids = {obj["metadata"]["uid"] for obj in self.objects.values()}
@@ -149,7 +152,7 @@ class Cluster:
             wanted = (exactly.get("capacity") or {}).get("requests") or {"slots": "1"}
             ((capacity, amount),) = wanted.items()
             devices = sliced["spec"]["devices"] if sliced else []
-            chosen = [d for d in devices if capacity in d["capacity"] and _selects(exactly, d)]
+            chosen = [d for d in devices if capacity in d["capacity"] and _selects(exactly, d) and not _keeps_away(d)]
             taken = [r for r in self._results() if r["pool"] == node and chosen and r["device"] == chosen[0]["name"]]
             used = sum(parse_bytes(r["consumedCapacity"][capacity]) for r in taken)
             if not chosen or used + parse_bytes(amount) > parse_bytes(chosen[0]["capacity"][capacity]["value"]):
@@ -237,6 +240,10 @@ class Cluster:
 
     def _time(self) -> str:
         return self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _keeps_away(device: Object) -> bool:
+    return any(taint["effect"] in ("NoSchedule", "NoExecute") for taint in device.get("taints") or ())
 
 
 def _selects(exactly: Object, device: Object) -> bool:

@@ -65,7 +65,33 @@ def test_a_tainted_gpu_takes_nobody_new():
     world = World().node("n1", {"g": "80Gi", "h": "24Gi"})
     device = world.get("ResourceSlice", "n1-slice")["spec"]["devices"][1]
     device["taints"] = [{"key": "health", "effect": "NoSchedule"}]
-    assert pending(world, agent("a", "40Gi"))[2] == "lower spec.gpu.memory to 24Gi"
+    reason, message, change = pending(world, agent("a", "40Gi"))
+    assert reason == "GPUUnhealthy"
+    assert "g on n1 carries the taint health:NoSchedule" in message
+    assert change.startswith("lower spec.gpu.memory to 24Gi, or bring one of these GPUs back to health")
+    assert world.patch("a", gpu={"memory": "24Gi"}).settle().ready("a")
+
+
+def test_an_unhealthy_gpu_is_named_with_what_its_node_saw():
+    world = World().node("n1", {"g": "80Gi"}).taint_gpu("g", "xid79", "NoSchedule")
+    assert pending(world, agent("a", "40Gi"))[:2] == (
+        "GPUUnhealthy",
+        "asks for 40Gi; GPUs that could hold it take nobody new: g on n1 is unhealthy: xid79",
+    )
+
+
+def test_where_healthy_gpus_are_only_full_the_unhealthy_one_is_named_beside():
+    world = World().node("n1", {"g": "80Gi", "h": "80Gi"}).taint_gpu("g").apply(agent("b", "56Gi")).settle()
+    reason, message, change = pending(world, agent("a", "40Gi"))
+    assert reason == "NoGPUFits"
+    assert message.endswith("24Gi (h on n1); g on n1 is unhealthy: xid79")
+    assert change == "lower spec.gpu.memory to 24Gi"
+
+
+def test_a_taint_that_only_informs_keeps_nobody_away():
+    world = World().node("n1", {"g": "80Gi"}).taint_gpu("g", effect="None").apply(agent("a", "40Gi")).settle()
+    assert world.ready("a")
+    assert world.condition("a", "GPUHealthy") == ("", "")
 
 
 def test_no_slot_anywhere_is_said_as_such():

@@ -15,6 +15,7 @@ from aios_api.runtime import AgentRuntimeSpec
 from aios_operator.decide import effects as do
 from aios_operator.decide.agent import plan_agent, plan_namespace
 from aios_operator.decide.cluster import plan_cluster, standing_order
+from aios_operator.decide.health import taints_of
 from aios_operator.decide.quota import holdings, oldest_first, plan_quotas
 from aios_operator.decide.views import (
     AgentState,
@@ -28,6 +29,8 @@ from aios_operator.decide.views import (
     QuotaState,
     QuotaView,
     Refusal,
+    RuntimeView,
+    Taint,
 )
 from aios_operator.observe import parse
 from unit.decide.cluster import NAMESPACE, Cluster, Object
@@ -92,6 +95,15 @@ class World(Cluster):
     def _gpu_device(uuid: str, size: str) -> Object:
         attributes = {"kind": {"string": "gpu"}, "uuid": {"string": uuid}, "model": {"string": H100}}
         return {"name": f"gpu-{uuid.lower()}", "attributes": attributes, "capacity": {"memory": {"value": size}}}
+
+    def taint_gpu(self, uuid: str, value: str = "xid79", effect: str = "NoExecute", key: str = names.TAINT_UNHEALTHY) -> World:
+        """The node agent, or another, says something against a GPU."""
+        for each in self.all("ResourceSlice"):
+            for device in each["spec"]["devices"]:
+                if device["name"] == f"gpu-{uuid.lower()}":
+                    device["taints"] = [{"key": key, "value": value, "effect": effect}]
+                    self._touch(each)
+        return self
 
     def apply(self, *agents: Object) -> World:
         """As `kubectl apply`: the spec is as given, the generation grows when it changed."""
@@ -199,7 +211,12 @@ class World(Cluster):
             refusal=self.refusals.get(key),
             template_refused=self.refused_templates.get(key),
             order_refused=self.refused_orders.get(key),
+            gpu_taints=self._gpu_taints(parse.runtime(runtime)) if runtime else (),
         )
+
+    def _gpu_taints(self, order: RuntimeView) -> tuple[Taint, ...]:
+        slices = [s for s in map(parse.resource_slice, self.all("ResourceSlice")) if s is not None and s.node_name == order.node_name]
+        return taints_of(slices, order.gpu.uuid) if order.gpu else ()
 
     def cluster(self, waiting: list[Key]) -> ClusterView:
         orders = [order for order in (standing_order(self.state(key), self.now) for key in self._keys()) if order is not None]

@@ -116,3 +116,35 @@ def test_the_memory_of_the_dead_is_bounded(monkeypatch: pytest.MonkeyPatch):
     for number in range(10):
         store.pods.remove("ns", "x", f"u{number}")
     assert len(store.pods._buried) == 3
+
+
+def a_slice(version: int, taints: list[dict[str, str]] | None = None) -> dict[str, Any]:
+    attributes = {"kind": {"string": "gpu"}, "uuid": {"string": "GPU-a"}, "model": {"string": "H100"}}
+    gpu: dict[str, Any] = {"name": "gpu-a", "attributes": attributes, "capacity": {"memory": {"value": "80Gi"}}}
+    gpu |= {"taints": taints} if taints else {}
+    spec = {"driver": names.DRIVER, "nodeName": "n1", "pool": {"name": "n1", "generation": 1}, "devices": [gpu]}
+    return {"metadata": {"name": "n1-slice", "uid": "slice", "resourceVersion": str(version)}, "spec": spec}
+
+
+def an_order(name: str, node: str) -> dict[str, Any]:
+    metadata = {"namespace": "ns", "name": name, "uid": f"order-{name}", "resourceVersion": "1"}
+    spec = {"agentUID": "u", "attempt": 1, "templateDigest": "d", "nodeName": node}
+    return {"metadata": metadata, "spec": {**spec, "gpu": {"uuid": "GPU-a", "model": "H100", "memory": "1Gi"}}}
+
+
+def test_a_taint_of_a_gpu_concerns_the_agents_on_its_node_and_so_does_its_end():
+    store = Store()
+    store.runtimes.upsert(an_order("a", "n1"))
+    store.runtimes.upsert(an_order("b", "n2"))
+    store.slices.upsert(a_slice(1))
+    store.dirty.clear()
+    store.slices.upsert(a_slice(2, [{"key": names.TAINT_UNHEALTHY, "value": "xid79", "effect": "NoExecute"}]))
+    assert store.dirty == {Key("ns", "a")}
+    assert [str(taint) for taint in store.state(Key("ns", "a")).gpu_taints] == [f"{names.TAINT_UNHEALTHY}=xid79:NoExecute"]
+    assert store.state(Key("ns", "b")).gpu_taints == ()
+    store.dirty.clear()
+    store.slices.upsert(a_slice(3))
+    assert store.dirty == {Key("ns", "a")}
+    store.dirty.clear()
+    store.slices.remove("", "n1-slice", "slice")
+    assert store.dirty == set(), "that a slice is gone says nothing about its GPUs"

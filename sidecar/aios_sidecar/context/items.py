@@ -130,8 +130,8 @@ DERIVED_LIMIT: Final = 1024
 PARTS_LIMIT: Final = 256
 
 
-def check(draft: Draft, content_bytes: int) -> None:
-    """The draft can become an item whose content has at most `content_bytes`. Raises InvalidItem."""
+def check(draft: Draft, content_bytes: int) -> int:
+    """How many bytes the content of the draft has. Raises InvalidItem when it can't become an item, or has more than `content_bytes`."""
     _require(NAME.fullmatch(draft.session) is not None, f"session must match {NAME.pattern}")
     _require(draft.author is None or 0 < len(draft.author) <= AUTHOR_LENGTH, f"author must have 1 to {AUTHOR_LENGTH} characters")
     _require(draft.call_id is None or 0 < len(draft.call_id) <= CALL_ID_LENGTH, f"callId must have 1 to {CALL_ID_LENGTH} characters")
@@ -150,8 +150,14 @@ def check(draft: Draft, content_bytes: int) -> None:
         _require(0 < len(draft.content) <= PARTS_LIMIT, f"content must have 1 to {PARTS_LIMIT} parts")
         for index, part in enumerate(draft.content):
             _check_part(part, f"content[{index}]")
-    size = size_bytes(draft.content)
+    try:
+        size = size_bytes(draft.content)
+        for text in (draft.author, draft.call_id, *draft.labels.values()):
+            (text or "").encode()
+    except UnicodeEncodeError:
+        raise InvalidItem("content, author, callId and labels must be Unicode text: half of a surrogate pair is none") from None
     _require(size <= content_bytes, f"content must have at most {content_bytes} bytes, not {size}")
+    return size
 
 
 def _check_kind(draft: Draft) -> None:

@@ -13,12 +13,19 @@ DAWN: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class MemoryReader:
-    """A Reader over these items; erased ones among them are never shown."""
+    """A Reader over these items; erased ones among them are never shown. `forks` says where a session that is a fork begins."""
 
-    def __init__(self, items: Iterable[Item], usage: Sequence[Usage] = (), state: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        items: Iterable[Item],
+        usage: Sequence[Usage] = (),
+        state: Mapping[str, str] | None = None,
+        forks: Mapping[str, tuple[str, int]] | None = None,
+    ) -> None:
         known = sorted(items)
-        self._last = known[-1].seq if known else 0
+        self.last = known[-1].seq if known else 0
         self._items = [item for item in known if not item.erased]
+        self._forks = forks or {}
         self._usage = usage
         self._state = state or {}
 
@@ -36,19 +43,26 @@ class MemoryReader:
         return Index((item.seq, text_of(item.content)) for item in self._items)
 
     def _of(self, session: str | None) -> list[Item]:
-        return self._items if session is None else [item for item in self._items if item.session == session]
+        if session is None:
+            return self._items
+        bounds, last = {session: self.last}, self.last
+        while session in self._forks:
+            session, at = self._forks[session]
+            bounds[session] = last = min(last, at)
+        return [item for item in self._items if item.seq <= bounds.get(item.session, 0)]
 
     def count(self, session: str | None = None) -> int:
         return len(self._of(session))
 
     def last_seq(self) -> int:
-        return self._last
+        return self.last
 
     def sessions(self) -> Sequence[Session]:
         by_name: dict[str, list[Item]] = {}
         for item in self._items:
             by_name.setdefault(item.session, []).append(item)
-        found = (Session(name, len(own), own[0].seq, own[-1].seq, own[-1].time) for name, own in by_name.items())
+        found = [Session(name, len(own), own[0].seq, own[-1].seq, own[-1].time) for name, own in by_name.items()]
+        found += [Session(name, 0, 0, 0, self._by_seq[at].time) for name, (_, at) in self._forks.items() if name not in by_name]
         return sorted(found, key=lambda session: -session.last)
 
     def newest(self, limit: int, before: int | None = None, session: str | None = None) -> Sequence[Item]:
@@ -73,7 +87,7 @@ class MemoryReader:
     def neighbours(self, seq: int, n: int) -> Sequence[Item]:
         if seq not in self._by_seq:
             return []
-        own = self._of(self._by_seq[seq].session)
+        own = [item for item in self._items if item.session == self._by_seq[seq].session]
         at = next(index for index, item in enumerate(own) if item.seq == seq)
         return [*own[max(0, at - n) : at], *own[at + 1 : at + 1 + n]]
 
@@ -83,7 +97,8 @@ class MemoryReader:
 
     def search(self, words: Collection[str], limit: int, session: str | None = None) -> Sequence[Hit]:
         hits = self._index.search(words)
-        return [hit for hit in hits if session is None or self._by_seq[hit.seq].session == session][: max(0, limit)]
+        within = {item.seq for item in self._of(session)}
+        return [hit for hit in hits if hit.seq in within][: max(0, limit)]
 
     def document_frequencies(self, words: Collection[str]) -> Mapping[str, int]:
         return {word: self._index.frequency(word) for word in words}

@@ -1,0 +1,130 @@
+"""How much a context may hold, and what is removed to keep it so. Pure: the back end says what there is, this says what goes."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Final, NamedTuple
+
+from aios_sidecar.context.items import Kind
+
+MIB: Final = 1 << 20
+DAY_SECONDS: Final = 86_400
+LOW_MARK: Final = 0.95
+"""Retention by number or bytes removes down to this share: once in many appends, not at each."""
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What is kept of some kinds of items. The oldest go first; pinned items never go; a tool call and its results go together."""
+
+    kinds: frozenset[Kind] = frozenset(Kind)
+    age_seconds: int | None = None
+    items: int | None = None
+    content_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one agent's context. Retention makes room where it may; what would still be beyond a limit is refused."""
+
+    items: int = 200_000
+    """Two years of 250 items a day; windows over 100,000 stay fast (bench context)."""
+    content_bytes: int = 256 * MIB
+    """Of all contents together. The file takes two to three times as much: text, index, free pages."""
+    age_seconds: int = 365 * DAY_SECONDS
+    """An item older than this goes: nothing is kept for ever unless someone asks for it."""
+    item_bytes: int = 256 * 1024
+    """Of one content. A window of 128,000 tokens is about twice that."""
+    batch: int = 1000
+    """Items in one append."""
+    sessions: int = 1024
+    pins: int = 1024
+    """Pins survive retention: without a limit they would undo it."""
+    tiers: tuple[Retention, ...] = (
+        Retention(frozenset({Kind.TOOL_CALL, Kind.TOOL_RESULT, Kind.OBSERVATION}), age_seconds=90 * DAY_SECONDS),
+    )
+    """Further rules for some kinds: by default what tools and sensors said goes after 90 days, what was talked of stays a year."""
+
+    @cached_property
+    def rules(self) -> tuple[Retention, ...]:
+        """All retention that is in force: the limits themselves are the last rule, over all kinds."""
+        return (*self.tiers, Retention(age_seconds=self.age_seconds, items=self.items, content_bytes=self.content_bytes))
+
+
+class Total(NamedTuple):
+    """What there is of some kinds."""
+
+    items: int = 0
+    content_bytes: int = 0
+
+    def plus(self, items: int, content_bytes: int) -> "Total":
+        return Total(self.items + items, self.content_bytes + content_bytes)
+
+
+class Old(NamedTuple):
+    """A unit that may go: one item, or a tool call and its results. Its youngest item's time counts."""
+
+    seqs: Sequence[int]
+    kind: Kind
+    time: datetime
+    content_bytes: int
+
+
+@dataclass
+class Excess:
+    """How far one rule is exceeded: what must go, and what should go besides so that the next appends need not remove anything."""
+
+    rule: Retention
+    must_items: int = 0
+    must_bytes: int = 0
+    should_items: int = 0
+    should_bytes: int = 0
+    before: datetime | None = None
+    """Items older than this should go."""
+
+    @property
+    def pressing(self) -> bool:
+        """Whether something must go."""
+        return self.must_items > 0 or self.must_bytes > 0
+
+    def wants(self, old: Old) -> bool:
+        """Whether this unit goes by this rule. One that is larger than what should go besides stays: it may be the newest."""
+        if old.kind not in self.rule.kinds:
+            return False
+        if self.pressing or (self.before is not None and old.time < self.before):
+            return True
+        return self.should_items >= len(old.seqs) or self.should_bytes >= max(1, old.content_bytes)
+
+    def take(self, old: Old) -> None:
+        """It goes."""
+        self.must_items -= len(old.seqs)
+        self.should_items -= len(old.seqs)
+        self.must_bytes -= old.content_bytes
+        self.should_bytes -= old.content_bytes
+
+
+def excess(rule: Retention, total: Total, now: datetime) -> Excess:
+    """By how much `total` of the rule's kinds is more than the rule keeps."""
+    found = Excess(rule)
+    if rule.items is not None and total.items > rule.items:
+        found.must_items = total.items - rule.items
+        found.should_items = total.items - int(rule.items * LOW_MARK)
+    if rule.content_bytes is not None and total.content_bytes > rule.content_bytes:
+        found.must_bytes = total.content_bytes - rule.content_bytes
+        found.should_bytes = total.content_bytes - int(rule.content_bytes * LOW_MARK)
+    if rule.age_seconds is not None:
+        found.before = now - timedelta(seconds=rule.age_seconds)
+    return found
+
+
+def going(olds: Iterable[Old], beyond: Excess, at_once: int) -> Iterator[Old]:
+    """Those of `olds` (oldest first, none pinned) that go now: all that must, and of those that should as many as make `at_once` items."""
+    count = 0
+    for old in olds:
+        if count >= at_once and not beyond.pressing:
+            return
+        if beyond.wants(old):
+            beyond.take(old)
+            count += len(old.seqs)
+            yield old

@@ -1,0 +1,155 @@
+"""One agent's context in its file, which is open while it is used and may be closed in between."""
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from typing import Any, Protocol, TypeVar
+
+from aios_sidecar.context.errors import Damaged, Unwritable
+from aios_sidecar.context.items import Draft, Usage, utc
+from aios_sidecar.context.limits import Limits
+from aios_sidecar.context.prepared import prepare
+from aios_sidecar.context.reader import Reader
+from aios_sidecar.context.sqlite.erasure import erase
+from aios_sidecar.context.sqlite.file import OpenFile
+from aios_sidecar.context.sqlite.queue import Work
+from aios_sidecar.context.sqlite.writes import Writes
+from aios_sidecar.context.store import AgentKey, Appended, Description, Receipt, Scope
+
+T = TypeVar("T")
+
+
+class Files(Protocol):
+    """Opens files, keeps some of them open, and takes care of damaged ones."""
+
+    def use(self, holder: "Holder") -> contextlib.AbstractContextManager[OpenFile]:
+        """The agent's file, open until the end. What is raised inside passes through here."""
+
+    def begin_anew(self, holder: "Holder", attempt: int) -> int:
+        """Nothing is left of what the agent had, and an empty file is there; how many files went."""
+
+
+class Holder:
+    """One agent's file, open or not, for all who use it."""
+
+    def __init__(self, key: AgentKey, limits: Limits) -> None:
+        self.key = key
+        self.limits = limits
+        self.file: OpenFile | None = None
+        """Set while it is open; by `Files` alone."""
+        self.users = 0
+        self.opening = threading.RLock()
+
+
+class SqliteContext:
+    """See `Context`. What it writes, this attempt of the agent writes."""
+
+    def __init__(self, attempt: int, holder: Holder, files: Files) -> None:
+        self.attempt = attempt
+        self._holder = holder
+        self._files = files
+
+    def append(self, drafts: Sequence[Draft], key: str | None = None, durable: bool = True) -> Appended:
+        batch = prepare(drafts, key, self._holder.limits)
+        return self._do(lambda writes: writes.append(batch), durable=durable)
+
+    def submit(self, drafts: Sequence[Draft], key: str | None = None, durable: bool = True) -> "Future[Appended]":
+        batch = prepare(drafts, key, self._holder.limits)
+        held = contextlib.ExitStack()
+        file = held.enter_context(self._files.use(self._holder))
+        work = Work(self._as_attempt(lambda writes: writes.append(batch)), durable)
+        work.done.add_done_callback(functools.partial(_let_go, held))
+        try:
+            return file.queue.submit(work)
+        except BaseException:
+            held.close()
+            raise
+
+    def pin(self, seqs: Collection[int], pinned: bool = True) -> None:
+        self._do(lambda writes: writes.pin(seqs, pinned))
+
+    def weigh(self, seqs: Collection[int], importance: float | None) -> None:
+        self._do(lambda writes: writes.weigh(seqs, importance))
+
+    def accessed(self, seqs: Collection[int]) -> None:
+        self._do(lambda writes: writes.accessed(seqs), durable=False)
+
+    def report(self, usage: Usage) -> None:
+        self._do(lambda writes: writes.report(usage), durable=False)
+
+    def keep_state(self, values: Mapping[str, str]) -> None:
+        self._do(lambda writes: writes.keep_state(values), durable=False)
+
+    def keep_vectors(self, name: str, values: Mapping[int, bytes]) -> None:
+        """`Reader.vectors` gives these; of items that are gone none is kept."""
+        self._do(lambda writes: writes.keep_vectors(name, values), durable=False)
+
+    def fork(self, at: int, into: str) -> None:
+        self._do(lambda writes: writes.fork(at, into))
+
+    def erase(self, scope: Scope) -> Receipt:
+        try:
+            with self._files.use(self._holder) as file:
+                return erase(file, scope, self.attempt)
+        except Damaged:
+            if not scope.everything:
+                raise
+            return Receipt(datetime.now(UTC), 0, "", {"damaged": self._files.begin_anew(self._holder, self.attempt)})
+
+    def retire(self) -> int:
+        with self._files.use(self._holder) as file:
+            before = file.totals.retired
+            file.queue.do(Work(lambda writes: None, durable=False))
+            return file.totals.retired - before
+
+    def limit(self, limits: Limits) -> None:
+        self._holder.limits = limits
+        with self._files.use(self._holder) as file:
+            file.limits = limits
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Reader]:
+        with self._files.use(self._holder) as file:
+            if file.totals.indexed < file.totals.last_seq:
+                with contextlib.suppress(Unwritable):  # then what waits for the index is not found by its words, and all else is
+                    file.queue.do(Work(Writes.index, durable=False))
+            with file.reading() as reader:
+                yield reader
+
+    def describe(self) -> Description:
+        with self._files.use(self._holder) as file:
+            totals, everything = file.totals, file.totals.everything()
+            return Description(
+                items=everything.items,
+                content_bytes=everything.content_bytes,
+                file_bytes=file.file_bytes(),
+                sessions=len(totals.sessions),
+                pinned=totals.pinned,
+                last_seq=totals.last_seq,
+                erased=totals.erased,
+                retired=totals.retired,
+                last_append=utc(totals.last_time) if totals.last_seq else None,
+                first_attempt=totals.first_attempt,
+                fence=totals.fence,
+                limits=self._holder.limits,
+            )
+
+    def _do(self, apply: Callable[[Writes], T], durable: bool = True) -> T:
+        with self._files.use(self._holder) as file:
+            return file.queue.do(Work(self._as_attempt(apply), durable))
+
+    def _as_attempt(self, apply: Callable[[Writes], T]) -> Callable[[Writes], T]:
+        def act(writes: Writes) -> T:
+            writes.require_attempt(self.attempt)
+            return apply(writes)
+
+        return act
+
+
+def _let_go(held: contextlib.ExitStack, done: "Future[Any]") -> None:
+    """The file may be closed again; an error on the way (a damaged file) is taken care of as if it had been waited for."""
+    with contextlib.suppress(Exception), held:
+        done.result()

@@ -1,0 +1,229 @@
+"""The directory of all contexts of a node: one folder per agent, some of the files open."""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from aios_sidecar.context.errors import Busy, ContextError, Damaged
+from aios_sidecar.context.items import microseconds
+from aios_sidecar.context.limits import Limits
+from aios_sidecar.context.sqlite import schema
+from aios_sidecar.context.sqlite.context import Holder, SqliteContext
+from aios_sidecar.context.sqlite.erasure import DAMAGED
+from aios_sidecar.context.sqlite.file import OpenFile, refusals, with_log
+from aios_sidecar.context.sqlite.queue import Work
+from aios_sidecar.context.sqlite.totals import Totals
+from aios_sidecar.context.store import AgentKey
+
+log = logging.getLogger(__name__)
+
+FILE: Final = "context.db"
+NEW: Final = "new.db"
+IDENTITY: Final = "identity.json"
+"""Says whose context it is; written once the file is there, so that a file that is missing later is missed."""
+_UID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+
+
+class SqliteStore:
+    """See `ContextStore`. One program at a time has the directory. Raises Busy while another has it."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        open_files: int = 64,
+        writers: int = 16,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        damaged: Callable[[AgentKey, str], None] = lambda key, why: None,
+    ) -> None:
+        self._root = root
+        self._open_files = open_files
+        self._clock = lambda: microseconds(clock())
+        self._damaged = damaged
+        self._lock = threading.Lock()
+        self._holders: dict[str, Holder] = {}
+        self._open: OrderedDict[str, Holder] = OrderedDict()
+        self._pool = ThreadPoolExecutor(writers, thread_name_prefix="context")
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._held = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._held)
+            raise Busy(f"another program has the contexts in {root}") from None
+        os.environ["SQLITE_TMPDIR"] = str(root)  # SQLite's only way to be told: what VACUUM copies stays on this disk
+
+    @property
+    def open_files(self) -> int:
+        return len(self._open)
+
+    def context(self, key: AgentKey, attempt: int, limits: Limits | None = None) -> SqliteContext:
+        """See `ContextStore.context`. Limits that are not given stay as they are."""
+        if _UID.fullmatch(key.uid) is None:
+            raise ContextError(f"the uid of an agent must match {_UID.pattern}")
+        with self._lock:
+            holder = self._holders.get(key.uid)
+            if holder is None:
+                holder = self._holders[key.uid] = Holder(key, limits or Limits())
+        context = SqliteContext(attempt, holder, self)
+        with self._used(holder, attempt) as file:
+            file.writes().require_attempt(attempt)
+            if limits is not None:
+                holder.limits = file.limits = limits
+            if attempt > file.totals.fence and file.unwritable is None:
+                file.queue.do(Work(lambda writes: writes.raise_fence(attempt), durable=True))
+        return context
+
+    def folder(self, uid: str) -> Path:
+        """Where the agent's files are."""
+        return self._root / uid
+
+    def close(self) -> None:
+        for holder in list(self._holders.values()):
+            self._close(holder)
+        self._pool.shutdown()
+        os.close(self._held)
+
+    def use(self, holder: Holder) -> contextlib.AbstractContextManager[OpenFile]:
+        """See `Files.use`."""
+        return self._used(holder, 1)
+
+    def begin_anew(self, holder: Holder, attempt: int) -> int:
+        """See `Files.begin_anew`."""
+        folder = self.folder(holder.key.uid)
+        with holder.opening, refusals(folder):
+            count = sum(1 for path in folder.rglob("*") if path.is_file())
+            shutil.rmtree(folder)
+            with self._used(holder, attempt):
+                return count
+
+    @contextlib.contextmanager
+    def _used(self, holder: Holder, attempt: int) -> Iterator[OpenFile]:
+        with holder.opening:
+            file = holder.file
+            if file is not None and file.unwritable is not None and holder.users == 0:
+                file.close()  # the disk may be well again
+                file = None
+            if file is None:
+                file = holder.file = self._opened(holder, attempt)
+            holder.users += 1
+        with self._lock:
+            self._open[holder.key.uid] = holder
+            self._open.move_to_end(holder.key.uid)
+        broken: Damaged | None = None
+        try:
+            yield file
+        except Damaged as error:
+            broken = error
+            raise
+        finally:
+            with holder.opening:
+                holder.users -= 1
+            if broken is not None:
+                self._set_aside(holder, file, broken)
+            self._close_some()
+
+    def _opened(self, holder: Holder, attempt: int) -> OpenFile:
+        folder = self.folder(holder.key.uid)
+        try:
+            self._exists(folder, holder, attempt)
+            return OpenFile(folder / FILE, holder.limits, self._clock, self._pool)
+        except Damaged as error:
+            if (folder / FILE).exists():
+                self._move_aside(folder, holder.key, str(error))
+            raise
+
+    def _exists(self, folder: Path, holder: Holder, attempt: int) -> None:
+        """The context's file is there: found, or made when there was none ever."""
+        path, identity = folder / FILE, folder / IDENTITY
+        if identity.exists() and path.exists():
+            return
+        if identity.exists():
+            aside = folder / DAMAGED
+            what = f"was damaged and is set aside in {aside}" if aside.exists() else "is gone"
+            raise Damaged(f"the file of this context {what}: restore a snapshot of it, or erase everything to begin anew")
+        with refusals(path):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if not path.exists():
+                for old in with_log(folder / NEW):
+                    old.unlink(missing_ok=True)
+                schema.create(folder / NEW, Totals(fence=attempt, first_attempt=attempt).encode())
+                (folder / NEW).rename(path)
+            _write_durably(identity, json.dumps(holder.key._asdict()))
+            _sync(self._root)
+
+    def _set_aside(self, holder: Holder, file: OpenFile, error: Damaged) -> None:
+        with holder.opening:
+            if holder.file is not file:
+                return  # another that used it was first
+            holder.file = None
+            with self._lock:
+                self._open.pop(holder.key.uid, None)
+            file.abandon()
+            self._move_aside(self.folder(holder.key.uid), holder.key, str(error))
+
+    def _move_aside(self, folder: Path, key: AgentKey, why: str) -> None:
+        """Everything of the file is in a folder of its own, nothing of it changed."""
+        log.error("the context of %s/%s is set aside: %s", key.namespace, key.name, why)
+        aside = folder / DAMAGED / self._aside_name()
+        aside.mkdir(parents=True, mode=0o700)
+        for path in with_log(folder / FILE):
+            if path.exists():
+                path.rename(aside / path.name)
+        _sync(folder)
+        self._damaged(key, why)
+
+    def _aside_name(self) -> str:
+        return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+
+    def _close_some(self) -> None:
+        """Close files that were not used for longest until as many are open as may be. Those in use stay."""
+        with self._lock:
+            surplus = len(self._open) - self._open_files
+            idle = [holder for holder in self._open.values() if holder.users == 0][: max(0, surplus)]
+        for holder in idle:
+            if holder.opening.acquire(blocking=False):
+                try:
+                    self._close(holder)
+                finally:
+                    holder.opening.release()
+
+    def _close(self, holder: Holder) -> None:
+        with holder.opening:
+            if holder.users:
+                return
+            file, holder.file = holder.file, None
+            with self._lock:
+                self._open.pop(holder.key.uid, None)
+            if file is not None:
+                file.close()
+
+
+def _write_durably(path: Path, text: str) -> None:
+    partial = path.with_suffix(".part")
+    with partial.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.rename(path)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """What was created and renamed in it stays so."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,265 @@
+"""A context store in memory: the simplest that does all that `store` asks for. What others are held against, and nothing outlives it."""
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from aios_sidecar.context.errors import Conflict, Fenced, LimitReached, NotThere
+from aios_sidecar.context.items import ACCESS_TIMES, NAME, Accesses, Draft, InvalidItem, Item, Usage, size_bytes
+from aios_sidecar.context.limits import Limits, Old, Total, excess, going
+from aios_sidecar.context.memory import MemoryReader
+from aios_sidecar.context.prepared import Batch, prepare
+from aios_sidecar.context.reader import Reader
+from aios_sidecar.context.store import AgentKey, Appended, Description, Receipt, Scope, ranges
+
+T = TypeVar("T")
+
+
+@dataclass
+class _Log:
+    """What one agent has."""
+
+    first_attempt: int
+    fence: int
+    limits: Limits
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    items: dict[int, Item] = field(default_factory=dict)
+    last_seq: int = 0
+    last_time: datetime | None = None
+    keys: dict[str, tuple[bytes, Appended]] = field(default_factory=dict)
+    forks: dict[str, tuple[str, int]] = field(default_factory=dict)
+    usage: list[Usage] = field(default_factory=list)
+    state: dict[str, str] = field(default_factory=dict)
+    erased: set[int] = field(default_factory=set)
+    retired: int = 0
+
+    def sessions(self) -> set[str]:
+        return {item.session for item in self.items.values()} | self.forks.keys()
+
+    def pinned(self) -> list[Item]:
+        return [item for item in self.items.values() if item.pinned]
+
+
+class VolatileContext:
+    """See `Context`."""
+
+    def __init__(self, log: _Log, attempt: int, clock: Callable[[], datetime]) -> None:
+        self._log = log
+        self._attempt = attempt
+        self._clock = clock
+
+    def append(self, drafts: Sequence[Draft], key: str | None = None, durable: bool = True) -> Appended:
+        batch = prepare(drafts, key, self._log.limits)
+        with self._writing() as log:
+            if key is not None and key in log.keys:
+                digest, before = log.keys[key]
+                if digest != batch.digest:
+                    raise Conflict(f"the idempotency key {key} was used for other items; a key must be used for one append only")
+                return before._replace(replayed=True)
+            self._require_room(batch)
+            first = log.last_seq + 1
+            for ready in batch.ready:
+                self._add(ready.draft)
+            appended = Appended(first, log.last_seq)
+            if key is not None:
+                log.keys[key] = (batch.digest, appended)
+            self._retire()
+            return appended
+
+    def submit(self, drafts: Sequence[Draft], key: str | None = None, durable: bool = True) -> "Future[Appended]":
+        prepare(drafts, key, self._log.limits)
+        done: Future[Appended] = Future()
+        try:
+            done.set_result(self.append(drafts, key, durable))
+        except Exception as refusal:  # noqa: BLE001  whoever waits for the future is told
+            done.set_exception(refusal)
+        return done
+
+    def _require_room(self, batch: Batch) -> None:
+        log, pinned = self._log, self._log.pinned()
+        if len(pinned) + len(batch.ready) > log.limits.items:
+            raise LimitReached(f"a context may hold {log.limits.items} items, and {len(pinned)} are pinned; unpin some")
+        if sum(size_bytes(item.content) for item in pinned) + batch.content_bytes > log.limits.content_bytes:
+            raise LimitReached(f"contents may have {log.limits.content_bytes} bytes; unpin or send less")
+        known = log.sessions()
+        if len(known | {ready.draft.session for ready in batch.ready}) > max(log.limits.sessions, len(known)):
+            raise LimitReached(f"a context may have {log.limits.sessions} sessions; go on in one of them or erase one")
+        sources = {source for ready in batch.ready for source in ready.draft.derived_from}
+        if any(not 0 < source <= log.last_seq for source in sources):
+            raise InvalidItem("derivedFrom must name items that there are")
+        if gone := sources & log.erased:
+            raise Conflict(f"derivedFrom names item {min(gone)}, which was erased; what was made from it can't be kept")
+
+    def _add(self, draft: Draft) -> None:
+        log = self._log
+        log.last_seq += 1
+        now = self._clock() if draft.time is None else draft.time
+        log.last_time = now if log.last_time is None else max(now, log.last_time)
+        fields = (draft.role, draft.kind, draft.content, draft.author, draft.call_id, draft.derived_from, draft.labels, draft.tokens)
+        log.items[log.last_seq] = Item(log.last_seq, draft.session, log.last_time, *fields)
+
+    def pin(self, seqs: Collection[int], pinned: bool = True) -> None:
+        with self._writing() as log:
+            wanted = self._require_items(seqs)
+            after = {item.seq: item for item in log.pinned()} | {item.seq: item for item in wanted}
+            if pinned and len(after) > log.limits.pins:
+                raise LimitReached(f"at most {log.limits.pins} items may be pinned; unpin some")
+            if pinned and 2 * sum(size_bytes(item.content) for item in after.values()) > log.limits.content_bytes:
+                raise LimitReached(f"pinned items may have half of {log.limits.content_bytes} bytes; unpin some")
+            log.items.update((item.seq, item._replace(pinned=pinned)) for item in wanted)
+
+    def weigh(self, seqs: Collection[int], importance: float | None) -> None:
+        if importance is not None and not 0 <= importance <= 1:
+            raise InvalidItem("importance must be 0 to 1, or null for none of its own")
+        with self._writing() as log:
+            log.items.update((item.seq, item._replace(importance=importance)) for item in self._require_items(seqs))
+
+    def accessed(self, seqs: Collection[int]) -> None:
+        with self._writing() as log:
+            for item in [log.items[seq] for seq in set(seqs) if seq in log.items]:
+                last = (self._clock(), *item.accesses.last)[:ACCESS_TIMES]
+                log.items[item.seq] = item._replace(accesses=Accesses(item.accesses.times + 1, last))
+
+    def report(self, usage: Usage) -> None:
+        if NAME.fullmatch(usage.model) is None:
+            raise InvalidItem(f"model must match {NAME.pattern}")
+        with self._writing() as log:
+            log.usage.append(usage)
+
+    def keep_state(self, values: Mapping[str, str]) -> None:
+        with self._writing() as log:
+            log.state.update(values)
+
+    def fork(self, at: int, into: str) -> None:
+        if NAME.fullmatch(into) is None:
+            raise InvalidItem(f"into must match {NAME.pattern}")
+        with self._writing() as log:
+            if at not in log.items:
+                raise NotThere(f"there is no item {at}")
+            if into in log.sessions():
+                raise Conflict(f"there is a session {into}; a fork needs a new one")
+            if len(log.sessions()) >= log.limits.sessions:
+                raise LimitReached(f"a context may have {log.limits.sessions} sessions; go on in one of them or erase one")
+            log.forks[into] = (log.items[at].session, at)
+
+    def erase(self, scope: Scope) -> Receipt:
+        with self._writing() as log:
+            named = {seq for seq, item in log.items.items() if _is_in(scope, item)}
+            seqs = set(named)
+            while made := {item.seq for item in log.items.values() if not seqs.isdisjoint(item.derived_from)} - seqs:
+                seqs |= made
+            for seq in seqs:
+                del log.items[seq]
+            log.erased |= seqs
+            log.keys.clear()
+            log.state.clear()
+            if scope.everything:
+                log.usage.clear()
+                log.forks.clear()
+            return Receipt(self._clock(), len(seqs), ranges(seqs), {"items": len(named), "derived": len(seqs) - len(named)})
+
+    def retire(self) -> int:
+        with self._writing() as log:
+            before = log.retired
+            self._retire()
+            return log.retired - before
+
+    def _retire(self) -> None:
+        log = self._log
+        for rule in log.limits.rules:
+            own = [item for item in log.items.values() if item.kind in rule.kinds]
+            beyond = excess(rule, Total(len(own), sum(size_bytes(item.content) for item in own)), self._clock())
+            for old in list(going(self._units(), beyond, len(log.items))):
+                for seq in old.seqs:
+                    del log.items[seq]
+                    log.retired += 1
+
+    def _units(self) -> Iterator[Old]:
+        given: set[int] = set()
+        for item in list(self._log.items.values()):
+            unit = [item]
+            if item.call_id is not None:
+                unit = [each for each in self._log.items.values() if (each.session, each.call_id) == (item.session, item.call_id)]
+            if item.seq not in given and not any(each.pinned for each in unit):
+                given.update(each.seq for each in unit)
+                size = sum(size_bytes(each.content) for each in unit)
+                yield Old([each.seq for each in unit], unit[0].kind, max(each.time for each in unit), size)
+
+    def limit(self, limits: Limits) -> None:
+        self._log.limits = limits
+
+    @contextmanager
+    def reading(self) -> Iterator[Reader]:
+        log = self._log
+        with log.lock:
+            reader = MemoryReader(log.items.values(), tuple(log.usage), dict(log.state), dict(log.forks))
+            reader.last = log.last_seq
+        yield reader
+
+    def describe(self) -> Description:
+        log = self._log
+        size = sum(size_bytes(item.content) for item in log.items.values())
+        return Description(
+            items=len(log.items),
+            content_bytes=size,
+            file_bytes=0,
+            sessions=len(log.sessions()),
+            pinned=len(log.pinned()),
+            last_seq=log.last_seq,
+            erased=len(log.erased),
+            retired=log.retired,
+            last_append=log.last_time,
+            first_attempt=log.first_attempt,
+            fence=log.fence,
+            limits=log.limits,
+        )
+
+    def _require_items(self, seqs: Collection[int]) -> list[Item]:
+        if not 0 < len(set(seqs)) <= self._log.limits.batch:
+            raise InvalidItem(f"items must name 1 to {self._log.limits.batch} numbers")
+        if missing := [seq for seq in sorted(set(seqs)) if seq not in self._log.items]:
+            raise NotThere(f"there is no item {missing[0]}")
+        return [self._log.items[seq] for seq in sorted(set(seqs))]
+
+    @contextmanager
+    def _writing(self) -> Iterator[_Log]:
+        with self._log.lock:
+            if self._attempt < self._log.fence:
+                raise Fenced(
+                    f"attempt {self._log.fence} of this agent writes its context, or will; attempt {self._attempt} may not any more"
+                )
+            yield self._log
+
+
+class VolatileStore:
+    """See `ContextStore`."""
+
+    def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._clock = clock
+        self._logs: dict[str, _Log] = {}
+
+    def context(self, key: AgentKey, attempt: int, limits: Limits | None = None) -> VolatileContext:
+        log = self._logs.setdefault(key.uid, _Log(attempt, attempt, limits or Limits()))
+        if attempt < log.fence:
+            raise Fenced(f"attempt {log.fence} of this agent writes its context, or will; attempt {attempt} may not any more")
+        log.fence = attempt
+        log.limits = limits or log.limits
+        return VolatileContext(log, attempt, self._clock)
+
+    def close(self) -> None:
+        self._logs.clear()
+
+
+def _is_in(scope: Scope, item: Item) -> bool:
+    if scope.label is not None:
+        return item.labels.get(scope.label[0]) == scope.label[1]
+    return (
+        scope.everything
+        or item.seq in scope.items
+        or scope.session == item.session
+        or (item.author is not None and scope.author == item.author)
+    )

@@ -1,0 +1,23 @@
+"""A clock, a key and short drafts for tests of contexts."""
+
+from datetime import UTC, datetime, timedelta
+
+from aios_sidecar.context.items import Draft, Role
+from aios_sidecar.context.store import AgentKey
+
+KEY = AgentKey("team", "coder", "6a9c")
+
+
+class Clock:
+    """A minute later at each look."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        self.now += timedelta(minutes=1)
+        return self.now
+
+
+def said(*texts: str, **fields: object) -> list[Draft]:
+    return [Draft(Role.USER, text, **fields) for text in texts]

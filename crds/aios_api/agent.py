@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, WithJsonSchema
+from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema
 
+from aios_api import names
 from aios_api.meta import UID, Attempt, AttemptName, Condition, Generation, Message, Model, Name, Time, Word
 from aios_api.schema import list_type, rule, rules
-from aios_api.template import pod_template
+from aios_api.template import pod_template, probe_rules
 
 GPUModel = Annotated[str, Field(min_length=1, max_length=64)]
 Memory = Annotated[str, Field(min_length=1, max_length=32)]
@@ -43,8 +44,37 @@ class AgentGPU(Model):
     )
 
 
+_EXPOSE_RULES = rules(
+    rule(
+        "self.all(one, self.exists_one(other, other.port == one.port && other.protocol == one.protocol))",
+        "expose must have each port and protocol once",
+        reason="FieldValueInvalid",
+    ),
+)
+_OWN_PORT_RULES = rules(
+    rule(f"self != {names.AGENT_PORT}", f"port must not be {names.AGENT_PORT}: there the agent finds its own endpoint, on its loopback")
+)
+
+
+class ExposedPort(Model):
+    """A port of the agent that others may reach."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63, pattern="^[a-z]([-a-z0-9]*[a-z0-9])?$")] = Field(
+        description="How the Service calls it."
+    )
+    port: Annotated[int, Field(ge=1, le=65_535)] = Field(
+        description="Where the agent listens, and the port of the Service.", json_schema_extra=_OWN_PORT_RULES
+    )
+    protocol: Literal["TCP", "UDP"] = Field(default="TCP", description="TCP or UDP.")
+
+
+Exposed = Annotated[list[ExposedPort], Field(max_length=16, json_schema_extra=list_type(keys=["name"]) | _EXPOSE_RULES)]
+
+
 class AgentSpec(Model):
     """What the user asks for."""
+
+    model_config = ConfigDict(json_schema_extra=rules(*probe_rules()))
 
     template: Annotated[dict[str, Any], WithJsonSchema(pod_template())]
     gpu: AgentGPU | None = Field(
@@ -73,6 +103,10 @@ class AgentSpec(Model):
         default=0,
         description="Who waits gets quota and place first by higher priority, then by age. It is in force at once, and takes nothing from "
         "who holds a place.",
+    )
+    expose: Exposed | None = Field(
+        default=None,
+        description="Ports on which the agent is reached, by a Service of the Agent's name. Nothing else comes in. It is in force at once.",
     )
 
 
@@ -121,13 +155,35 @@ class Failure(Model):
     time: Time = Field(description="When it failed.")
 
 
+class BindingInForce(Model):
+    """A ToolBinding that is in force for the Agent."""
+
+    name: Name = Field(description="The ToolBinding.")
+    generation: Generation = Field(description="Its generation that is in force.")
+
+
+class AgentEgress(Model):
+    """What decides where the agent may go now."""
+
+    policy_digest: Annotated[str, Field(max_length=64)] = Field(
+        alias="policyDigest", description="Of the policy that the gateway has confirmed."
+    )
+    bindings: list[BindingInForce] | None = Field(
+        default=None,
+        max_length=64,
+        description="The ToolBindings that it was compiled from. A binding whose last update is broken is here with its generation before.",
+        json_schema_extra=list_type(keys=["name"]),
+    )
+
+
 class AgentStatus(Model):
     """What a person reads back; written by the operator."""
 
     conditions: Conditions | None = Field(
         default=None,
-        description="Accepted, QuotaReserved, Placed, Prepared, Ready, Completed; with VRAM EnforcementVerified and WithinShare; with a "
-        "deadline DeadlineExceeded; GPUHealthy when the GPU is not; Reconciling and Stalled for tools that wait.",
+        description="Accepted, QuotaReserved, Placed, Prepared, Ready, EgressProgrammed, EgressFenced, Completed; Exposed where ports are "
+        "exposed; with VRAM EnforcementVerified and WithinShare; with a deadline DeadlineExceeded; GPUHealthy when the GPU is not; "
+        "Reconciling and Stalled for tools that wait.",
     )
     observed_generation: Generation | None = Field(
         default=None, alias="observedGeneration", description="The generation of the spec that this status speaks of."
@@ -138,6 +194,9 @@ class AgentStatus(Model):
     node_name: Name | None = Field(default=None, alias="nodeName", description="The node of the current attempt.")
     pod_name: AttemptName | None = Field(default=None, alias="podName", description="The pod of the current attempt.")
     gpu: BookedGPU | None = Field(default=None, description="The share that is booked, and how it is enforced.")
+    egress: AgentEgress | None = Field(
+        default=None, description="The ToolBindings in force. Absent while nothing is allowed, or no gateway has confirmed a policy."
+    )
     pending: Pending | None = Field(default=None, description="Set while the Agent waits for a place.")
     run: CountedRun | None = Field(default=None, description="The present run. Absent before its first pod is bound, and while stopped.")
     failed_attempts: Attempt | None = Field(

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from aios_api import names
 from aios_api.agent import AgentSpec, AgentStatus
+from aios_api.binding import BINDING_NAME_MAX, ToolBindingSpec, ToolBindingStatus
 from aios_api.quota import GPUQuotaSpec, GPUQuotaStatus
 from aios_api.runtime import AgentRuntimeSpec, AgentRuntimeStatus
 from aios_api.schema import Schema, rule, struct, structural, text
@@ -22,11 +23,15 @@ QUOTA_DESCRIPTION = (
     "What the Agents of a namespace may hold together. An Agent holds its part from its admission to its release, between two attempts as "
     "well. The oldest quota of a namespace counts. What is granted less than held is not taken away: nobody gets more until it is released."
 )
+BINDING_DESCRIPTION = (
+    "What the Agents that it selects may reach. An Agent reaches nothing that no binding of its namespace allows; several bindings add up, "
+    "and nothing subtracts. A change is in force at once, and connections that it forbids end; so does what a deleted binding allowed."
+)
 
 
 def definitions() -> list[Schema]:
     """All our CustomResourceDefinitions, in the order in which they are written."""
-    return [_agent(), _agent_runtime(), _gpu_quota()]
+    return [_agent(), _agent_runtime(), _gpu_quota(), _tool_binding()]
 
 
 def _agent() -> Schema:
@@ -42,6 +47,12 @@ def _agent() -> Schema:
         rule(
             f"!{name}.contains('.')",
             "metadata.name must not contain a dot: it is a host name",
+            path=".metadata.name",
+            reason="FieldValueInvalid",
+        ),
+        rule(
+            f"!has(self.spec.expose) || size(self.spec.expose) == 0 || {name}.matches('^[a-z]')",
+            "metadata.name must begin with a letter where spec.expose is set: the Service has the same name",
             path=".metadata.name",
             reason="FieldValueInvalid",
         ),
@@ -100,6 +111,28 @@ def _gpu_quota() -> Schema:
         _column("Age", ".metadata.creationTimestamp", kind="date"),
     ]
     return _definition("GPUQuota", names.GPU_QUOTAS, "gq", QUOTA_DESCRIPTION, GPUQuotaSpec, GPUQuotaStatus, [], columns)
+
+
+def _tool_binding() -> Schema:
+    rules = [
+        rule(
+            f"size(self.metadata.name) <= {BINDING_NAME_MAX}",
+            f"metadata.name must have at most {BINDING_NAME_MAX} characters: each rule in force carries it",
+            path=".metadata.name",
+            reason="FieldValueInvalid",
+        )
+    ]
+    columns = [
+        _column("Ready", _condition("Ready", "status")),
+        _column("Reason", _condition("Ready", "reason")),
+        _column("Mode", ".spec.mode"),
+        _column("Agents", ".status.agents", kind="integer"),
+        _column("Programmed", ".status.programmed", kind="integer"),
+        _column("Would deny", ".status.wouldDeny", kind="integer"),
+        _column("Age", ".metadata.creationTimestamp", kind="date"),
+    ]
+    models = (ToolBindingSpec, ToolBindingStatus)
+    return _definition("ToolBinding", names.TOOL_BINDINGS, "tb", BINDING_DESCRIPTION, *models, rules, columns)
 
 
 def _definition(

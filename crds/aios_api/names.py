@@ -12,6 +12,7 @@ API_VERSION: Final = f"{GROUP}/{VERSION}"
 AGENTS: Final = "agents"
 AGENT_RUNTIMES: Final = "agentruntimes"
 GPU_QUOTAS: Final = "gpuquotas"
+TOOL_BINDINGS: Final = "toolbindings"
 CATEGORY: Final = "aios"
 """`kubectl get aios` lists all our kinds."""
 
@@ -63,6 +64,14 @@ AGENT_DIR: Final = "/run/aios"
 AGENT_SOCKET: Final = "/run/aios/agent.sock"
 AGENT_PORT: Final = 2489
 AGENT_URL: Final = f"http://127.0.0.1:{AGENT_PORT}"
+"""The agent's endpoint on its loopback; also its proxy, and the only way out."""
+NO_PROXY: Final = "127.0.0.1,localhost,::1"
+PROXY_ENVIRONMENT: Final = {
+    name: value
+    for upper, value in (("HTTP_PROXY", AGENT_URL), ("HTTPS_PROXY", AGENT_URL), ("NO_PROXY", NO_PROXY))
+    for name in (upper, upper.lower())
+}
+"""In every container of an agent. Programs read one case or the other."""
 
 FIELD_MANAGER_OPERATOR: Final = "aios-operator"
 FIELD_MANAGER_NODE: Final = "aios-node"
@@ -75,6 +84,11 @@ COMPONENT_NODE_AGENT: Final = "node-agent"
 def node_lease_name(node: str) -> str:
     """The Lease, in the namespace of the release, by which the agent of this node says that it has fresh orders."""
     return f"aios-node.{node}"
+
+
+def expose_policy_name(agent: str) -> str:
+    """The name of the NetworkPolicy that lets in what the Agent exposes."""
+    return f"aios-expose-{agent}"
 
 
 def attempt_name(agent: str, attempt: int) -> str:

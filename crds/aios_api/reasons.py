@@ -45,6 +45,17 @@ class ConditionType(_Explained):
     WithinShare = "WithinShare", "The current attempt was never stopped for using more VRAM than its share."
     GPUHealthy = "GPUHealthy", "Only there, and False, while the GPU of the current attempt takes nobody new."
     Ready = "Ready", "The pod is ready, the fence is in force and the listeners are open, for the current attempt."
+    EgressProgrammed = (
+        "EgressProgrammed",
+        "The agent's gateway has confirmed that it enforces what the ToolBindings of the namespace say of this Agent.",
+    )
+    EgressFenced = (
+        "EgressFenced",
+        "A probe from inside the pod's network namespace found no way out but the gateway; the message says what was tried and when.",
+    )
+    Exposed = "Exposed", "Service and NetworkPolicy for the ports of spec.expose are there."
+    ResolvedRefs = "ResolvedRefs", "What the object refers to exists (on the ToolBinding: Agents that it selects)."
+    Programmed = "Programmed", "Every gateway concerned has confirmed that it enforces this generation (on the ToolBinding)."
     Completed = "Completed", "The agent ended for good, and what was booked is released."
     DeadlineExceeded = (
         "DeadlineExceeded",
@@ -116,6 +127,25 @@ class Reason(_Explained):
     CannotMonitor = "CannotMonitor", "What the pod uses of the GPU can't be read now; the message says why. Nothing is enforced meanwhile."
     WithinShare = "WithinShare", "The pod was not seen above its share for longer than the grace."
     ShareExceeded = "ShareExceeded", "The pod used more VRAM than its share, and its container was killed; the message says by how much."
+
+    # What may it reach, and by whom is it reached?
+    Programmed = "Programmed", "Every gateway concerned has confirmed that it enforces what is ordered."
+    Programming = "Programming", "What is ordered has not been confirmed by every gateway concerned yet."
+    NothingAllowed = "NothingAllowed", "No ToolBinding selects the Agent, so that it reaches nothing but its own endpoint."
+    NotRunning = "NotRunning", "There is no gateway that would have to enforce anything: none of the Agents concerned runs."
+    Resolved = "Resolved", "What the object refers to exists."
+    SelectsNothing = "SelectsNothing", "No Agent of the namespace is selected; an absent or empty spec.agentSelector never selects any."
+    LastGoodInForce = (
+        "LastGoodInForce",
+        "The spec can't be read. What it said before stays in force, less the rules that it has no longer; nobody new gets any of it.",
+    )
+    TooManyRules = (
+        "TooManyRules",
+        "All bindings of an Agent together have more rules than it can have; the youngest that finds no room is left out.",
+    )
+    FenceLeaks = "FenceLeaks", "Something outside was reached past the gateway; the agent's containers were stopped."
+    Exposed = "Exposed", "Service and NetworkPolicy for the exposed ports are there."
+    Exposing = "Exposing", "Service or NetworkPolicy for the exposed ports are not there yet."
 
     # Does it run?
     Ready = "Ready", "The pod is ready, the fence is in force and the listeners are open, for the current attempt."

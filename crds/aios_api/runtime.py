@@ -4,24 +4,41 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from aios_api.agent import Conditions, Memory, PlacedGPU
-from aios_api.meta import UID, Attempt, AttemptName, Model, Name
-from aios_api.schema import rule, rules
+from aios_api.agent import Conditions, Exposed, Memory, PlacedGPU
+from aios_api.binding import Count
+from aios_api.egress import MAX_BINDINGS, BindingName, EgressPolicy
+from aios_api.meta import UID, Attempt, AttemptName, Model, Name, Time
+from aios_api.schema import Schema, list_type, rule, rules
 
-_ORDER_RULES = rules(
-    rule("self.agentUID == oldSelf.agentUID", "agentUID must not change: another Agent is another order", path=".agentUID"),
-    rule(
-        "self.attempt > oldSelf.attempt || self == oldSelf",
-        "attempt must grow when anything else changes: claim and pod of an attempt follow from its order",
-        path=".attempt",
-    ),
-)
+IN_FORCE_AT_ONCE = ("egress", "expose")
+"""What may change within an attempt: neither claim nor pod follows from it."""
+
+
+def _order_rules(schema: Schema) -> None:
+    """The rules, and which fields make an attempt: all but `IN_FORCE_AT_ONCE`, so that one that is added later does."""
+    required = schema["required"]
+    fixed = [name for name in schema["properties"] if name not in ("agentUID", "attempt", *IN_FORCE_AT_ONCE)]
+    same = [
+        f"self.{name} == oldSelf.{name}"
+        if name in required
+        else f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})"
+        for name in fixed
+    ]
+    several = rules(
+        rule("self.agentUID == oldSelf.agentUID", "agentUID must not change: another Agent is another order", path=".agentUID"),
+        rule(
+            f"self.attempt > oldSelf.attempt || (self.attempt == oldSelf.attempt && {' && '.join(same)})",
+            f"attempt must grow when anything but {' and '.join(IN_FORCE_AT_ONCE)} changes: claim and pod of an attempt follow from it",
+            path=".attempt",
+        ),
+    )
+    schema.update(several)
 
 
 class AgentRuntimeSpec(Model):
-    """The decision. Claim and pod of `attempt` follow from it; it does not change within an attempt."""
+    """The decision. Claim and pod of `attempt` follow from it; within an attempt only what is in force at once changes."""
 
-    model_config = ConfigDict(json_schema_extra=_ORDER_RULES)
+    model_config = ConfigDict(json_schema_extra=_order_rules)
 
     agent_uid: UID = Field(alias="agentUID", description="The Agent that this order is for.")
     attempt: Annotated[int, Field(ge=1, le=2**31 - 1)] = Field(description="Grows with every new decision; never used twice.")
@@ -32,6 +49,32 @@ class AgentRuntimeSpec(Model):
     claim_name: AttemptName = Field(alias="claimName", description="The ResourceClaim of this attempt.")
     pod_name: AttemptName = Field(alias="podName", description="The pod of this attempt.")
     gpu: PlacedGPU | None = Field(default=None, description="The share that is to be booked. Absent means no GPU.")
+    egress: EgressPolicy | None = Field(default=None, description="What the agent may reach. Absent: nothing.")
+    expose: Exposed | None = Field(default=None, description="Ports that the fence lets in. Absent: none.")
+
+
+class WouldDeny(Model):
+    """What a binding in Audit mode let through."""
+
+    binding: BindingName = Field(description="The ToolBinding.")
+    count: Count = Field(description="Connections and requests that no rule allows.")
+
+
+class EgressFacts(Model):
+    """What the gateway says of the agent's egress. Counts are of this attempt."""
+
+    policy_digest: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None, alias="policyDigest", description="Of the policy that is in force. Absent: none, and nothing is allowed."
+    )
+    since: Time | None = Field(default=None, description="When it came into force.")
+    denied: Count | None = Field(default=None, description="Connections and requests that were denied.")
+    would_deny: list[WouldDeny] | None = Field(
+        default=None,
+        alias="wouldDeny",
+        max_length=MAX_BINDINGS,
+        description="By binding in Audit mode: what was let through though no rule allows it.",
+        json_schema_extra=list_type(keys=["binding"]),
+    )
 
 
 class UsedGPU(Model):
@@ -58,3 +101,4 @@ class AgentRuntimeStatus(Model):
         default=None, alias="contractVersion", description="The contract that the node agent speaks."
     )
     gpu: UsedGPU | None = Field(default=None, description="The use of the share. Absent without one, and while it is not known.")
+    egress: EgressFacts | None = Field(default=None, description="What the gateway says of the agent's way out.")

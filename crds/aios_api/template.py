@@ -85,7 +85,7 @@ def _pod_spec() -> Schema:
         "ephemeralContainers": refused(several, "ephemeralContainers", "they are added to a running pod, for example with kubectl debug"),
         "dnsPolicy": refused(word, "dnsPolicy", no_names),
         "dnsConfig": refused(anything, "dnsConfig", no_names),
-        "subdomain": refused(word, "subdomain", "nothing reaches an agent by name"),
+        "subdomain": refused(word, "subdomain", "what an agent exposes is reached by the Service of its name"),
         "hostnameOverride": refused(word, "hostnameOverride", "the pod is named after its Agent and attempt"),
         "setHostnameAsFQDN": never("setHostnameAsFQDN", "an agent has no domain"),
         "readinessGates": refused(
@@ -251,8 +251,8 @@ def _port() -> Schema:
             "name": text(15),
             "containerPort": integer(1, 65_535),
             "protocol": choice("TCP", "UDP", "SCTP"),
-            "hostPort": integer(0, 65_535, rule("self == 0", "hostPort must not be set: nothing comes in to an agent")),
-            "hostIP": refused(text(45), "hostIP", "nothing comes in to an agent"),
+            "hostPort": integer(0, 65_535, rule("self == 0", "hostPort must not be set: what an agent exposes is reached by its Service")),
+            "hostIP": refused(text(45), "hostIP", "an agent has no port on its node"),
         },
         required=["containerPort"],
     )
@@ -308,11 +308,45 @@ def _projected() -> Schema:
 
 def _probe() -> Schema:
     seconds = integer(0, 86_400)
-    why = "nothing comes in to an agent, the kubelet's own requests neither; use exec"
-    network = {kind: refused(free(), kind, why) for kind in ("httpGet", "tcpSocket", "grpc")}
     times = ("initialDelaySeconds", "timeoutSeconds", "periodSeconds", "terminationGracePeriodSeconds")
     counts = {kind: integer(0, 1000) for kind in ("successThreshold", "failureThreshold")}
+    host = refused(text(253), "host", "the kubelet asks the agent, and nobody else in its place")
+    port = node(None, maxLength=15, **INT_OR_STRING)
+    header = struct({"name": text(256), "value": text(4096)}, required=["name", "value"])
+    http = {"path": text(4096), "port": port, "host": host, "scheme": choice("HTTP", "HTTPS"), "httpHeaders": listing(header, 32)}
+    network = {
+        "httpGet": struct(http, required=["port"]),
+        "tcpSocket": struct({"port": port, "host": host}, required=["port"]),
+        "grpc": struct({"port": integer(1, 65_535), "service": text(253)}, required=["port"]),
+    }
     return struct({"exec": free()} | dict.fromkeys(times, seconds) | counts | network)
+
+
+def probe_rules() -> list[Schema]:
+    """Rules of `Agent.spec`: the kubelet asks over the network only where something comes in at all."""
+    return [
+        rule(
+            f"!has(self.template.spec.{field}) || self.template.spec.{field}.all(c, !has(c.{probe}) || ({_asks_exposed(f'c.{probe}')}))",
+            f"{probe} of {field} must use exec, or a TCP port of spec.expose: nothing else comes in, the kubelet's own requests neither",
+            path=f".template.spec.{field}",
+        )
+        for field in ("containers", "initContainers")
+        for probe in ("livenessProbe", "readinessProbe", "startupProbe")
+    ]
+
+
+def _asks_exposed(probe: str) -> str:
+    """A port may be given by its name in the container."""
+
+    def exposed(port: str) -> str:
+        return f"(has(self.expose) && self.expose.exists(e, e.protocol == 'TCP' && e.port == {port}))"
+
+    def named_or_number(port: str) -> str:
+        named = f"(has(c.ports) && c.ports.exists(p, has(p.name) && p.name == string({port}) && {exposed('p.containerPort')}))"
+        return f"(type({port}) == int ? {exposed(f'int({port})')} : {named})"
+
+    asked = [f"(!has({probe}.{kind}) || {named_or_number(f'{probe}.{kind}.port')})" for kind in ("httpGet", "tcpSocket")]
+    return " && ".join([*asked, f"(!has({probe}.grpc) || {exposed(f'{probe}.grpc.port')})"])
 
 
 def _hook() -> Schema:

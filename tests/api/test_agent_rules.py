@@ -104,9 +104,8 @@ REFUSED_OF_CONTAINERS: list[tuple[str, Any, str]] = [
     ("ports", [{"containerPort": 80, "hostPort": 80}], "hostPort must not be set"),
     ("ports", [{"containerPort": 80, "hostIP": "0.0.0.0"}], "hostIP must not be set"),
     *(
-        (probe, {kind: FREE}, f"{probe}.{kind}: Forbidden: {kind} must not be set")
-        for probe in ("livenessProbe", "readinessProbe", "startupProbe")
-        for kind in ("httpGet", "tcpSocket", "grpc")
+        (f"livenessProbe.{kind}.host", "other", f"livenessProbe.{kind}.host: Forbidden: host must not be set")
+        for kind in ("httpGet", "tcpSocket")
     ),
     *(
         (f"lifecycle.{hook}", {kind: FREE}, f"{kind} must not be set")

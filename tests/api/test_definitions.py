@@ -27,7 +27,7 @@ def test_the_definitions_are_established_and_structural(space: Space, definition
         ("agent.spec", ["gpu\t<Object>", "operatingMode\t<string>", "enum: Running, Stopped", "template\t<Object> -required-"]),
         ("agent.status.pending", ["Set while the Agent waits for a place", "smallestChange\t<string> -required-"]),
         ("agt.spec.template.spec.containers.image", ["FIELD: image <string>"]),
-        ("agentruntime.spec", ["nodeName\t<string> -required-", "does not change within an attempt"]),
+        ("agentruntime.spec", ["nodeName\t<string> -required-", "within an attempt only what is in force at once changes"]),
     ],
 )
 def test_kubectl_explains_fields_in_sentences(cluster: LocalCluster, definitions: list[Object], field: str, sentences: list[str]) -> None:

@@ -15,9 +15,22 @@ def updated(space: Space, body: Object) -> Object:
 def test_an_order_is_as_it_was_within_its_attempt(space: Space) -> None:
     assert space.apply(order(), "operator").status_code == 201
     assert updated(space, order())["metadata"]["generation"] == 1
-    assert "attempt must grow when anything else changes" in updated(space, order(node="node-b"))["message"]
+    assert "attempt must grow when anything but egress and expose changes" in updated(space, order(node="node-b"))["message"]
     assert updated(space, order(attempt=2, node="node-b"))["spec"]["attempt"] == 2
     assert "attempt must grow" in updated(space, order(attempt=1, node="node-b"))["message"]
+
+
+def test_what_is_in_force_at_once_changes_within_an_attempt(space: Space) -> None:
+    policy = {"digest": "0" * 64, "bindings": [], "rules": []}
+    assert space.apply(order(), "operator").status_code == 201
+    assert updated(space, order(egress=policy))["metadata"]["generation"] == 2
+    port = {"name": "http", "port": 8080, "protocol": "TCP"}
+    assert updated(space, order(egress={**policy, "digest": "1" * 64}, expose=[port]))["metadata"]["generation"] == 3
+    assert "egress" not in updated(space, order())["spec"]
+    gpu = {"uuid": "GPU-1", "model": "m", "memory": "1Gi"}
+    assert "attempt must grow" in updated(space, order(gpu=gpu))["message"]
+    assert updated(space, order(attempt=2, gpu=gpu))["spec"]["attempt"] == 2
+    assert "attempt must grow" in updated(space, order(attempt=2))["message"]
 
 
 def test_an_order_stays_with_its_agent(space: Space) -> None:

@@ -163,7 +163,7 @@ def test_definitions_can_be_left_to_others_and_are_kept_by_default(chart: Any) -
     assert not chart.render({"crds": {"enabled": False}}).of("CustomResourceDefinition")
     for keep in (True, False):
         crds = chart.render({"crds": {"keep": keep}}).of("CustomResourceDefinition")
-        kinds = (names.AGENTS, names.AGENT_RUNTIMES, names.GPU_QUOTAS)
+        kinds = (names.AGENTS, names.AGENT_RUNTIMES, names.GPU_QUOTAS, names.TOOL_BINDINGS)
         assert {crd["metadata"]["name"] for crd in crds} == {f"{plural}.{names.GROUP}" for plural in kinds}
         assert all(("helm.sh/resource-policy" in (crd["metadata"].get("annotations") or {})) is keep for crd in crds)
 

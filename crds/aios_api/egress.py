@@ -1,0 +1,313 @@
+"""The effective egress policy of one Agent: compiled from bindings, carried in its `AgentRuntime`, judged in its gateway.
+
+Pure, and the only place that says what is allowed: operator, gateway and `aiosctl` share it. What no rule allows is denied; a policy that
+is absent allows nothing. A caller judges twice: `judge` before any name is resolved, `address_allowed` for each address that it gets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+from aios_api.addresses import INTERNAL, Address, Internal, Network, parse_address, parse_network
+from aios_api.agent import InvalidSpec
+from aios_api.binding import (
+    BINDING_NAME_MAX,
+    DEFAULT_PORTS,
+    AgentSelector,
+    EgressRule,
+    Mode,
+    Port,
+    RuleName,
+    Scheme,
+    ToolBindingSpec,
+    is_host_name,
+    parse_binding,
+)
+from aios_api.meta import Generation, Model
+from aios_api.schema import list_type
+
+MAX_BINDINGS: Final = 64
+MAX_RULES: Final = 256
+MAX_BYTES: Final = 32 * 1024
+"""Of one Agent's policy, as it is rendered for its digest. The message that brings it to the gateway holds 64 KiB."""
+
+BindingName = Annotated[str, Field(min_length=1, max_length=BINDING_NAME_MAX)]
+
+
+class PolicyBinding(Model):
+    """A binding that is part of the policy."""
+
+    name: BindingName = Field(description="The ToolBinding.")
+    generation: Generation = Field(description="Its generation that is in force for this Agent.")
+    mode: Mode = Field(description="Audit lets through, and counts, what no rule allows.")
+
+
+class PolicyRule(Model):
+    """One destination that is allowed, with its ports written out."""
+
+    binding: BindingName = Field(description="The ToolBinding that says so.")
+    generation: Generation = Field(description="Its generation.")
+    rule: RuleName = Field(description="The rule's name in it.")
+    host: Annotated[str, Field(min_length=1, max_length=253)] | None = Field(default=None, description="As in the rule.")
+    cidr: Annotated[str, Field(min_length=1, max_length=43)] | None = Field(default=None, description="As in the rule.")
+    ports: tuple[Port, ...] = Field(min_length=1, max_length=16, description="Each port.", json_schema_extra=list_type())
+    scheme: Scheme = Field(description="As in the rule.")
+
+    def serves(self, scheme: Scheme, port: int) -> bool:
+        """Whether the rule is one for such a request. A tunnel (`https`) may also be one for any bytes."""
+        return port in self.ports and (scheme == self.scheme or (scheme == "https" and self.scheme == "tcp"))
+
+
+class Verdict(StrEnum):
+    """Why a request was allowed or not: a word that an agent may read, since it discloses nothing of the policy."""
+
+    Allowed = "Allowed"
+    WouldDeny = "WouldDeny"
+    """Let through by a binding in Audit mode."""
+    NotAllowed = "NotAllowed"
+    """No rule allows it."""
+    InternalAddress = "InternalAddress"
+    """An address inside that no rule names."""
+    InvalidHost = "InvalidHost"
+    """Neither a DNS name of two labels nor an address in its plain form."""
+    NoPolicy = "NoPolicy"
+    """No binding selects the Agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is judged of one request or tunnel before its name is resolved."""
+
+    allowed: bool
+    verdict: Verdict
+    host: str
+    """As it was judged: in lower case and without a last dot. Exactly this is to be resolved, or dialled when it is an address."""
+    port: int
+    scheme: Scheme
+    """Of the rule: for `tcp` the bytes in a tunnel are not looked at, for `https` they must be TLS for this host. As asked when denied."""
+    rule: PolicyRule | None = None
+    address: Address | None = None
+    """When the host is an address."""
+
+    @property
+    def audited(self) -> bool:
+        """Let through, though no rule allows it: to be counted as would-deny."""
+        return self.allowed and self.rule is None
+
+
+class EgressPolicy(Model):
+    """All that one Agent may reach. Equal digests mean equal policies."""
+
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$", max_length=64)] = Field(description="SHA-256 of the rest in canonical JSON.")
+    bindings: tuple[PolicyBinding, ...] = Field(
+        default=(),
+        max_length=MAX_BINDINGS,
+        description="The bindings that select the Agent, by name.",
+        json_schema_extra=list_type(keys=["name"]),
+    )
+    rules: tuple[PolicyRule, ...] = Field(
+        default=(), max_length=MAX_RULES, description="What they allow, by binding and rule.", json_schema_extra=list_type()
+    )
+
+    @classmethod
+    def of(cls, bindings: Iterable[PolicyBinding], rules: Iterable[PolicyRule]) -> EgressPolicy:
+        """The policy with its digest, which does not depend on the order of either."""
+        ordered = tuple(sorted(bindings, key=lambda each: each.name)), tuple(sorted(rules, key=lambda each: (each.binding, each.rule)))
+        return cls(digest=hashlib.sha256(_rendered(*ordered)).hexdigest(), bindings=ordered[0], rules=ordered[1])
+
+    @property
+    def whole(self) -> bool:
+        """The digest is the one of the rest."""
+        return self.digest == hashlib.sha256(_rendered(self.bindings, self.rules)).hexdigest()
+
+    @property
+    def audit_bindings(self) -> tuple[str, ...]:
+        """Bindings in Audit mode: each request that no rule allows counts for every one of them."""
+        return tuple(each.name for each in self.bindings if each.mode == "Audit")
+
+    def in_force(self, binding: str) -> PolicyBinding | None:
+        """The binding as it is part of this policy; None when it is not."""
+        return next((each for each in self.bindings if each.name == binding), None)
+
+    def judge(self, scheme: Scheme, host: str, port: int, internal: Internal = INTERNAL) -> Decision:
+        """Whether a request to `host` may be made: `http` for one in absolute form, `https` for a tunnel, `tcp` for a tunnel whose bytes
+        are nobody's affair. Nothing is resolved. Of several rules that allow it the one that asks for least is named."""
+        name = host.lower().removesuffix(".")
+        address = parse_address(name)
+        if address is None and not is_host_name(name):
+            return Decision(False, Verdict.InvalidHost, name, port, scheme)
+        found = [rule for rule in self._index.candidates(name, address, internal) if rule.serves(scheme, port)]
+        if found:
+            rule = min(found, key=lambda each: (each.scheme != "tcp", each.binding, each.rule))
+            return Decision(True, Verdict.Allowed, name, port, rule.scheme, rule, address)
+        if address is not None and not internal.is_public(address):
+            return Decision(False, Verdict.InternalAddress, name, port, scheme, address=address)
+        if self.audit_bindings:
+            return Decision(True, Verdict.WouldDeny, name, port, "http" if scheme == "http" else "tcp", address=address)
+        return Decision(False, Verdict.NotAllowed if self.bindings else Verdict.NoPolicy, name, port, scheme, address=address)
+
+    def address_allowed(self, decision: Decision, address: str | Address, internal: Internal = INTERNAL) -> bool:
+        """Whether what `decision` allowed may be dialled at `address`, to which its host was resolved: at a public address always, at an
+        internal one only where a rule names it for the same scheme and port. In Audit mode at public addresses only."""
+        plain = parse_address(str(address))
+        if plain is None or not decision.allowed or decision.address not in (None, plain):
+            return False
+        if internal.is_public(plain):
+            return True
+        return decision.rule is not None and any(
+            rule.serves(decision.scheme, decision.port) for rule in self._index.naming(plain, internal)
+        )
+
+    @cached_property
+    def _index(self) -> _Index:
+        return _Index(self.rules)
+
+
+class _Index:
+    """The rules by what they name: a request looks at few of them, however many there are."""
+
+    def __init__(self, rules: Sequence[PolicyRule]) -> None:
+        self._hosts: defaultdict[str, list[PolicyRule]] = defaultdict(list)
+        self._networks: list[tuple[Network, PolicyRule]] = []
+        for rule in rules:
+            if rule.host is not None:
+                self._hosts[rule.host].append(rule)
+            elif rule.cidr is not None and (network := parse_network(rule.cidr)) is not None:
+                self._networks.append((network, rule))
+
+    def candidates(self, name: str, address: Address | None, internal: Internal) -> Iterator[PolicyRule]:
+        if address is not None:
+            yield from self.naming(address, internal)
+            return
+        yield from self._hosts.get(name, ())
+        yield from self._hosts.get(f"*.{name.partition('.')[2]}", ())
+
+    def naming(self, address: Address, internal: Internal) -> Iterator[PolicyRule]:
+        return (rule for network, rule in self._networks if internal.names(network, address))
+
+
+# From bindings to a policy.
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A ToolBinding as it is compiled. `spec` is None when it can't be read; `error` then says why, and the rest is what can be read."""
+
+    name: str
+    generation: int
+    created: str
+    """RFC 3339; empty where there is no cluster."""
+    spec: ToolBindingSpec | None
+    error: str | None
+    rule_names: frozenset[str]
+    """Rules that are still there: whatever else is wrong, one that is not is in force no longer."""
+    may_audit: bool
+    """False when the mode is readable and not Audit."""
+    selector: AgentSelector | None
+    """None: absent, or unreadable when `selector_error`."""
+    selector_error: bool = False
+
+    def selects(self, labels: Mapping[str, str], previous: EgressPolicy | None = None) -> bool:
+        """Whether an Agent with these labels is selected. A selector that can't be read keeps those who have the binding."""
+        if self.selector_error:
+            return previous is not None and previous.in_force(self.name) is not None
+        return self.selector is not None and self.selector.selects(labels)
+
+
+def read_binding(raw: Mapping[str, Any]) -> Binding:
+    """A ToolBinding from an object as it is on the wire or in a file. A spec that can't be read is no error here: it is `error`."""
+    metadata = raw.get("metadata") or {}
+    given = raw.get("spec")
+    parts: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+    spec, error = None, None
+    try:
+        spec = parse_binding({} if given is None else given)
+    except InvalidSpec as wrong:
+        error = str(wrong)
+    selector, selector_error = _readable_selector(parts)
+    listed = parts.get("egress")
+    rules = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
+    return Binding(
+        name=str(metadata.get("name", "")),
+        generation=int(metadata.get("generation") or 0),
+        created=str(metadata.get("creationTimestamp") or ""),
+        spec=spec,
+        error=error,
+        rule_names=frozenset(str(each["name"]) for each in rules if "name" in each),
+        may_audit=parts.get("mode", "Enforce") not in ("Enforce", None),
+        selector=selector,
+        selector_error=selector_error,
+    )
+
+
+def _readable_selector(spec: Mapping[str, Any]) -> tuple[AgentSelector | None, bool]:
+    try:
+        return parse_binding({"agentSelector": spec["agentSelector"]} if "agentSelector" in spec else {}).agent_selector, False
+    except InvalidSpec:
+        return None, True
+
+
+def compile_policy(bindings: Iterable[Binding], labels: Mapping[str, str], previous: EgressPolicy | None = None) -> EgressPolicy:
+    """What an Agent with these labels may reach by all of `bindings` that select it; without bindings when none does.
+
+    A binding that can't be read, or whose rules find no room within the bounds, is in force as it is in `previous`, less the rules that it
+    has no longer; where it is not in `previous`, it is not in force. Room goes to older bindings first, and to each as a whole.
+    """
+    taken: list[PolicyBinding] = []
+    rules: list[PolicyRule] = []
+    for binding in sorted(bindings, key=lambda each: (each.created, each.name)):
+        if not binding.selects(labels, previous):
+            continue
+        for entry, added in _forms(binding, previous):
+            if _fit([*taken, entry], [*rules, *added]):
+                taken.append(entry)
+                rules += added
+                break
+    return EgressPolicy.of(taken, rules)
+
+
+def _forms(binding: Binding, previous: EgressPolicy | None) -> Iterator[tuple[PolicyBinding, list[PolicyRule]]]:
+    """The binding as it is, then as it was when it was last good."""
+    if binding.spec is not None:
+        entry = PolicyBinding(name=binding.name, generation=binding.generation, mode=binding.spec.mode)
+        yield entry, [_compiled(binding, rule) for rule in binding.spec.egress or ()]
+    last = previous.in_force(binding.name) if previous is not None else None
+    if previous is not None and last is not None and (binding.spec is None or last.generation != binding.generation):
+        mode: Mode = last.mode if binding.may_audit else "Enforce"
+        kept = [rule for rule in previous.rules if rule.binding == binding.name and rule.rule in binding.rule_names]
+        yield last.model_copy(update={"mode": mode}), kept
+
+
+def _compiled(binding: Binding, rule: EgressRule) -> PolicyRule:
+    ports = tuple(sorted(rule.ports)) if rule.ports is not None else DEFAULT_PORTS[rule.scheme]
+    return PolicyRule(
+        binding=binding.name,
+        generation=binding.generation,
+        rule=rule.name,
+        host=rule.host,
+        cidr=rule.cidr,
+        ports=ports,
+        scheme=rule.scheme,
+    )
+
+
+def _fit(bindings: Sequence[PolicyBinding], rules: Sequence[PolicyRule]) -> bool:
+    return len(bindings) <= MAX_BINDINGS and len(rules) <= MAX_RULES and len(_rendered(bindings, rules)) <= MAX_BYTES
+
+
+def _rendered(bindings: Iterable[PolicyBinding], rules: Iterable[PolicyRule]) -> bytes:
+    """Canonical JSON: sorted keys, no spaces, absent fields left out."""
+    whole = {
+        "bindings": [each.model_dump(by_alias=True, exclude_none=True) for each in bindings],
+        "rules": [each.model_dump(by_alias=True, exclude_none=True) for each in rules],
+    }
+    return json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()

@@ -21,11 +21,13 @@ class MemoryReader:
         usage: Sequence[Usage] = (),
         state: Mapping[str, str] | None = None,
         forks: Mapping[str, tuple[str, int]] | None = None,
+        vectors: Mapping[str, Mapping[int, bytes]] | None = None,
     ) -> None:
         known = sorted(items)
         self.last = known[-1].seq if known else 0
         self._items = [item for item in known if not item.erased]
         self._forks = forks or {}
+        self._vectors = vectors or {}
         self._usage = usage
         self._state = state or {}
 
@@ -105,6 +107,9 @@ class MemoryReader:
 
     def usage(self, model: str) -> Sequence[Usage]:
         return [report for report in self._usage if report.model == model]
+
+    def vectors(self, name: str, seqs: Collection[int]) -> Mapping[int, bytes]:
+        return {seq: value for seq, value in self._vectors.get(name, {}).items() if seq in seqs and seq in self._by_seq}
 
     def state(self, key: str) -> str | None:
         return self._state.get(key)

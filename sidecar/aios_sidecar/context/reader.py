@@ -74,5 +74,8 @@ class Reader(Protocol):
     def usage(self, model: str) -> Sequence[Usage]:
         """The last reports of usage for `model`, oldest first, at most 256."""
 
+    def vectors(self, name: str, seqs: Collection[int]) -> Mapping[int, bytes]:
+        """What was kept of these items with `Context.keep_vectors` under this name: embeddings."""
+
     def state(self, key: str) -> str | None:
         """What was last kept under `key` with `Context.keep_state`: derived, so it may be None again at any time."""

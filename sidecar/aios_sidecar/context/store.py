@@ -117,6 +117,9 @@ class Context(Protocol):
     def report(self, usage: Usage) -> None:
         """A provider reported this."""
 
+    def keep_vectors(self, name: str, values: Mapping[int, bytes]) -> None:
+        """`Reader.vectors` gives these from now on; those of items that are gone are passed over. They go with their items."""
+
     def keep_state(self, values: Mapping[str, str]) -> None:
         """`Reader.state` gives these from now on. Only the newest keys are kept, and none through an erasure."""
 

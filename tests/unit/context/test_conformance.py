@@ -183,6 +183,18 @@ def test_usage_and_state_are_kept_beside_the_log(store, clock):
         assert (reader.state("window"), reader.state("other"), reader.state("none")) == ("v2", "x", None)
 
 
+def test_vectors_are_kept_of_items_that_are_there(store):
+    context = store.context(KEY, 1)
+    context.append(said("1", "2"))
+    context.keep_vectors("mini", {1: b"a", 2: b"b", 9: b"c"})
+    context.keep_vectors("mini", {1: b"d"})
+    assert read(context, lambda reader: reader.vectors("mini", [1, 2, 9])) == {1: b"d", 2: b"b"}
+    assert read(context, lambda reader: reader.vectors("mini", [2])) == {2: b"b"}
+    assert read(context, lambda reader: reader.vectors("other", [1])) == {}
+    context.erase(Scope(items=(1,)))
+    assert read(context, lambda reader: reader.vectors("mini", [1, 2])) == {2: b"b"}
+
+
 def test_a_fork_goes_on_from_an_item_and_shares_what_was_before(store):
     context = store.context(KEY, 1, Limits(sessions=3))
     context.append(said("1", "2", "3"))

@@ -84,7 +84,6 @@ class SqliteContext:
         self._do(lambda writes: writes.keep_state(values), durable=False)
 
     def keep_vectors(self, name: str, values: Mapping[int, bytes]) -> None:
-        """`Reader.vectors` gives these; of items that are gone none is kept."""
         self._do(lambda writes: writes.keep_vectors(name, values), durable=False)
 
     def fork(self, at: int, into: str) -> None:

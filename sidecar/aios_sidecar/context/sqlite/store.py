@@ -52,6 +52,7 @@ class SqliteStore:
         self._clock = lambda: microseconds(clock())
         self._damaged = damaged
         self._lock = threading.Lock()
+        self._closed = False
         self._holders: dict[str, Holder] = {}
         self._open: OrderedDict[str, Holder] = OrderedDict()
         self._pool = ThreadPoolExecutor(writers, thread_name_prefix="context")
@@ -70,26 +71,36 @@ class SqliteStore:
 
     def context(self, key: AgentKey, attempt: int, limits: Limits | None = None) -> SqliteContext:
         """See `ContextStore.context`. Limits that are not given stay as they are."""
-        if _UID.fullmatch(key.uid) is None:
-            raise ContextError(f"the uid of an agent must match {_UID.pattern}")
-        with self._lock:
-            holder = self._holders.get(key.uid)
-            if holder is None:
-                holder = self._holders[key.uid] = Holder(key, limits or Limits())
-        context = SqliteContext(attempt, holder, self)
+        holder = self._holder(key, limits)
         with self._used(holder, attempt) as file:
             file.writes().require_attempt(attempt)
             if limits is not None:
                 holder.limits = file.limits = limits
             if attempt > file.totals.fence and file.unwritable is None:
                 file.queue.do(Work(lambda writes: writes.raise_fence(attempt), durable=True))
-        return context
+        return SqliteContext(attempt, holder, self)
+
+    def existing(self, key: AgentKey, attempt: int) -> SqliteContext:
+        """As `context`, without looking at the file yet: also for one that is damaged, which only an erasure of everything changes."""
+        return SqliteContext(attempt, self._holder(key, None), self)
+
+    def _holder(self, key: AgentKey, limits: Limits | None) -> Holder:
+        if _UID.fullmatch(key.uid) is None:
+            raise ContextError(f"the uid of an agent must match {_UID.pattern}")
+        with self._lock:
+            holder = self._holders.get(key.uid)
+            if holder is None:
+                holder = self._holders[key.uid] = Holder(key, limits or Limits())
+            return holder
 
     def folder(self, uid: str) -> Path:
         """Where the agent's files are."""
         return self._root / uid
 
     def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         for holder in list(self._holders.values()):
             self._close(holder)
         self._pool.shutdown()
@@ -115,6 +126,8 @@ class SqliteStore:
             if file is not None and file.unwritable is not None and holder.users == 0:
                 file.close()  # the disk may be well again
                 file = None
+            if self._closed:
+                raise Busy("the store is closed")
             if file is None:
                 file = holder.file = self._opened(holder, attempt)
             holder.users += 1

@@ -1,0 +1,301 @@
+"""What a file on a disk adds: it is found again, it may be damaged or full, and what was erased is in no byte of it."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from aios_sidecar.context.errors import Busy, ContextError, Damaged, Unwritable
+from aios_sidecar.context.items import Draft, Kind, Role
+from aios_sidecar.context.limits import Limits
+from aios_sidecar.context.sqlite import schema
+from aios_sidecar.context.sqlite.store import FILE, SqliteStore
+from aios_sidecar.context.store import Appended, Scope
+from unit.context.support import KEY, said
+
+SECRET = "sesquipedalian"
+
+
+def folder(store: SqliteStore) -> Path:
+    return store.folder(KEY.uid)
+
+
+def kept(store: SqliteStore, attempt: int = 1) -> list[str]:
+    with store.context(KEY, attempt).reading() as reader:
+        return [item.content for item in reader.oldest(1000)]
+
+
+def raw(root: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in root.rglob("*") if path.is_file())
+
+
+def test_all_is_found_again_by_the_next_program(sqlite):
+    store = sqlite()
+    context = store.context(KEY, 3, Limits(items=50))
+    context.append(said("a", "b"), key="k")
+    context.append(said("c"), durable=False)
+    context.pin([2])
+    context.fork(2, "f")
+    before = context.describe()
+    store.close()
+    store = sqlite()
+    context = store.context(KEY, 3, Limits(items=50))
+    after = context.describe()
+    assert (before.items, before.pinned, before.sessions, before.first_attempt) == (3, 1, 2, 3)
+    for name in ("items", "content_bytes", "sessions", "pinned", "last_seq", "last_append", "first_attempt", "fence"):
+        assert getattr(after, name) == getattr(before, name)
+    assert context.append(said("a", "b"), key="k") == Appended(1, 2, replayed=True)
+    assert kept(store, 3) == ["a", "b", "c"]
+    assert json.loads((folder(store) / "identity.json").read_text()) == KEY._asdict()
+
+
+def test_one_program_has_the_directory(sqlite):
+    sqlite()
+    with pytest.raises(Busy, match="another program has the contexts"):
+        sqlite()
+
+
+def test_files_beyond_the_bound_are_closed_and_opened_again_when_used(sqlite):
+    store = sqlite(open_files=3)
+    contexts = [store.context(KEY._replace(uid=f"agent-{number}"), 1) for number in range(10)]
+    for turn in range(3):
+        for number, context in enumerate(contexts):
+            context.append(said(f"{number}.{turn}"))
+            assert store.open_files <= 3
+    for number, context in enumerate(contexts):
+        with context.reading() as reader:
+            assert [item.content for item in reader.oldest(9)] == [f"{number}.{turn}" for turn in range(3)]
+    paths = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
+    assert sum(path.endswith(FILE) for path in paths) <= 3 * 3
+
+
+def test_a_file_in_use_is_not_closed_under_its_user(sqlite):
+    store = sqlite(open_files=1)
+    context = store.context(KEY, 1)
+    context.append(said("a"))
+    with context.reading() as reader:
+        for number in range(5):
+            store.context(KEY._replace(uid=f"agent-{number}"), 1).append(said("x"))
+        assert [item.content for item in reader.oldest(9)] == ["a"]
+
+
+@pytest.mark.parametrize("uid", ["", "../up", "a/b", ".", "x" * 65])
+def test_a_uid_is_a_name_of_a_folder_and_nothing_else(sqlite, uid):
+    with pytest.raises(ContextError, match="uid of an agent must match"):
+        sqlite().context(KEY._replace(uid=uid), 1)
+
+
+@pytest.mark.parametrize("damage", ["header", "middle", "truncated", "text"])
+def test_a_damaged_file_is_set_aside_reported_and_not_replaced(sqlite, damage):
+    told: list[str] = []
+    store = sqlite(damaged=lambda key, why: told.append(f"{key.name}: {why}"))
+    store.context(KEY, 1).append([Draft(Role.USER, f"{number} {'long ' * 100}") for number in range(200)])
+    path = folder(store) / FILE
+    store.close()
+    content = path.read_bytes()
+    page = schema.PAGE_BYTES
+    path.write_bytes(
+        {
+            "header": b"\0" * 100 + content[100:],
+            "middle": content[:page] + b"\xff" * (len(content) - page),
+            "truncated": content[: 3 * page],
+            "text": b"not a database",
+        }[damage]
+    )
+    damaged_bytes = path.read_bytes()
+    store = sqlite(damaged=lambda key, why: told.append(f"{key.name}: {why}"))
+    with pytest.raises(Damaged):
+        kept(store)
+    assert len(told) == 1
+    assert told[0].startswith("coder: ")
+    (aside,) = (folder(store) / "damaged").glob(f"*/{FILE}")
+    if damage != "header":
+        assert aside.read_bytes()[:page] == damaged_bytes[:page]
+    assert len(aside.read_bytes()) == len(damaged_bytes)
+    for _ in range(2):
+        for use in (lambda: kept(store), lambda: store.context(KEY, 1).append(said("x")), lambda: store.context(KEY, 2)):
+            with pytest.raises(Damaged):
+                use()
+    assert len(told) == 1
+    assert store.context(KEY._replace(uid="77"), 1).append(said("x")) == Appended(1, 1), "others are not disturbed"
+
+
+def test_after_damage_only_an_erasure_of_everything_begins_anew(sqlite):
+    store = sqlite()
+    context = store.context(KEY, 1)
+    context.append(said("a"))
+    store.close()
+    (folder(store) / FILE).write_bytes(b"x" * 9000)
+    store = sqlite()
+    with pytest.raises(Damaged):
+        context = store.context(KEY, 1)
+    with pytest.raises(Damaged, match="restore a snapshot of it, or erase everything"):
+        store.existing(KEY, 1).erase(Scope(items=(1,)))
+    receipt = store.existing(KEY, 1).erase(Scope(everything=True))
+    assert receipt.places == {"damaged": 2}
+    assert not (folder(store) / "damaged").exists()
+    assert kept(store) == []
+    store.context(KEY, 1).append(said("b"))
+    assert kept(store) == ["b"]
+
+
+def test_a_file_that_is_gone_is_missed(sqlite):
+    store = sqlite()
+    store.context(KEY, 1).append(said("a"))
+    store.close()
+    (folder(store) / FILE).unlink()
+    with pytest.raises(Damaged, match="is gone"):
+        sqlite().context(KEY, 1)
+
+
+def test_a_file_of_a_later_format_is_left_as_it_is(sqlite):
+    store = sqlite()
+    store.context(KEY, 1).append(said("a"))
+    store.close()
+    path = folder(store) / FILE
+    base = sqlite3.connect(path)
+    base.execute("PRAGMA user_version = 99")
+    base.close()
+    store = sqlite()
+    with pytest.raises(Unwritable, match="format 99"):
+        store.context(KEY, 1)
+    assert path.exists()
+
+
+def test_a_full_file_refuses_and_keeps_what_is_there(sqlite):
+    store = sqlite()
+    context = store.context(KEY, 1)
+    context.append(said("a"))
+    with store.use(context._holder) as file:
+        pages = file._base.execute("PRAGMA page_count").fetchone()[0]
+        file._base.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(Unwritable, match="full"):
+        context.append([Draft(Role.USER, "x" * 100_000)])
+    refused = [context.submit([Draft(Role.USER, "x" * 100_000)]) for _ in range(3)]
+    for each in refused:
+        with pytest.raises(Unwritable, match="full"):
+            each.result(10)
+    assert kept(store) == ["a"]
+    assert context.append(said("b")) == Appended(2, 2), "no number was lost by what was refused"
+    assert context.describe().items == 2
+
+
+DISK = """
+import sys
+from pathlib import Path
+import subprocess
+from aios_sidecar.context.sqlite.store import SqliteStore
+from aios_sidecar.context.store import AgentKey
+from aios_sidecar.context.items import Draft, Role
+from aios_sidecar.context.errors import Unwritable
+
+root = Path(sys.argv[1])
+def remount(how): subprocess.run(["mount", "-o", f"remount,{how}", "none", str(root)], check=True)
+def kept(context):
+    with context.reading() as reader:
+        return [item.content[:1] for item in reader.oldest(10_000)]
+def refused(act):
+    try:
+        act()
+    except Unwritable as error:
+        return str(error)
+    raise SystemExit("it was not refused")
+
+store = SqliteStore(root / "contexts")
+context = store.context(AgentKey("t", "a", "1"), 1)
+done = 0
+try:
+    while True:
+        context.append([Draft(Role.USER, "x" * 20_000)])
+        done += 1
+except Unwritable as error:
+    print("full:", error)
+assert done > 10, done
+assert len(kept(context)) == done, (len(kept(context)), done)
+refused(lambda: context.append([Draft(Role.USER, "y" * 20_000)]))
+remount("size=64m")
+context.append([Draft(Role.USER, "z")])
+assert kept(context)[-1] == "z" and len(kept(context)) == done + 1
+store.close()
+remount("ro")
+store = SqliteStore(root / "contexts")
+context = store.context(AgentKey("t", "a", "1"), 1)
+assert kept(context)[-1] == "z"
+print("read only:", refused(lambda: context.append([Draft(Role.USER, "w")])))
+print("new:", refused(lambda: store.context(AgentKey("t", "b", "2"), 1)))
+remount("rw")
+context.append([Draft(Role.USER, "w")])
+assert kept(context)[-1] == "w" and len(kept(context)) == done + 2
+store.close()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is mounted by root only")
+def test_a_full_and_then_read_only_disk_refuses_clearly_and_works_again_when_it_is_well(tmp_path):
+    script = f"mount -t tmpfs -o size=3m none {tmp_path} && exec {sys.executable} -c '{DISK.replace(chr(39), chr(34))}' {tmp_path}"
+    run = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
+    if "unshare failed" in run.stderr or "permission denied" in run.stderr.lower():
+        pytest.skip("this machine lets nobody mount")
+    assert run.returncode == 0, run.stderr
+    assert "the disk does not take or give" in run.stdout
+    assert "read only: the disk takes nothing" in run.stdout
+
+
+@pytest.mark.parametrize(
+    "scope", [Scope(items=(2, 3)), Scope(session="s"), Scope(author="eve"), Scope(label=("case", "7")), Scope(everything=True)]
+)
+def test_what_was_erased_is_in_no_byte_of_any_file(sqlite, scope):
+    store = sqlite()
+    context = store.context(KEY, 1)
+    context.append(said(*(f"item {number} of the others" for number in range(300))), durable=False)
+    hidden = [
+        Draft(Role.USER, f"{SECRET} {number} {'pad ' * 2000}", session="s", author="eve", labels={"case": "7"}) for number in range(2)
+    ]
+    seqs = context.append(hidden)
+    context.append([Draft(Role.ASSISTANT, f"summary of {SECRET}", Kind.SUMMARY, derived_from=(seqs.first,))])
+    context.append([Draft(Role.ASSISTANT, f"again {SECRET}", Kind.SUMMARY, derived_from=(seqs.last + 1,), session="other")])
+    context.keep_vectors("mini", {seqs.first: SECRET.encode()})
+    context.keep_state({"window": SECRET})
+    context.pin([seqs.first])
+    for number in range(40):  # the index is merged several times: old parts of it become free pages
+        context.append(said(*(f"{SECRET[:4]} filler {number} {n}" for n in range(150))), durable=False)
+    assert SECRET.encode() in raw(folder(store))
+    if scope.items:
+        scope = Scope(items=(seqs.first, seqs.last))
+    receipt = context.erase(scope)
+    assert SECRET.encode() not in raw(folder(store)), "erased while the store is open"
+    assert receipt.places["derived"] == (0 if scope.everything else 2)
+    assert receipt.places["embeddings"] == receipt.places["marks"] == 1
+    assert receipt.places["state"] == 1
+    assert receipt.places["log"] == 0
+    others = [text for text in kept(store) if text.startswith("item ")]
+    assert len(others) == (0 if scope.everything else 300)
+    with context.reading() as reader:
+        assert reader.search([SECRET], 9) == []
+        assert reader.vectors("mini", [seqs.first]) == {}
+    store.close()
+    assert SECRET.encode() not in raw(folder(store))
+
+
+def test_an_erasure_waits_for_readers_and_keeps_new_ones_waiting(sqlite):
+    store = sqlite()
+    context = store.context(KEY, 1)
+    context.append(said("a", "b"))
+    erased = threading.Event()
+
+    def erase() -> None:
+        context.erase(Scope(items=(1,)))
+        erased.set()
+
+    with context.reading() as reader:
+        thread = threading.Thread(target=erase)
+        thread.start()
+        assert not erased.wait(0.2)
+        assert [item.content for item in reader.oldest(9)] == ["a", "b"]
+    thread.join()
+    assert kept(store) == ["b"]

@@ -11,6 +11,7 @@ from aios_sidecar.gateway import routes
 from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.http import Head, Response
 from aios_sidecar.gateway.metrics import Metrics
+from aios_sidecar.gateway.problems import Problem, ProblemKind
 from aios_sidecar.gateway.server import Server
 from aios_sidecar.gateway.settings import Limits
 
@@ -21,11 +22,16 @@ class AgentRoute:
 
     name: str
     agent: "ServedAgent"
+    head: Head
     to: routes.Answer
 
-    async def answer(self) -> Response:
+    @property
+    def content_bytes(self) -> int:
+        return self.to.content_bytes
+
+    async def answer(self, content: bytes) -> Response:
         self.agent.require_fresh()  # again: it may have taken the request half a minute to arrive
-        return await self.to(self.agent.record)
+        return await self.to.answer(routes.Call(self.agent.record, self.head, content))
 
 
 class ServedAgent:
@@ -35,7 +41,9 @@ class ServedAgent:
         self.record = record
         self.require_fresh = freshness.require
         self.server = Server(self, limits)
+        self._limits = limits
         self._metrics = metrics
+        self._held_bytes = 0
         self.listeners: Mapping[ListenerKind, socket.socket] = {}
 
     def listen_on(self, listeners: Mapping[ListenerKind, socket.socket]) -> None:
@@ -46,7 +54,13 @@ class ServedAgent:
     def route(self, head: Head) -> AgentRoute:
         self.require_fresh()
         name, answer = routes.find(head)
-        return AgentRoute(name, self, answer)
+        return AgentRoute(name, self, head, answer)
+
+    def hold(self, content_bytes: int) -> None:
+        if self._held_bytes + content_bytes > self._limits.held_bytes:
+            detail = f"An agent's requests may have {self._limits.held_bytes} bytes of content under way at once."
+            raise Problem(ProblemKind.TOO_MUCH_AT_ONCE, detail, {"Retry-After": "1"})
+        self._held_bytes += content_bytes
 
     def answered(self, route: str, status: int) -> None:
         self._metrics.answered(route, status)

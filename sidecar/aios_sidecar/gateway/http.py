@@ -49,13 +49,20 @@ class Route(Protocol):
     def name(self) -> str:
         """Of a closed set; a label of metrics."""
 
-    async def answer(self) -> Response:
+    @property
+    def content_bytes(self) -> int:
+        """How much content it takes; 0 for none: what comes is read and dropped then."""
+
+    async def answer(self, content: bytes) -> Response:
         """Called when the request has been read to its end. May raise Problem."""
 
 
 class Application(Protocol):
     def route(self, head: Head) -> Route:
         """What answers `head`. Raises Problem for a request that must not be answered."""
+
+    def hold(self, content_bytes: int) -> None:
+        """So much more content is held in memory for its routes; less, when negative. Raises Problem when that is too much."""
 
     def answered(self, route: str, status: int) -> None:
         """Told of every response; `route` is "none" when the request never got one."""
@@ -73,6 +80,7 @@ class Connection:
         self._served_one = False
         self._waits_for_another = False
         self._draining = False
+        self._held_bytes = 0
 
     async def run(self) -> None:
         """Serve requests in turn. Returns when the connection is closed; raises nothing but cancellation."""
@@ -108,8 +116,8 @@ class Connection:
                 return False
             chosen = self._application.route(_head(head, self._via))
             route = chosen.name
-            await self._read_body()
-            response = await chosen.answer()
+            content = await self._read_body(chosen.content_bytes)
+            response = await chosen.answer(content)
         except Problem as problem:
             response = _response_to(problem)
         except h11.RemoteProtocolError as error:
@@ -119,6 +127,9 @@ class Connection:
         except Exception:
             log.exception("route %s failed", route)
             response = _response_to(Problem(ProblemKind.INTERNAL, "An error of the gateway's own; its log says more."))
+        finally:
+            self._application.hold(-self._held_bytes)
+            self._held_bytes = 0
         self._application.answered(route, response.status)
         return await self._respond(response, last=last, without_body=head is not None and head.method == b"HEAD")
 
@@ -161,10 +172,10 @@ class Connection:
         finally:
             self._waits_for_another = False
 
-    async def _read_body(self) -> None:
-        """Read the content to its end and drop it."""
+    async def _read_body(self, taken_bytes: int) -> bytes:
+        """Read the content to its end: up to `taken_bytes` are held and returned; when the route takes none, all is dropped."""
         deadline = asyncio.get_running_loop().time() + self._limits.body_seconds
-        size = 0
+        size, limit, held = 0, taken_bytes or self._limits.body_bytes, []
         while not isinstance(event := self._http.next_event(), h11.EndOfMessage):
             if event is h11.NEED_DATA:
                 if self._http.they_are_waiting_for_100_continue:
@@ -175,8 +186,13 @@ class Connection:
                 self._http.receive_data(data)
             elif isinstance(event, h11.Data):
                 size += len(event.data)
-                if size > self._limits.body_bytes:
-                    raise Problem(ProblemKind.CONTENT_TOO_LARGE, f"The content may have {self._limits.body_bytes} bytes.")
+                if size > limit:
+                    raise Problem(ProblemKind.CONTENT_TOO_LARGE, f"The content may have {limit} bytes.")
+                if taken_bytes:
+                    self._application.hold(len(event.data))
+                    self._held_bytes += len(event.data)
+                    held.append(bytes(event.data))
+        return b"".join(held)
 
     async def _respond(self, response: Response, *, last: bool, without_body: bool) -> bool:
         """Send `response`. True when the connection can take another request."""

@@ -52,10 +52,11 @@ class Metrics:
 @dataclass(frozen=True, slots=True)
 class Page:
     name: str
-    content: Callable[[], Response]
+    page: Callable[[], Response]
+    content_bytes: int = 0
 
-    async def answer(self) -> Response:
-        return self.content()
+    async def answer(self, content: bytes) -> Response:
+        return self.page()
 
 
 PLAIN: Final = "text/plain; charset=utf-8"
@@ -78,6 +79,9 @@ class Operations:
         if path not in pages:
             raise Problem(ProblemKind.NOT_FOUND, f"There are {', '.join(pages)}.")
         return Page(path, pages[path])
+
+    def hold(self, content_bytes: int) -> None:
+        """No page takes content."""
 
     def answered(self, route: str, status: int) -> None:
         """Not counted: requests are those of agents."""

@@ -54,6 +54,12 @@ class ProblemKind(Enum):
         "The node is cut off from the cluster",
         "Wait and send it again: it is answered when the node is heard again, or where the agent runs next.",
     )
+    TOO_MUCH_AT_ONCE = (
+        "TooMuchAtOnce",
+        503,
+        "The agent sends too much at once",
+        "Send large requests one after the other.",
+    )
     TOO_MANY_CONNECTIONS = (
         "TooManyConnections",
         503,

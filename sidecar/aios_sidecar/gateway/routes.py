@@ -14,7 +14,24 @@ SOCKET_HOST: Final = "aios"
 """A name for clients that must put something into the URL of a Unix socket."""
 
 Check = Callable[[Head], Problem | None]
-Answer = Callable[[AgentRecord], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request that has arrived whole, and whose it is."""
+
+    record: AgentRecord
+    head: Head
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What answers a method of a path."""
+
+    answer: Callable[[Call], Awaitable[Response]]
+    content_bytes: int = 0
+    """How much content it takes."""
 
 
 def is_no_egress(head: Head) -> Problem | None:
@@ -42,9 +59,9 @@ def has_our_host(head: Head) -> Problem | None:
 CHECKS: Final[tuple[Check, ...]] = (is_no_egress, has_no_origin, has_our_host)
 
 
-async def who_am_i(record: AgentRecord) -> Response:
+async def who_am_i(call: Call) -> Response:
     """`GET /v1/agent`."""
-    return Response(record.model_dump_json(by_alias=True).encode(), "application/json")
+    return Response(call.record.model_dump_json(by_alias=True).encode(), "application/json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +73,7 @@ class Entry:
 
 
 ROUTES: Final[Mapping[str, Entry]] = {
-    "/v1/agent": Entry("agent", {"GET": who_am_i, "HEAD": who_am_i}),
+    "/v1/agent": Entry("agent", {"GET": Answer(who_am_i), "HEAD": Answer(who_am_i)}),
 }
 
 

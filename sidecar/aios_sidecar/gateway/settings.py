@@ -26,7 +26,9 @@ class Limits:
     header_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 16 * 1024
     """Request line and headers together. As much as common servers accept."""
     body_bytes: Annotated[int, Field(ge=0, le=1 << 30)] = 64 * 1024
-    """Of a request's content. No present route takes any; what comes is read and dropped so that the connection stays usable."""
+    """Of a request's content, on a route that takes none: it is read and dropped so that the connection stays usable."""
+    held_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 30)] = 8 << 20
+    """Of content that is held in memory for all requests of an agent that are under way: two of the largest."""
     idle_seconds: Seconds = 75.0
     """Between requests of a kept connection. Longer than the 60 s after which clients commonly drop one, so that they close it, not we."""
     head_seconds: Seconds = 10.0

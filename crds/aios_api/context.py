@@ -73,15 +73,16 @@ class TierPromotion(Model):
     )
 
 
-_RANGE = "min and max must be in the same unit, and min must not be above max"
+_MIN_UNIT = "min must be in tokens or percent"
+_RANGE = "min must not be above max, where both are in the same unit"
 _TIER_RULES = rules(
+    rule("!has(self.min) || !has(self.min.items)", _MIN_UNIT, path=".min"),
     rule(
         "!has(self.min) || !has(self.max) || "
-        "(has(self.min.tokens) && has(self.max.tokens) && self.min.tokens <= self.max.tokens) || "
-        "(has(self.min.items) && has(self.max.items) && self.min.items <= self.max.items) || "
-        "(has(self.min.percent) && has(self.max.percent) && self.min.percent <= self.max.percent)",
+        "((!has(self.min.tokens) || !has(self.max.tokens) || self.min.tokens <= self.max.tokens) && "
+        "(!has(self.min.percent) || !has(self.max.percent) || self.min.percent <= self.max.percent))",
         _RANGE,
-    )
+    ),
 )
 
 
@@ -111,9 +112,11 @@ class Tier(Model):
 
     @model_validator(mode="after")
     def _range(self) -> Self:
+        if self.min is not None and self.min.items is not None:
+            raise ValueError(_MIN_UNIT)
         if self.min is not None and self.max is not None:
-            low, high = (extent.model_dump(exclude_none=True) for extent in (self.min, self.max))
-            if low.keys() != high.keys() or any(low[unit] > high[unit] for unit in low):
+            pairs = ((self.min.tokens, self.max.tokens), (self.min.percent, self.max.percent))
+            if any(low is not None and high is not None and low > high for low, high in pairs):
                 raise ValueError(_RANGE)
         return self
 
@@ -150,7 +153,7 @@ class Strategy(Model):
     )
     preset: Literal["CoreWorkingArchive"] | None = Field(
         default=None,
-        description="CoreWorkingArchive: core (system items and notes, the first; 10 percent), working (the newest; 60 percent), "
+        description="CoreWorkingArchive: core (system items, the first; 10 percent), working (the newest; 60 percent), "
         "archive (the most important of the rest).",
     )
     tiers: Annotated[list[Tier], Field(min_length=1, max_length=8)] | None = Field(

@@ -31,3 +31,11 @@ class Fenced(ContextError):
 
 class Busy(ContextError):
     """Another program holds the store's directory, or this context is being closed. Try again."""
+
+
+class InvalidWindow(ContextError):
+    """The call for a window asks for what can't be; the message names the field."""
+
+
+class BudgetTooSmall(ContextError):
+    """What must be in the window is more than its budget: what is pinned stays, whatever else is left out."""

@@ -46,24 +46,33 @@ class Unit(NamedTuple):
         return tuple(item for item in self.items if item.kind is Kind.TOOL_CALL)
 
 
-def units_of(items: Iterable[Item]) -> list[Unit]:
-    """The units of items in the order of the log. A call whose result is not among them, and a result without its call, have a fault."""
+def is_tool(item: Item) -> bool:
+    """It needs others beside it: a call its results, a result its call."""
+    return item.kind is Kind.TOOL_CALL or item.kind is Kind.TOOL_RESULT
+
+
+def units_of(items: Iterable[Item], one_line: bool = False) -> list[Unit]:
+    """The units of items in the order of the log. A call whose result is not among them, and a result without its call, have a fault.
+
+    With `one_line` they are one conversation whatever their session: a fork begins with the items of what it was forked from.
+    """
     found: list[Unit | list[Item]] = []
     open_calls: dict[str, list[Item]] = {}
     awaited: dict[tuple[str, str | None], list[Item]] = {}
     for item in items:
+        session = "" if one_line else item.session
         if item.kind is Kind.TOOL_CALL:
-            group = open_calls.get(item.session)
+            group = open_calls.get(session)
             if group is None or any(call.call_id == item.call_id for call in group):
                 group = []
-                open_calls[item.session] = group
+                open_calls[session] = group
                 found.append(group)
             group.append(item)
-            awaited[item.session, item.call_id] = group
+            awaited[session, item.call_id] = group
             continue
-        open_calls.pop(item.session, None)
+        open_calls.pop(session, None)
         if item.kind is Kind.TOOL_RESULT:
-            group = awaited.get((item.session, item.call_id))
+            group = awaited.get((session, item.call_id))
             if group is None:
                 found.append(Unit((item,), Fault.NO_CALL))
             else:
@@ -79,36 +88,29 @@ def _group(items: Sequence[Item]) -> Unit:
     return Unit(tuple(items), None if called <= answered else Fault.NO_RESULT)
 
 
-def cut_short(items: Sequence[Item]) -> list[Item]:
-    """`items` without those at their beginning that may belong to a unit that began before: of each session, what comes before its first
-    item that is neither call nor result."""
-    begun: set[str] = set()
-    kept = []
-    for item in items:
-        if item.session not in begun:
-            if item.kind in (Kind.TOOL_CALL, Kind.TOOL_RESULT):
-                continue
-            begun.add(item.session)
-        kept.append(item)
-    return kept
+def cut_short(items: Sequence[Item]) -> Sequence[Item]:
+    """`items` without the calls and results at their beginning: those may belong to a unit that began before. With several sessions at
+    once, what is left of such a unit has a fault, or is whole by itself."""
+    start = next((index for index, item in enumerate(items) if not is_tool(item)), len(items))
+    return items[start:] if start else items
 
 
 def complete(reader: Reader, items: Sequence[Item]) -> list[Unit]:
     """The whole units that `items` belong to, each once, in the order of the log."""
-    found = {unit.first: unit for unit in units_of(item for item in items if item.call_id is None)}
+    found = {unit.first: unit for unit in units_of(item for item in items if not is_tool(item))}
     for item in items:
-        if item.call_id is not None:
+        if is_tool(item):
             unit = _unit_with(reader, item)
             found[unit.first] = unit
     return [found[first] for first in sorted(found)]
 
 
 def _unit_with(reader: Reader, item: Item) -> Unit:
-    partners = [each for each in reader.by_call([item.call_id or ""]) if each.session == item.session]
+    partners = [each for each in reader.by_call([item.call_id or ""]) if each.session == item.session and is_tool(each)]
     around = {each.seq: each for each in (item, *partners)}
     for call in [each for each in partners if each.kind is Kind.TOOL_CALL]:
         around.update((each.seq, each) for each in reader.neighbours(call.seq, PARALLEL_LIMIT))
-    ids = {each.call_id for each in around.values() if each.call_id is not None}
+    ids = {each.call_id for each in around.values() if each.call_id is not None and is_tool(each)}
     around.update((each.seq, each) for each in reader.by_call(ids) if each.session == item.session)
     whole = units_of(around[seq] for seq in sorted(around))
     return next(unit for unit in whole if any(each.seq == item.seq for each in unit.items))

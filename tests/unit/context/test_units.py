@@ -48,6 +48,13 @@ def test_an_id_that_is_used_again_is_another_call():
 def test_what_may_belong_to_a_unit_before_is_cut():
     items = numbered([result("a"), call("b"), said(), result("b"), call("c")])
     assert [item.seq for item in cut_short(items)] == [3, 4, 5]
+    assert cut_short(items[2:]) == items[2:]
+
+
+def test_in_one_line_a_fork_answers_what_its_parent_called():
+    items = numbered([call("a"), result("a", "fork")])
+    assert [unit.fault for unit in units_of(items)] == [Fault.NO_RESULT, Fault.NO_CALL]
+    assert [unit.fault for unit in units_of(items, one_line=True)] == [None]
 
 
 @given(logs())

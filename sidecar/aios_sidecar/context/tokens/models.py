@@ -100,6 +100,10 @@ class Models:
         self._given = dict(given or {})
         self._learned: dict[str, tuple[tuple[int, Usage | None], TokenCounter]] = {}
 
+    def knows(self, model: str) -> bool:
+        """Texts for `model` are counted exactly; reports of its provider would change nothing."""
+        return model in self._given or tables.name_for(model) is not None
+
     def counter(self, model: str, reports: Sequence[Usage] = ()) -> TokenCounter:
         """What counts for `model`. `reports` are what its provider counted; they matter where no table is known."""
         if model in self._given:

@@ -49,7 +49,8 @@ def _words(words: Any) -> str:
 
 
 _REQUEST_CODES = [str(code) for code in sorted(operator._CODES)]
-_GATEWAY_CODES = sorted({200, *(kind.status for kind in ProblemKind)})
+_GATEWAY_CODES = sorted({200, 201, *(kind.status for kind in ProblemKind)})
+_ROUTE_NAMES = sorted({name for entry in ROUTES.values() for name, _ in entry.methods.values()})
 _WRITES = sorted(write.__name__ for write in get_args(effects.Write))
 
 LABELS = {
@@ -81,7 +82,10 @@ LABELS = {
         (f"aios_gpu_{name}", "gpu"): "uuid of a GPU of the node"
         for name in ("monitored", "capacity_bytes", "booked_bytes", "used_bytes", "unattributed_bytes", "shares_exceeded_total")
     },
-    ("aios_gateway_requests_total", "route"): f"{_words(sorted(entry.name for entry in ROUTES.values()))}, `none` for what no route took",
+    (
+        "aios_gateway_requests_total",
+        "route",
+    ): f"{_words(_ROUTE_NAMES)}, `none` for what no route took",
     ("aios_gateway_requests_total", "code"): _words(_GATEWAY_CODES),
 }
 

@@ -156,6 +156,8 @@ def check(draft: Draft, content_bytes: int) -> int:
             (text or "").encode()
     except UnicodeEncodeError:
         raise InvalidItem("content, author, callId and labels must be Unicode text: half of a surrogate pair is none") from None
+    except ValueError:
+        raise InvalidItem("content must have only numbers that JSON has: no NaN and no infinity") from None
     _require(size <= content_bytes, f"content must have at most {content_bytes} bytes, not {size}")
     return size
 
@@ -220,7 +222,7 @@ def size_bytes(content: Content) -> int:
 
 def encode_content(content: Content) -> str:
     """A text as it is; parts as JSON."""
-    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def utc(microseconds: int) -> datetime:

@@ -150,6 +150,9 @@ class ContextStore(Protocol):
         """This agent's context, written by this attempt; an empty one when it has none yet. Earlier attempts may not write it any more.
         Limits that are not given stay as they are. Raises Fenced, Unwritable, Damaged."""
 
+    def existing(self, key: AgentKey, attempt: int) -> Context:
+        """As `context`, without looking yet whether this can be: also for one that is damaged, which only erasing everything changes."""
+
     def close(self) -> None:
         """Every write that was acknowledged is in its file, and the files are closed."""
 

@@ -258,6 +258,9 @@ class VolatileStore:
         log.limits = limits or log.limits
         return VolatileContext(log, attempt, self._clock)
 
+    def existing(self, key: AgentKey, attempt: int) -> VolatileContext:
+        return VolatileContext(self._logs.setdefault(key.uid, _Log(attempt, attempt, Limits())), attempt, self._clock)
+
     def close(self) -> None:
         self._logs.clear()
 

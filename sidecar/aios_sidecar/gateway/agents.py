@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from aios_sidecar.contracts import AgentRecord, ListenerKind
 from aios_sidecar.gateway import routes
+from aios_sidecar.gateway.contexts.desk import Desk
 from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.http import Head, Response
 from aios_sidecar.gateway.metrics import Metrics
@@ -31,16 +32,17 @@ class AgentRoute:
 
     async def answer(self, content: bytes) -> Response:
         self.agent.require_fresh()  # again: it may have taken the request half a minute to arrive
-        return await self.to.answer(routes.Call(self.agent.record, self.head, content))
+        return await self.to.answer(routes.Call(self.agent.record, self.head, content, self.agent.context))
 
 
 class ServedAgent:
     """One agent. What arrives at its listeners is this agent, whatever the request says."""
 
-    def __init__(self, record: AgentRecord, limits: Limits, metrics: Metrics, freshness: Freshness) -> None:
+    def __init__(self, record: AgentRecord, limits: Limits, desk: Desk | None, metrics: Metrics, freshness: Freshness) -> None:
         self.record = record
         self.require_fresh = freshness.require
         self.server = Server(self, limits)
+        self.context = desk.of(record.identity) if desk else None
         self._limits = limits
         self._metrics = metrics
         self._held_bytes = 0
@@ -69,8 +71,9 @@ class ServedAgent:
 class Agents:
     """All agents of this node, by the uid of their claim: the key that is never used twice."""
 
-    def __init__(self, limits: Limits, metrics: Metrics, freshness: Freshness) -> None:
+    def __init__(self, limits: Limits, metrics: Metrics, freshness: Freshness, desk: Desk | None = None) -> None:
         self._limits = limits
+        self._desk = desk
         self._metrics = metrics
         self._freshness = freshness
         self._agents: dict[str, ServedAgent] = {}
@@ -88,7 +91,7 @@ class Agents:
         """Serve this agent on exactly `listeners`, which are ours from now on."""
         agent = self._agents.get(claim_uid)
         if agent is None:
-            agent = self._agents[claim_uid] = ServedAgent(record, self._limits, self._metrics, self._freshness)
+            agent = self._agents[claim_uid] = ServedAgent(record, self._limits, self._desk, self._metrics, self._freshness)
         agent.record = record
         agent.listen_on(listeners)
 

@@ -9,8 +9,10 @@ import signal
 import socket
 import sys
 
+from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.contracts import machine_seconds
 from aios_sidecar.gateway.agents import Agents
+from aios_sidecar.gateway.contexts.desk import Desk
 from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.link import NodeLink
 from aios_sidecar.gateway.metrics import Metrics, Operations
@@ -24,7 +26,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Serve agents until `stop` is set, then drain. Raises OSError when the operations address can't be had."""
     metrics = Metrics()
     freshness = Freshness(settings.mute_seconds, machine_seconds, metrics)
-    agents = Agents(settings.limits, metrics, freshness)
+    desk = None if settings.context_dir is None else Desk(SqliteStore(settings.context_dir))
+    agents = Agents(settings.limits, metrics, freshness, desk)
     link = NodeLink(settings, agents, freshness, metrics, random.Random())  # noqa: S311  spreads reconnects, protects nothing
     operations = Server(Operations(metrics, lambda: link.up, freshness.require), settings.limits, newest_first=True)
     operations.listen_on([("operations", _operations_listener(settings))])
@@ -40,6 +43,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         await agents.drain(settings.drain_seconds)
         operations.end()
+        if desk is not None:
+            desk.close()
 
 
 def _operations_listener(settings: Settings) -> socket.socket:

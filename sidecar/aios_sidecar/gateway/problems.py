@@ -41,6 +41,25 @@ class ProblemKind(Enum):
         "Browsers may not speak for an agent",
         "Send the request from the agent's program, without an Origin header.",
     )
+    INVALID_REQUEST = "InvalidRequest", 400, "The request is not one of this endpoint", "Change the field that is named."
+    NO_SUCH_ITEM = "NoSuchItem", 404, "There is no such item", "Read the log: the item was erased, went by retention, or never was."
+    CONTEXT_CONFLICT = "ContextConflict", 409, "The request contradicts one before it", "Read what is there, and decide anew."
+    CONTEXT_LIMIT_REACHED = "ContextLimitReached", 409, "The context is at a limit", "Unpin or erase something, or have the limit raised."
+    CONTEXT_FENCED = "ContextFenced", 409, "A later attempt of this agent writes the context", "End: this attempt has been replaced."
+    CONTEXT_UNWRITABLE = (
+        "ContextUnwritable",
+        507,
+        "The node's disk takes nothing now",
+        "Go on reading; send it again later; tell those who run the cluster.",
+    )
+    CONTEXT_DAMAGED = (
+        "ContextDamaged",
+        500,
+        "The context is damaged and set aside",
+        "Have a snapshot restored by those who run the cluster, or erase everything to begin anew.",
+    )
+    CONTEXT_BUSY = "ContextBusy", 503, "The context is being closed", "Send it again."
+    NO_CONTEXT = "NoContext", 503, "This gateway keeps no contexts", "Tell those who run the cluster: a setting is missing."
     NOT_FOUND = "NotFound", 404, "There is nothing at this path", "GET /v1/agent says who this agent is."
     METHOD_NOT_ALLOWED = "MethodNotAllowed", 405, "The method is not one of this path", "Use a method that the Allow header names."
     TIMEOUT = "RequestTimeout", 408, "The request took too long to arrive", "Send it again, without pauses."

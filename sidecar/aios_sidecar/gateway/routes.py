@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from aios_sidecar.contracts import AgentRecord
+from aios_sidecar.gateway.contexts.answers import CONTENT_BYTES, ContextCall, ContextRoute
+from aios_sidecar.gateway.contexts.answers import ROUTES as CONTEXT_ROUTES
+from aios_sidecar.gateway.contexts.desk import AgentContext
 from aios_sidecar.gateway.http import Head, Response
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 
@@ -23,6 +26,8 @@ class Call:
     record: AgentRecord
     head: Head
     content: bytes
+    context: AgentContext | None
+    """None where the gateway keeps no contexts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +71,29 @@ async def who_am_i(call: Call) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a path offers; `name` is its label in metrics."""
+    """What a path offers: for each method its label in metrics, and what answers it."""
 
-    name: str
-    methods: Mapping[str, Answer]
+    methods: Mapping[str, tuple[str, Answer]]
 
 
-ROUTES: Final[Mapping[str, Entry]] = {
-    "/v1/agent": Entry("agent", {"GET": Answer(who_am_i), "HEAD": Answer(who_am_i)}),
-}
+def _to_context(route: ContextRoute) -> Answer:
+    async def answer(call: Call) -> Response:
+        if call.context is None:
+            raise Problem(ProblemKind.NO_CONTEXT, "AIOS_GATEWAY_CONTEXT_DIR names no directory.")
+        return await route.answer(ContextCall(call.context, call.head, call.content))
+
+    return Answer(answer, CONTENT_BYTES if route.request else 0)
+
+
+def _table() -> Mapping[str, Entry]:
+    table = {"/v1/agent": Entry({"GET": ("agent", Answer(who_am_i)), "HEAD": ("agent", Answer(who_am_i))})}
+    for route in CONTEXT_ROUTES:
+        methods = dict(table[route.path].methods) if route.path in table else {}
+        table[route.path] = Entry({**methods, route.method: (route.name, _to_context(route))})
+    return table
+
+
+ROUTES: Final = _table()
 
 
 def find(head: Head) -> tuple[str, Answer]:
@@ -86,8 +105,8 @@ def find(head: Head) -> tuple[str, Answer]:
     entry = ROUTES.get(path)
     if entry is None:
         raise Problem(ProblemKind.NOT_FOUND, f"{path[:200]} is not a path of this endpoint.")
-    answer = entry.methods.get(head.method)
-    if answer is None:
+    found = entry.methods.get(head.method)
+    if found is None:
         allowed = ", ".join(entry.methods)
         raise Problem(ProblemKind.METHOD_NOT_ALLOWED, f"{path} allows {allowed}, not {head.method[:40]}.", {"Allow": allowed})
-    return entry.name, answer
+    return found

@@ -60,6 +60,8 @@ class Settings:
     """The pause doubles up to this. An agent that starts while the node agent is back waits at most as long for its endpoint."""
     drain_seconds: Seconds = 10.0
     """For requests in progress after SIGTERM. Less than the 30 s after which the kubelet kills."""
+    context_dir: Path | None = None
+    """Where contexts are kept, a folder for each agent, on a local disk. The chart sets it; without it there are no contexts."""
     limits: Limits = field(default_factory=Limits)
 
     @classmethod

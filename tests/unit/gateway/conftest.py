@@ -95,7 +95,7 @@ def serving(short_path: Path) -> Serving:
         freshness: Freshness | None = None,
     ) -> AsyncIterator[Served]:
         metrics = Metrics()
-        agents = agents or Agents(limits or Limits(), metrics, freshness or fresh(metrics))
+        agents = agents if agents is not None else Agents(limits or Limits(), metrics, freshness or fresh(metrics))
         listeners = listeners_in(short_path / claim)
         port = listeners["loopback"].getsockname()[1]
         agents.serve(claim, a_record(name), listeners)

@@ -81,7 +81,7 @@ class SqliteStore:
         return SqliteContext(attempt, holder, self)
 
     def existing(self, key: AgentKey, attempt: int) -> SqliteContext:
-        """As `context`, without looking at the file yet: also for one that is damaged, which only an erasure of everything changes."""
+        """See `ContextStore.existing`."""
         return SqliteContext(attempt, self._holder(key, None), self)
 
     def _holder(self, key: AgentKey, limits: Limits | None) -> Holder:
@@ -163,8 +163,7 @@ class SqliteStore:
         if identity.exists() and path.exists():
             return
         if identity.exists():
-            aside = folder / DAMAGED
-            what = f"was damaged and is set aside in {aside}" if aside.exists() else "is gone"
+            what = "was damaged and is set aside" if (folder / DAMAGED).exists() else "is gone"
             raise Damaged(f"the file of this context {what}: restore a snapshot of it, or erase everything to begin anew")
         with refusals(path):
             folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,0 +1,112 @@
+"""Brings the requests of agents to the store, in threads, so that the event loop never waits for a disk; and the store's refusals back."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+from aios_sidecar.context.errors import Busy, Conflict, ContextError, Damaged, Fenced, LimitReached, NotThere, Unwritable
+from aios_sidecar.context.items import InvalidItem
+from aios_sidecar.context.limits import Limits
+from aios_sidecar.context.store import AgentKey, Context, ContextStore
+from aios_sidecar.contracts import AgentIdentity
+from aios_sidecar.gateway.problems import Problem, ProblemKind
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+THREADS: Final = 16
+AT_ONCE: Final = 4
+"""Requests of one agent that read or compute at once: a quarter of the threads, so that none keeps the others waiting for long."""
+RETIRE_SECONDS: Final = 600.0
+"""Between two looks for items that are too old, in contexts that nobody appends to."""
+
+_KINDS: Final[dict[type[Exception], ProblemKind]] = {
+    InvalidItem: ProblemKind.INVALID_REQUEST,
+    NotThere: ProblemKind.NO_SUCH_ITEM,
+    Conflict: ProblemKind.CONTEXT_CONFLICT,
+    LimitReached: ProblemKind.CONTEXT_LIMIT_REACHED,
+    Unwritable: ProblemKind.CONTEXT_UNWRITABLE,
+    Damaged: ProblemKind.CONTEXT_DAMAGED,
+    Fenced: ProblemKind.CONTEXT_FENCED,
+    Busy: ProblemKind.CONTEXT_BUSY,
+    ContextError: ProblemKind.INVALID_REQUEST,
+}
+
+
+class Desk:
+    """The contexts of all agents of this node."""
+
+    def __init__(self, store: ContextStore) -> None:
+        self.store = store
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="desk")
+        self._retired_at = 0.0
+
+    def of(self, identity: AgentIdentity) -> "AgentContext":
+        """The context of this agent. It is opened, and earlier attempts are fenced off, at its first use."""
+        return AgentContext(self, identity)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """What `work` returns, done in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def close(self) -> None:
+        """What was acknowledged is in its file."""
+        self._threads.shutdown()
+        self.store.close()
+
+
+class AgentContext:
+    """One agent's way to its context."""
+
+    def __init__(self, desk: Desk, identity: AgentIdentity) -> None:
+        self._desk = desk
+        self._key = AgentKey(identity.namespace, identity.name, identity.uid)
+        self._attempt = identity.attempt
+        self._limits: Limits | None = None
+        self._context: Context | None = None
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    def limit(self, limits: Limits) -> None:
+        """These are in force from the next request on."""
+        if limits != self._limits:
+            self._limits, self._context = limits, None
+
+    async def do(self, work: Callable[[Context], T]) -> T:
+        """What `work` returns for the agent's context. Raises Problem."""
+        async with self._turns:
+            with refusals():
+                return await self._desk.run(lambda: work(self._opened()))
+
+    async def do_anyway(self, work: Callable[[Context], T]) -> T:
+        """As `do`, also for a context that is damaged: `work` says what may be done with it."""
+        async with self._turns:
+            with refusals():
+                return await self._desk.run(lambda: work(self._desk.store.existing(self._key, self._attempt)))
+
+    async def submit(self, work: Callable[[Context], "Future[T]"]) -> T:
+        """As `do`, for work that only begins in the thread: what it waits for keeps no other request waiting."""
+        async with self._turns:
+            with refusals():
+                future = await self._desk.run(lambda: work(self._opened()))
+        with refusals():
+            return await asyncio.wrap_future(future)
+
+    def _opened(self) -> Context:
+        if self._context is None:
+            self._context = self._desk.store.context(self._key, self._attempt, self._limits)
+        return self._context
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What the store refuses becomes a Problem."""
+    try:
+        yield
+    except (ContextError, InvalidItem) as error:
+        if isinstance(error, Damaged | Unwritable):
+            log.error("%s", error)
+        kind = next(_KINDS[each] for each in type(error).__mro__ if each in _KINDS)
+        raise Problem(kind, str(error)) from error

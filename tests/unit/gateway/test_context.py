@@ -1,0 +1,292 @@
+"""What an agent may ask of its context, over its own listeners."""
+
+import asyncio
+import json
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+
+from aios_sidecar.context.sqlite.store import FILE, SqliteStore
+from aios_sidecar.gateway.agents import Agents
+from aios_sidecar.gateway.contexts.desk import Desk
+from aios_sidecar.gateway.metrics import Metrics
+from aios_sidecar.gateway.settings import Limits
+from unit.gateway.conftest import fresh
+
+
+class Talk:
+    """Requests of one agent, one connection each."""
+
+    def __init__(self, served) -> None:
+        self.served = served
+
+    async def ask(self, method: str, target: str, body: object = None, headers: str = "") -> tuple[int, dict]:
+        content = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        head = f"{method} {target} HTTP/1.1\r\nHost: aios\r\nContent-Length: {len(content)}\r\nConnection: close\r\n{headers}\r\n"
+        response = await self.served.exchange(head.encode() + content, "socket")
+        head, _, rest = response.partition(b"\r\n\r\n")
+        return int(head.split()[1]), json.loads(rest)
+
+    async def get(self, path: str) -> dict:
+        status, answer = await self.ask("GET", f"/v1/context{path}")
+        assert status == 200, answer
+        return answer
+
+    async def post(self, path: str, body: object, headers: str = "") -> dict:
+        status, answer = await self.ask("POST", f"/v1/context{path}", body, headers)
+        assert status in (200, 201), answer
+        return answer
+
+    async def refused(self, path: str, body: object, headers: str = "") -> tuple[int, str, str]:
+        status, answer = await self.ask("GET" if body is None else "POST", f"/v1/context{path}", body, headers)
+        assert set(answer) == {"type", "title", "status", "detail", "reason", "nextStep"}, answer
+        return status, answer["reason"], answer["detail"]
+
+
+@pytest.fixture
+def talking(serving, tmp_path):
+    @asynccontextmanager
+    async def talk(limits: Limits | None = None):
+        metrics = Metrics()
+        desk = Desk(SqliteStore(tmp_path / "contexts"))
+        try:
+            claim = f"{time.monotonic_ns():x}"
+            async with serving(agents=Agents(limits or Limits(), metrics, fresh(metrics), desk), claim=claim) as served:
+                yield Talk(served)
+        finally:
+            desk.close()
+
+    return talk
+
+
+def user(text: str, **fields: object) -> dict:
+    return {"role": "user", "content": text, **fields}
+
+
+async def test_items_are_appended_and_read_as_they_were(talking):
+    call = {
+        "role": "assistant",
+        "kind": "tool_call",
+        "callId": "c",
+        "content": [{"type": "tool_call", "name": "f", "arguments": {"a": [1]}}],
+    }
+    result = {"role": "tool", "kind": "tool_result", "callId": "c", "content": "42"}
+    first = user("Łódź?", author="ann", labels={"topic": "trip"}, tokens={"o200k": 4}, time="2026-01-01T10:00:00+01:00")
+    async with talking() as agent:
+        assert await agent.post("/items", {"items": [first, call, result]}) == {"first": 1, "last": 3, "replayed": False}
+        assert (await agent.post("/items", {"items": [user("late")], "durability": "relaxed"}))["first"] == 4
+        answer = await agent.get("/items?first=1&last=3")
+        assert answer["next"] is None
+        one, two, three = answer["items"]
+        assert one == {
+            "seq": 1,
+            "session": "main",
+            "time": "2026-01-01T09:00:00Z",
+            "role": "user",
+            "kind": "message",
+            "content": "Łódź?",
+            "author": "ann",
+            "callId": None,
+            "derivedFrom": [],
+            "labels": {"topic": "trip"},
+            "tokens": {"o200k": 4},
+            "pinned": False,
+            "importance": None,
+            "accesses": 0,
+        }
+        assert (two["content"], two["callId"], three["content"]) == (call["content"], "c", "42")
+        assert [item["seq"] for item in (await agent.get("/items?newest=2"))["items"]] == [3, 4]
+        assert [item["seq"] for item in (await agent.get("/items?newest=2&before=3"))["items"]] == [1, 2]
+        assert [item["seq"] for item in (await agent.get("/items?limit=2"))["items"]] == [1, 2]
+        assert (await agent.get("/items?limit=2"))["next"] == 3
+        assert (await agent.get("/items?session=none"))["items"] == []
+
+
+async def test_an_idempotency_key_makes_an_append_safe_to_repeat(talking):
+    async with talking() as agent:
+        body = {"items": [user("a")]}
+        assert await agent.ask("POST", "/v1/context/items", body, "Idempotency-Key: k\r\n") == (
+            201,
+            {"first": 1, "last": 1, "replayed": False},
+        )
+        assert await agent.ask("POST", "/v1/context/items", body, "Idempotency-Key: k\r\n") == (
+            200,
+            {"first": 1, "last": 1, "replayed": True},
+        )
+        status, reason, _ = await agent.refused("/items", {"items": [user("b")]}, "Idempotency-Key: k\r\n")
+        assert (status, reason) == (409, "ContextConflict")
+        assert (await agent.get(""))["items"] == 1
+
+
+async def test_search_pins_importance_accesses_and_descriptions(talking):
+    async with talking() as agent:
+        await agent.post("/items", {"items": [user("the dogs ran"), user("cats sleep"), user("a dog", session="b")]})
+        summary = {"role": "assistant", "kind": "summary", "content": "animals", "derivedFrom": [1, 2]}
+        await agent.post("/items", {"items": [summary]})
+        await agent.post("/items", {"items": [{**summary, "content": "all", "derivedFrom": [3, 4]}]})
+        found = (await agent.post("/search", {"query": "Dog?", "limit": 5}))["found"]
+        assert sorted(each["item"]["seq"] for each in found) == [1, 3]
+        assert found[0]["score"] >= found[1]["score"]
+        assert [each["item"]["seq"] for each in (await agent.post("/search", {"query": "dog", "session": "b"}))["found"]] == [3]
+        await agent.post("/pin", {"items": [1, 2]})
+        await agent.post("/unpin", {"items": [2]})
+        await agent.post("/importance", {"items": [2], "importance": 0.25})
+        one, two, three, *_ = (await agent.get("/items"))["items"]
+        assert [one["pinned"], two["pinned"], two["importance"]] == [True, False, 0.25]
+        assert [one["accesses"], two["accesses"], three["accesses"]] == [1, 0, 2]
+        described = (await agent.get("/describe?items=4,1"))["items"]
+        assert [(each["item"]["seq"], each["contentBytes"], each["sources"], each["summaries"]) for each in described] == [
+            (1, 12, 0, [4]),
+            (4, 7, 2, [5]),
+        ]
+        assert described[0]["item"]["content"] is None
+        assert [item["seq"] for item in (await agent.get("/expand?item=5"))["items"]] == [3, 4]
+        assert [item["seq"] for item in (await agent.get("/expand?item=5&depth=2"))["items"]] == [1, 2, 3, 4]
+        assert [(each["name"], each["items"]) for each in (await agent.get("/sessions"))["sessions"]] == [("main", 4), ("b", 1)]
+
+
+async def test_a_fork_an_erasure_with_receipt_and_what_is_left(talking, tmp_path):
+    async with talking() as agent:
+        await agent.post("/items", {"items": [user("one"), user("sesquipedalian", author="eve"), user("three")]})
+        await agent.post("/items", {"items": [{"role": "assistant", "kind": "note", "content": "she said so", "derivedFrom": [2]}]})
+        await agent.post("/fork", {"at": 2, "into": "other"})
+        assert [item["content"] for item in (await agent.get("/items?session=other"))["items"]] == ["one", "sesquipedalian"]
+        receipt = await agent.post("/erase", {"author": "eve"})
+        assert (receipt["items"], receipt["seqs"], receipt["places"]["items"], receipt["places"]["derived"]) == (2, "2,4", 1, 1)
+        assert [item["content"] for item in (await agent.get("/items"))["items"]] == ["one", "three"]
+        assert b"sesquipedalian" not in b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+        context = await agent.get("")
+        assert (context["items"], context["lastSeq"], context["erased"], context["durability"]) == (2, 4, 2, "NodeLocal")
+        assert context["limits"]["itemBytes"] == 256 * 1024
+
+
+async def test_usage_is_reported(talking):
+    async with talking() as agent:
+        await agent.post("/usage", {"model": "gpt", "messages": 2, "contentBytes": {"message": 400}, "tokens": 120})
+        status, reason, detail = await agent.refused("/usage", {"model": "gpt", "messages": 2, "contentBytes": {"video": 1}, "tokens": 120})
+        assert (status, reason) == (400, "InvalidRequest")
+        assert detail.startswith("contentBytes.video")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "reason", "says"),
+    [
+        ("/items", b"{", 400, "InvalidRequest", "the content: Invalid JSON"),
+        ("/items", b"[" * 100_000, 400, "InvalidRequest", "the content"),
+        ("/items", b"\xff", 400, "InvalidRequest", "the content"),
+        ("/items", {"items": []}, 400, "InvalidRequest", "items: List should have at least 1 item"),
+        ("/items", {"items": [user("x")] * 1001}, 400, "InvalidRequest", "items: List should have at most 1000 items"),
+        (
+            "/items",
+            {"items": [{"role": "robot", "content": "x"}]},
+            400,
+            "InvalidRequest",
+            "items[0].role: Input should be 'system'",
+        ),
+        ("/items", {"items": [user("x", color="red")]}, 400, "InvalidRequest", "items[0].color: Extra inputs are not permitted"),
+        (
+            "/items",
+            {"items": [user("x", time="2026-01-01T00:00:00")]},
+            400,
+            "InvalidRequest",
+            "items[0].time: Input should have timezone",
+        ),
+        ("/items", {"items": [user("x" * 300_000)]}, 400, "InvalidRequest", "content must have at most 262144 bytes, not 300000"),
+        ("/items", {"items": [user("x", kind="tool_result")]}, 400, "InvalidRequest", "callId must be given for a tool_result"),
+        ("/items", {"items": [user("x", kind="summary", derivedFrom=[7])]}, 400, "InvalidRequest", "derivedFrom must name items"),
+        ("/items", b'{"items":[{"role":"user","content":"\\ud800"}]}', 400, "InvalidRequest", "the content: Invalid JSON"),
+        ("/items?limit=0", None, 400, "InvalidRequest", "limit and newest must be 1 to 1000"),
+        ("/items?newest=5&first=1", None, 400, "InvalidRequest", "newest can't be given together"),
+        ("/items?first=x", None, 400, "InvalidRequest", "first: Input should be a valid integer"),
+        ("/items?color=red", None, 400, "InvalidRequest", "color: Extra inputs"),
+        ("/pin", {"items": [99]}, 404, "NoSuchItem", "there is no item 99"),
+        ("/describe?items=1,99", None, 404, "NoSuchItem", "there is no item 99"),
+        ("/describe?items=a", None, 400, "InvalidRequest", "items must be 1 to 100 numbers"),
+        ("/expand?item=99", None, 404, "NoSuchItem", "there is no item 99"),
+        ("/fork", {"at": 1, "into": "main"}, 409, "ContextConflict", "there is a session main"),
+        ("/fork", {"at": 1, "into": "a b"}, 400, "InvalidRequest", "into: String should match pattern"),
+        ("/erase", {}, 400, "InvalidRequest", "exactly one of items, session, author, label and everything"),
+        ("/erase", {"session": "a", "author": "b"}, 400, "InvalidRequest", "exactly one"),
+        ("/importance", {"items": [1], "importance": 2}, 400, "InvalidRequest", "importance: Input should be less than or equal to 1"),
+        ("/search", {"query": ""}, 400, "InvalidRequest", "query: String should have at least 1 character"),
+    ],
+)
+async def test_a_refusal_names_the_field_and_what_must_be_true(talking, path, body, status, reason, says):
+    async with talking() as agent:
+        await agent.post("/items", {"items": [user("first")]})
+        assert (await agent.refused(path, body))[:2] == (status, reason)
+        assert says in (await agent.refused(path, body))[2]
+        assert (await agent.get(""))["items"] == 1
+
+
+async def test_content_beyond_the_limits_is_refused_and_what_is_held_is_given_back(talking):
+    large = {"items": [user("x" * 200_000) for _ in range(10)]}
+    async with talking(Limits(held_bytes=3 << 20)) as agent:
+        status, reason, _ = await agent.refused("/items", {"items": [user("x" * 250_000) for _ in range(20)]})
+        assert (status, reason) in ((413, "ContentTooLarge"), (503, "TooMuchAtOnce"))
+        reader, writer = await agent.served.connect("socket")
+        content = json.dumps(large).encode()
+        writer.write(b"POST /v1/context/items HTTP/1.1\r\nHost: aios\r\nContent-Length: %d\r\n\r\n" % len(content) + content[:-1])
+        await writer.drain()
+        async with asyncio.timeout(10):
+            while next(iter(agent.served.agents))[1]._held_bytes < len(content) - 1:
+                await asyncio.sleep(0.01)
+        status, reason, _ = await agent.refused("/items", large)
+        assert (status, reason) == (503, "TooMuchAtOnce")
+        writer.write(content[-1:])
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 201")
+        writer.close()
+        assert (await agent.post("/items", large))["first"] == 11
+
+
+async def test_a_large_answer_says_where_to_go_on(talking):
+    async with talking() as agent:
+        for _ in range(3):
+            await agent.post("/items", {"items": [user("x" * 250_000) for _ in range(10)]})
+        answer = await agent.get("/items")
+        assert len(answer["items"]) == 16
+        assert answer["next"] == 17
+        rest = await agent.get("/items?first=17")
+        assert (len(rest["items"]), rest["next"]) == (14, None)
+        assert [item["seq"] for item in (await agent.get("/items?newest=30"))["items"]] == list(range(15, 31))
+
+
+async def test_many_at_once_are_all_answered_and_numbered_without_gaps(talking):
+    async with talking() as agent:
+        answers = await asyncio.gather(*(agent.post("/items", {"items": [user(str(number))]}) for number in range(60)))
+        assert sorted(answer["first"] for answer in answers) == list(range(1, 61))
+        read = await asyncio.gather(*(agent.get("/items?newest=1") for _ in range(20)))
+        assert {answer["items"][0]["seq"] for answer in read} == {60}
+
+
+async def test_a_replaced_attempt_is_told_that_it_has_been_replaced(talking):
+    async with talking() as agent:
+        await agent.post("/items", {"items": [user("a")]})
+        (_, served), *_ = agent.served.agents
+        identity = served.record.identity
+        newer = served.context._desk.of(identity.model_copy(update={"attempt": identity.attempt + 1}))
+        await newer.do(lambda context: context.describe())
+        status, reason, detail = await agent.refused("/items", {"items": [user("b")]})
+        assert (status, reason) == (409, "ContextFenced")
+        assert "attempt 4" in detail
+        assert len((await agent.get("/items"))["items"]) == 1
+
+
+async def test_a_damaged_context_says_so_until_everything_is_erased(talking, tmp_path):
+    async with talking() as agent:
+        await agent.post("/items", {"items": [user("a")]})
+    (path,) = tmp_path.rglob(FILE)
+    path.write_bytes(b"x" * 9000)
+    async with talking() as agent:
+        for _ in range(2):
+            status, reason, _ = await agent.refused("/items", None)
+            assert (status, reason) == (500, "ContextDamaged")
+        assert (await agent.post("/erase", {"everything": True}))["places"] == {"damaged": 2}
+        assert (await agent.get(""))["items"] == 0
+
+
+async def test_without_a_directory_there_are_no_contexts(serving):
+    async with serving() as served:
+        status, reason, _ = await Talk(served).refused("", None)
+        assert (status, reason) == (503, "NoContext")

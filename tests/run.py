@@ -18,7 +18,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-GENERATORS = (["-m", "aios_api.generate"], ["-m", "aios_sidecar.node._proto.generate"], ["docs/reference/generate_metrics.py"])
+GENERATORS = (
+    ["-m", "aios_api.generate"],
+    ["-m", "aios_sidecar.node._proto.generate"],
+    ["docs/reference/generate_metrics.py"],
+    ["docs/reference/generate_openapi.py"],
+)
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 Then one eviction makes room for many items to come, down to a mark: between two evictions windows only grow at their end, and what a
 provider has cached of their beginning stays good. What was kept is a small note beside the log (`Plan`), derived: without it the next
-window evicts anew."""
+window evicts anew.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -120,7 +121,7 @@ class _Read(NamedTuple):
 def base_window(scene: Scene, strategy: Strategy, plan: Plan | None, room: Room, available: int, pinned: set[int]) -> Base:
     """What `strategy` shows in `room`; units with items in `pinned` are left to the caller."""
     if room.tokens <= 0:
-        return Base()
+        return Base(looked_from=scene.reader.last_seq() + 1)
     if strategy.type == "fixed":
         return _fixed(scene, room_of(strategy.trigger, available).within(room), pinned)
     trigger = room_of(strategy.trigger, available).within(room)

@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import sys
+from functools import partial
 
 from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.contracts import machine_seconds
@@ -26,7 +27,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Serve agents until `stop` is set, then drain. Raises OSError when the operations address can't be had."""
     metrics = Metrics()
     freshness = Freshness(settings.mute_seconds, machine_seconds, metrics)
-    desk = None if settings.context_dir is None else Desk(SqliteStore(settings.context_dir))
+    desk = None if settings.context_dir is None else Desk(partial(SqliteStore, settings.context_dir))
     agents = Agents(settings.limits, metrics, freshness, desk)
     link = NodeLink(settings, agents, freshness, metrics, random.Random())  # noqa: S311  spreads reconnects, protects nothing
     operations = Server(Operations(metrics, lambda: link.up, freshness.require), settings.limits, newest_first=True)

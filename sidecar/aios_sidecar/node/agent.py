@@ -13,7 +13,7 @@ from aios_kube.reflector import Reflector
 from aios_kube.resources import AGENT_RUNTIMES, NODES, RESOURCE_SLICES
 from aios_sidecar.contracts import Inventory, Workers, machine_seconds
 from aios_sidecar.node.endpoints import Endpoints
-from aios_sidecar.node.files import write_atomically
+from aios_sidecar.node.files import give, write_atomically
 from aios_sidecar.node.gate import Gate
 from aios_sidecar.node.gpus import GPUs
 from aios_sidecar.node.heartbeat import RENEWALS, Heartbeat
@@ -122,6 +122,7 @@ class NodeAgent:
         for path, mode in ((self.settings.run_dir, 0o755), (self.settings.run_dir / "agents", 0o700), (self.settings.plugin_dir, 0o750)):
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(mode)
+        give(self.settings.context_dir, self.settings.gateway_uid)
         self._files.open()
         hook = self.settings.hook_binary.read_bytes()
         if not self.settings.hook_path.is_file() or self.settings.hook_path.read_bytes() != hook:

@@ -39,3 +39,15 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def give(directory: Path, owner: int) -> None:
+    """`directory` is there, and it and all in it belong to this user and to nobody else. Links in it are not followed."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    if directory.stat().st_uid == owner:
+        return
+    for folder, folders, files in os.walk(directory):
+        for name in (*folders, *files):
+            os.lchown(Path(folder, name), owner, owner)
+    os.chown(directory, owner, owner)  # last: cut off before this, it is begun anew

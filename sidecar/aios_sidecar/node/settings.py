@@ -93,6 +93,11 @@ class NodeSettings:
     def claims_dir(self) -> Path:
         return self.state_dir / "claims"
 
+    @property
+    def context_dir(self) -> Path:
+        """Where the gateway keeps the contexts of agents: the one directory there that is its own."""
+        return self.state_dir / "context"
+
     def agent_dir(self, claim_uid: str) -> Path:
         """The directory that is mounted in the containers of the claim's pod."""
         return self.run_dir / "agents" / claim_uid

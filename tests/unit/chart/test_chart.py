@@ -38,11 +38,12 @@ def test_service_links_stay_out_of_the_environment(release: Any, kind: str, name
     assert release.pod(kind, name)["enableServiceLinks"] is False
 
 
-def test_the_gateway_has_no_token_and_one_directory(release: Any) -> None:
+def test_the_gateway_has_no_token_and_two_directories(release: Any) -> None:
     pod = release.pod("DaemonSet", "aios-gateway")
     assert pod["automountServiceAccountToken"] is False
     assert release.one("ServiceAccount", "aios-gateway")["automountServiceAccountToken"] is False
-    assert list(release.host_paths("DaemonSet", "aios-gateway").values()) == [str(GatewaySettings().node_socket.parent)]
+    directories = [str(GatewaySettings().node_socket.parent), str(NodeSettings("x").context_dir)]
+    assert list(release.host_paths("DaemonSet", "aios-gateway").values()) == directories
     subjects = [subject["name"] for each in release if each["kind"].endswith("RoleBinding") for subject in each["subjects"]]
     assert "aios-gateway" not in subjects
 
@@ -74,6 +75,7 @@ def test_node_agent_and_gateway_have_the_same_mute_time(chart: Any) -> None:
 def test_the_gateway_understands_its_environment(release: Any) -> None:
     settings = GatewaySettings.from_environment(release.environment("DaemonSet", "aios-gateway"))
     assert settings.metrics_port == release.container("DaemonSet", "aios-gateway")["ports"][0]["containerPort"]
+    assert settings.context_dir == NodeSettings("x").context_dir
 
 
 def test_the_operator_understands_its_environment(release: Any) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -49,7 +50,7 @@ def talking(serving, tmp_path):
     @asynccontextmanager
     async def talk(limits: Limits | None = None):
         metrics = Metrics()
-        desk = Desk(SqliteStore(tmp_path / "contexts"))
+        desk = Desk(partial(SqliteStore, tmp_path / "contexts"))
         try:
             claim = f"{time.monotonic_ns():x}"
             async with serving(agents=Agents(limits or Limits(), metrics, fresh(metrics), desk), claim=claim) as served:
@@ -283,6 +284,16 @@ async def test_a_damaged_context_says_so_until_everything_is_erased(talking, tmp
             status, reason, _ = await agent.refused("/items", None)
             assert (status, reason) == (500, "ContextDamaged")
         assert (await agent.post("/erase", {"everything": True}))["places"] == {"damaged": 2}
+        assert (await agent.get(""))["items"] == 0
+
+
+async def test_a_directory_that_is_not_ours_yet_is_tried_again(talking, tmp_path):
+    (tmp_path / "contexts").write_text("in the way")
+    async with talking() as agent:
+        for _ in range(2):
+            status, reason, _ = await agent.refused("", None)
+            assert (status, reason) == (507, "ContextUnwritable")
+        (tmp_path / "contexts").unlink()
         assert (await agent.get(""))["items"] == 0
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from aios_sidecar.node import conditions, fence
 from aios_sidecar.node.conditions import Facts
+from aios_sidecar.node.files import give
 from aios_sidecar.node.gpus import worth_telling
 from aios_sidecar.node.live import LiveClaims
 from aios_sidecar.node.mirror import Mirror
@@ -207,3 +208,20 @@ def test_a_fence_reads_back_the_same_where_protocols_have_names_and_where_they_h
     with_a_number = {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": 6}}
     another = {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": 17}}
     assert fence._plain(with_a_name) == fence._plain(with_a_number) != fence._plain(another)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_directory_is_given_away_with_all_that_is_in_it_and_nothing_beside(tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_text("x")
+    directory = tmp_path / "state" / "context"
+    give(directory, 0)
+    (directory / "a").mkdir()
+    (directory / "a" / "file").write_text("x")
+    (directory / "a" / "link").symlink_to(outside)
+    for _ in range(2):
+        give(directory, 64489)
+        for path in (directory, directory / "a", directory / "a" / "file", directory / "a" / "link"):
+            assert (path.lstat().st_uid, path.lstat().st_gid) == (64489, 64489)
+        assert outside.stat().st_uid == 0
+        assert directory.stat().st_mode & 0o777 == 0o700

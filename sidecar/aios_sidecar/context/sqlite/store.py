@@ -36,7 +36,7 @@ _UID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 
 
 class SqliteStore:
-    """See `ContextStore`. One program at a time has the directory. Raises Busy while another has it."""
+    """See `ContextStore`. One program at a time has the directory. Raises Busy while another has it, Unwritable."""
 
     def __init__(
         self,
@@ -56,8 +56,9 @@ class SqliteStore:
         self._holders: dict[str, Holder] = {}
         self._open: OrderedDict[str, Holder] = OrderedDict()
         self._pool = ThreadPoolExecutor(writers, thread_name_prefix="context")
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._held = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        with refusals(root):
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._held = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

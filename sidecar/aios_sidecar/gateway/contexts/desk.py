@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -39,10 +40,20 @@ _KINDS: Final[dict[type[Exception], ProblemKind]] = {
 class Desk:
     """The contexts of all agents of this node."""
 
-    def __init__(self, store: ContextStore) -> None:
-        self.store = store
+    def __init__(self, open_store: Callable[[], ContextStore]) -> None:
+        """`open_store` is called at the first use, and again after it failed: the node agent may not have made the directory yet."""
+        self._open_store = open_store
+        self._opening = threading.Lock()
+        self._store: ContextStore | None = None
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="desk")
-        self._retired_at = 0.0
+
+    @property
+    def store(self) -> ContextStore:
+        """Raises Unwritable and Busy. For the threads of `run`."""
+        with self._opening:
+            if self._store is None:
+                self._store = self._open_store()
+            return self._store
 
     def of(self, identity: AgentIdentity) -> "AgentContext":
         """The context of this agent. It is opened, and earlier attempts are fenced off, at its first use."""
@@ -55,7 +66,8 @@ class Desk:
     def close(self) -> None:
         """What was acknowledged is in its file."""
         self._threads.shutdown()
-        self.store.close()
+        if self._store is not None:
+            self._store.close()
 
 
 class AgentContext:

@@ -11,6 +11,8 @@ import sys
 from functools import partial
 
 from aios_sidecar.context.sqlite.store import SqliteStore
+from aios_sidecar.context.tokens import Models
+from aios_sidecar.context.tokens.files import load_all
 from aios_sidecar.contracts import machine_seconds
 from aios_sidecar.gateway.agents import Agents
 from aios_sidecar.gateway.contexts.desk import Desk
@@ -27,7 +29,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Serve agents until `stop` is set, then drain. Raises OSError when the operations address can't be had."""
     metrics = Metrics()
     freshness = Freshness(settings.mute_seconds, machine_seconds, metrics)
-    desk = None if settings.context_dir is None else Desk(partial(SqliteStore, settings.context_dir))
+    desk = _desk(settings)
     agents = Agents(settings.limits, metrics, freshness, desk)
     link = NodeLink(settings, agents, freshness, metrics, random.Random())  # noqa: S311  spreads reconnects, protects nothing
     operations = Server(Operations(metrics, lambda: link.up, freshness.require), settings.limits, newest_first=True)
@@ -46,6 +48,13 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         operations.end()
         if desk is not None:
             desk.close()
+
+
+def _desk(settings: Settings) -> Desk | None:
+    if settings.context_dir is None:
+        return None
+    given = {} if settings.tokenizers_dir is None else load_all(settings.tokenizers_dir)
+    return Desk(partial(SqliteStore, settings.context_dir), Models(given))
 
 
 def _operations_listener(settings: Settings) -> socket.socket:

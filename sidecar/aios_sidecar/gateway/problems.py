@@ -58,6 +58,7 @@ class ProblemKind(Enum):
         "The context is damaged and set aside",
         "Have a snapshot restored by those who run the cluster, or erase everything to begin anew.",
     )
+    BUDGET_TOO_SMALL = "BudgetTooSmall", 409, "What is pinned does not fit the budget", "Raise the budget, or unpin."
     CONTEXT_BUSY = "ContextBusy", 503, "The context is being closed", "Send it again."
     NO_CONTEXT = "NoContext", 503, "This gateway keeps no contexts", "Tell those who run the cluster: a setting is missing."
     NOT_FOUND = "NotFound", 404, "There is nothing at this path", "GET /v1/agent says who this agent is."

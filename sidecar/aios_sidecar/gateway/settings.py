@@ -62,6 +62,8 @@ class Settings:
     """For requests in progress after SIGTERM. Less than the 30 s after which the kubelet kills."""
     context_dir: Path | None = None
     """Where contexts are kept, a folder for each agent, on a local disk. The chart sets it; without it there are no contexts."""
+    tokenizers_dir: Path | None = None
+    """A folder for each model that has a tokenizer of its own: `tokenizer.json`, and `tokenizer_config.json` for its template."""
     limits: Limits = field(default_factory=Limits)
 
     @classmethod

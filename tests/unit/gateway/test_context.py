@@ -10,6 +10,7 @@ import pytest
 
 from aios_sidecar.context.sqlite.store import FILE, SqliteStore
 from aios_sidecar.gateway.agents import Agents
+from aios_sidecar.gateway.contexts import models as wire
 from aios_sidecar.gateway.contexts.desk import Desk
 from aios_sidecar.gateway.metrics import Metrics
 from aios_sidecar.gateway.settings import Limits
@@ -162,6 +163,41 @@ async def test_a_fork_an_erasure_with_receipt_and_what_is_left(talking, tmp_path
         assert context["limits"]["itemBytes"] == 256 * 1024
 
 
+@pytest.mark.parametrize("form", ["ours", "openai", "anthropic"])
+async def test_a_window_fits_its_budget_and_says_of_each_item_why(talking, form):
+    async with talking() as agent:
+        await agent.post("/items", {"items": [user(f"On day {number} we saw {number} ships.", author="ann") for number in range(100)]})
+        await agent.post("/pin", {"items": [3]})
+        call = {"budget": 500, "model": "gpt-4o", "reserve": 50, "format": form}
+        answer = await agent.post("/window", call)
+        known = wire.WindowAnswer.model_validate(answer)
+        assert 0 < known.tokens.used <= 450
+        shown = {item for line in known.receipt.in_ for item in line.items or ()}
+        assert {3, 100} <= shown
+        assert "On day 99" in json.dumps(answer)
+        assert known.last_seq == 100
+        assert known.prefix.reused_percent is None
+        again = wire.WindowAnswer.model_validate(await agent.post("/window", call))
+        assert again.prefix.digest == known.prefix.digest
+        assert again.prefix.reused_percent == 100
+        asked = wire.WindowAnswer.model_validate(await agent.post("/window", {**call, "query": "What did we see on day 41?"}))
+        recalled = [line for line in asked.receipt.in_ if line.reason == "Recalled"]
+        assert any(42 in (line.items or ()) for line in recalled)
+        items = {item["seq"]: item["accesses"] for item in (await agent.get("/items"))["items"]}
+        assert items[42] == 1
+
+
+async def test_after_an_erasure_no_window_has_what_was_erased(talking):
+    async with talking() as agent:
+        await agent.post("/items", {"items": [user("the sesquipedalian word"), user("another word")]})
+        call = {"budget": 500, "model": "gpt-4o", "query": "sesquipedalian word?"}
+        assert "sesquipedalian" in json.dumps(await agent.post("/window", call))
+        await agent.post("/erase", {"items": [1]})
+        answer = await agent.post("/window", call)
+        assert "sesquipedalian" not in json.dumps(answer)
+        assert "another word" in json.dumps(answer)
+
+
 async def test_usage_is_reported(talking):
     async with talking() as agent:
         await agent.post("/usage", {"model": "gpt", "messages": 2, "contentBytes": {"message": 400}, "tokens": 120})
@@ -210,6 +246,10 @@ async def test_usage_is_reported(talking):
         ("/erase", {}, 400, "InvalidRequest", "exactly one of items, session, author, label and everything"),
         ("/erase", {"session": "a", "author": "b"}, 400, "InvalidRequest", "exactly one"),
         ("/importance", {"items": [1], "importance": 2}, 400, "InvalidRequest", "importance: Input should be less than or equal to 1"),
+        ("/window", {"model": "gpt-4o"}, 400, "InvalidRequest", "budget must be given"),
+        ("/window", {"model": "gpt-4o", "budget": 10, "reserve": 10}, 400, "InvalidRequest", "reserve must be at least 0 and less than"),
+        ("/window", {"model": "gpt-4o", "budget": 10, "strategy": {"type": "x"}}, 400, "InvalidRequest", "strategy.type: Input should be"),
+        ("/window", {"budget": 10}, 400, "InvalidRequest", "model: Field required"),
         ("/search", {"query": ""}, 400, "InvalidRequest", "query: String should have at least 1 character"),
     ],
 )

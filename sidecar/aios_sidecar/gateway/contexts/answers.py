@@ -1,5 +1,6 @@
 """The routes below `/v1/context`."""
 
+import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
@@ -14,6 +15,7 @@ from aios_sidecar.context.errors import NotThere
 from aios_sidecar.context.items import Item, size_bytes
 from aios_sidecar.context.reader import Reader
 from aios_sidecar.context.store import Appended, Context
+from aios_sidecar.context.window import SLIDING, WindowRequest
 from aios_sidecar.gateway.contexts import models as wire
 from aios_sidecar.gateway.contexts.desk import AgentContext
 from aios_sidecar.gateway.http import Head, Response
@@ -202,6 +204,19 @@ async def expand(call: ContextCall) -> Response:
     return await _told(call, work)
 
 
+async def window(call: ContextCall) -> Response:
+    asked = call.read(wire.WindowCall)
+    if asked.budget is None:
+        raise Problem(ProblemKind.INVALID_REQUEST, "budget must be given: the Agent's spec names none")
+    strategy = asked.strategy or SLIDING
+    request = WindowRequest(asked.budget, asked.model, asked.reserve, strategy, asked.query, asked.session, asked.format)
+
+    def work(_: Context) -> Response:
+        return Response(json.dumps(call.context.window(request), ensure_ascii=False).encode(), "application/json")
+
+    return await call.context.do(work)
+
+
 async def describe(call: ContextCall) -> Response:
     return await _told(call, lambda context: wire.ContextDescription.of(context.describe()))
 
@@ -237,7 +252,7 @@ report = _saying(wire.UsageReport, lambda context, asked: context.report(asked.u
 
 async def erase(call: ContextCall) -> Response:
     asked = call.read(wire.Erase)
-    return await call.context.do_anyway(lambda context: _json(wire.ErasureReceipt.of(context.erase(asked.scope()))))
+    return await call.context.do_anyway(lambda context: _json(wire.ErasureReceipt.of(call.context.erase(context, asked.scope()))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +282,7 @@ ROUTES: Final = (
         wire.AppendedItems,
     ),
     ContextRoute("GET", "/v1/context/items", "context_read", read, "Read items by number.", None, Range, wire.Items),
+    ContextRoute("POST", "/v1/context/window", "context_window", window, "What to show a model.", wire.WindowCall, None, wire.WindowAnswer),
     ContextRoute("POST", "/v1/context/search", "context_search", search, "Find items by words.", wire.Search, None, wire.SearchResult),
     ContextRoute("POST", "/v1/context/pin", "context_pin", pin, "Keep items in every window, and from retention.", wire.ItemNumbers),
     ContextRoute("POST", "/v1/context/unpin", "context_unpin", unpin, "Pin items no longer.", wire.ItemNumbers),

@@ -3,15 +3,21 @@
 import asyncio
 import logging
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Final, TypeVar
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
 
-from aios_sidecar.context.errors import Busy, Conflict, ContextError, Damaged, Fenced, LimitReached, NotThere, Unwritable
+from aios_sidecar.context.errors import BudgetTooSmall, Busy, Conflict, ContextError, Damaged, Fenced, LimitReached, NotThere, Unwritable
 from aios_sidecar.context.items import InvalidItem
 from aios_sidecar.context.limits import Limits
-from aios_sidecar.context.store import AgentKey, Context, ContextStore
+from aios_sidecar.context.receipt import document
+from aios_sidecar.context.store import AgentKey, Context, ContextStore, Receipt, Scope
+from aios_sidecar.context.tokens import Models
+from aios_sidecar.context.tokens.errors import UnknownTokenizer
+from aios_sidecar.context.window import Memory, WindowRequest, build_window
 from aios_sidecar.contracts import AgentIdentity
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 
@@ -21,6 +27,8 @@ T = TypeVar("T")
 THREADS: Final = 16
 AT_ONCE: Final = 4
 """Requests of one agent that read or compute at once: a quarter of the threads, so that none keeps the others waiting for long."""
+REMEMBERED: Final = 16
+"""Agents whose facts and costs of items stay in memory: up to some 30 MiB each for 100,000 items."""
 RETIRE_SECONDS: Final = 600.0
 """Between two looks for items that are too old, in contexts that nobody appends to."""
 
@@ -33,6 +41,8 @@ _KINDS: Final[dict[type[Exception], ProblemKind]] = {
     Damaged: ProblemKind.CONTEXT_DAMAGED,
     Fenced: ProblemKind.CONTEXT_FENCED,
     Busy: ProblemKind.CONTEXT_BUSY,
+    BudgetTooSmall: ProblemKind.BUDGET_TOO_SMALL,
+    UnknownTokenizer: ProblemKind.INVALID_REQUEST,
     ContextError: ProblemKind.INVALID_REQUEST,
 }
 
@@ -40,11 +50,13 @@ _KINDS: Final[dict[type[Exception], ProblemKind]] = {
 class Desk:
     """The contexts of all agents of this node."""
 
-    def __init__(self, open_store: Callable[[], ContextStore]) -> None:
+    def __init__(self, open_store: Callable[[], ContextStore], models: Models | None = None) -> None:
         """`open_store` is called at the first use, and again after it failed: the node agent may not have made the directory yet."""
         self._open_store = open_store
         self._opening = threading.Lock()
         self._store: ContextStore | None = None
+        self.models = models or Models()
+        self._memories: OrderedDict[str, Remembered] = OrderedDict()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="desk")
 
     @property
@@ -59,6 +71,20 @@ class Desk:
         """The context of this agent. It is opened, and earlier attempts are fenced off, at its first use."""
         return AgentContext(self, identity)
 
+    def remembered(self, uid: str) -> "Remembered":
+        """What windows of this agent's context were made with. Of the agents that asked last; of others it is made anew."""
+        with self._opening:
+            found = self._memories.pop(uid, None) or Remembered()
+            self._memories[uid] = found
+            while len(self._memories) > REMEMBERED:
+                self._memories.popitem(last=False)
+            return found
+
+    def forget(self, uid: str) -> None:
+        """Nothing of this agent's context is in memory."""
+        with self._opening:
+            self._memories.pop(uid, None)
+
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` returns, done in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -68,6 +94,14 @@ class Desk:
         self._threads.shutdown()
         if self._store is not None:
             self._store.close()
+
+
+class Remembered:
+    """The memory of one agent's windows, for one thread at a time."""
+
+    def __init__(self) -> None:
+        self.memory = Memory()
+        self.turn = threading.Lock()
 
 
 class AgentContext:
@@ -80,6 +114,27 @@ class AgentContext:
         self._limits: Limits | None = None
         self._context: Context | None = None
         self._turns = asyncio.Semaphore(AT_ONCE)
+
+    def window(self, request: WindowRequest) -> dict[str, Any]:
+        """The window as a document. For work of `do`: it blocks."""
+        context, remembered = self._opened(), self._desk.remembered(self._key.uid)
+        with remembered.turn:
+            with context.reading() as reader:
+                window = build_window(reader, request, remembered.memory, datetime.now(UTC), self._desk.models)
+            answer = document(window)
+        with suppress(Unwritable):  # a disk that takes nothing does not keep a window back
+            if window.state is not None:
+                context.keep_state(dict([window.state]))
+            if window.accessed:
+                context.accessed(window.accessed)
+        return answer
+
+    def erase(self, context: Context, scope: Scope) -> Receipt:
+        """As `Context.erase`, in memory too. For work of `do_anyway`."""
+        self._desk.forget(self._key.uid)
+        receipt = context.erase(scope)
+        self._desk.forget(self._key.uid)  # a window that was under way has brought it back
+        return receipt
 
     def limit(self, limits: Limits) -> None:
         """These are in force from the next request on."""
@@ -117,7 +172,7 @@ def refusals() -> Iterator[None]:
     """What the store refuses becomes a Problem."""
     try:
         yield
-    except (ContextError, InvalidItem) as error:
+    except (ContextError, InvalidItem, UnknownTokenizer) as error:
         if isinstance(error, Damaged | Unwritable):
             log.error("%s", error)
         kind = next(_KINDS[each] for each in type(error).__mro__ if each in _KINDS)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from aios_api.context import Strategy
 from aios_sidecar.context.items import Content, Draft, Item, Kind, Role, Usage
 from aios_sidecar.context.reader import Session
 from aios_sidecar.context.store import Appended, Description, Receipt, Scope
@@ -272,6 +273,77 @@ class ErasureReceipt(Wire):
     @classmethod
     def of(cls, receipt: Receipt) -> "ErasureReceipt":
         return cls.model_construct(time=receipt.time, items=receipt.items, seqs=receipt.seqs, places=dict(receipt.places))
+
+
+class WindowCall(Wire):
+    """A call for a window: what of the context is to be shown to a model now."""
+
+    budget: Annotated[int, Field(ge=1, le=100_000_000)] | None = Field(
+        default=None, description="Tokens of the whole request but `reserve`. Absent: as the Agent's spec says."
+    )
+    model: Annotated[str, Field(min_length=1, max_length=128)] = Field(description="Whose tokens are counted.")
+    reserve: Annotated[int, Field(ge=0, le=100_000_000)] = Field(default=0, description="Of the budget, for tool schemas and the answer.")
+    strategy: Strategy | None = Field(default=None, description="Absent: as the Agent's spec says; and where it says nothing, sliding.")
+    query: Annotated[str, Field(min_length=1, max_length=4096)] | None = Field(
+        default=None, description="A question: what it finds comes at the end of the window."
+    )
+    session: SessionName | None = Field(default=None, description="Absent: all sessions.")
+    format: Literal["ours", "openai", "anthropic"] = "ours"
+
+
+class WindowTokens(Wire):
+    """What the window costs."""
+
+    used: int = Field(description="At most; never more than budget less reserve.")
+    budget: int
+    reserve: int
+    exact: bool = Field(description="used is what the model counts, not an upper bound.")
+    counted_by: str
+    bound_percent: float | None = Field(default=None, description="How far used may be above what the model counts, where that is known.")
+
+
+class WindowPrefix(Wire):
+    """The beginning of the window, which a provider may have cached."""
+
+    digest: str
+    reused_percent: float | None = Field(default=None, description="How much is as in the window before. Absent: none is known of.")
+
+
+class ReceiptLine(Wire):
+    """Why some items are in or out."""
+
+    items: list[int] | None = None
+    first: int | None = None
+    last: int | None = None
+    reason: str
+    tokens: int | None = None
+    tier: str | None = None
+    scores: dict[str, float] | None = None
+    but: str | None = None
+
+
+class WindowReceipt(Wire):
+    """Each item that was looked at, in or out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, alias_generator=lambda name: to_camel(name.rstrip("_")))
+
+    in_: list[ReceiptLine]
+    out: list[ReceiptLine]
+    not_named: int = Field(description="Further lines about what is out.")
+
+
+class WindowAnswer(Wire):
+    """A window in its format: `text` (ours), `messages` (openai), `system` and `messages` (anthropic), ready for the request."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True, alias_generator=to_camel)
+
+    format: Literal["ours", "openai", "anthropic"]
+    messages: list[dict[str, Any]] | None = None
+    system: list[dict[str, Any]] | None = None
+    tokens: WindowTokens
+    prefix: WindowPrefix
+    receipt: WindowReceipt
+    last_seq: int
 
 
 class ContextLimits(Wire):

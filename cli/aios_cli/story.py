@@ -16,7 +16,7 @@ from aios_cli.picture import GpuLine, Picture
 from aios_cli.states import Standing, State, age, condition, restarts, standing
 from aios_operator.decide import attempts
 from aios_operator.decide.attempts import Situation
-from aios_operator.decide.conditions import fact
+from aios_operator.decide.facts import fact
 from aios_operator.decide.objects import format_mebibytes
 from aios_operator.decide.views import AgentState, RuntimeView
 from aios_operator.observe import parse

@@ -11,7 +11,7 @@ from aios_api.template import pod_template, probe_rules
 
 GPUModel = Annotated[str, Field(min_length=1, max_length=64)]
 Memory = Annotated[str, Field(min_length=1, max_length=32)]
-Conditions = Annotated[list[Condition], Field(max_length=16, json_schema_extra=list_type(keys=["type"]))]
+Conditions = Annotated[list[Condition], Field(max_length=24, json_schema_extra=list_type(keys=["type"]))]
 
 _MEMORY_RULES = rules(
     rule("isQuantity(self)", "memory must be a Kubernetes quantity such as 16Gi", reason="FieldValueInvalid"),

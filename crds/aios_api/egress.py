@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Final
@@ -206,13 +206,13 @@ class Binding:
     generation: int
     created: str
     """RFC 3339; empty where there is no cluster."""
-    spec: ToolBindingSpec | None
+    spec: ToolBindingSpec | None = field(hash=False)
     error: str | None
     rule_names: frozenset[str]
     """Rules that are still there: whatever else is wrong, one that is not is in force no longer."""
     may_audit: bool
     """False when the mode is readable and not Audit."""
-    selector: AgentSelector | None
+    selector: AgentSelector | None = field(hash=False)
     """None: absent, or unreadable when `selector_error`."""
     selector_error: bool = False
 
@@ -257,16 +257,19 @@ def _readable_selector(spec: Mapping[str, Any]) -> tuple[AgentSelector | None, b
 
 
 def compile_policy(bindings: Iterable[Binding], labels: Mapping[str, str], previous: EgressPolicy | None = None) -> EgressPolicy:
-    """What an Agent with these labels may reach by all of `bindings` that select it; without bindings when none does.
+    """What an Agent with these labels may reach by all of `bindings` that select it; as `combine`."""
+    return combine((each for each in bindings if each.selects(labels, previous)), previous)
+
+
+def combine(selected: Iterable[Binding], previous: EgressPolicy | None = None) -> EgressPolicy:
+    """What an Agent may reach that all of these bindings select. Without any, a policy that allows nothing.
 
     A binding that can't be read, or whose rules find no room within the bounds, is in force as it is in `previous`, less the rules that it
     has no longer; where it is not in `previous`, it is not in force. Room goes to older bindings first, and to each as a whole.
     """
     taken: list[PolicyBinding] = []
     rules: list[PolicyRule] = []
-    for binding in sorted(bindings, key=lambda each: (each.created, each.name)):
-        if not binding.selects(labels, previous):
-            continue
+    for binding in sorted(selected, key=lambda each: (each.created, each.name)):
         for entry, added in _forms(binding, previous):
             if _fit([*taken, entry], [*rules, *added]):
                 taken.append(entry)

@@ -22,7 +22,9 @@ from aios_operator.act.executor import Executor
 from aios_operator.act.report import Reporter
 from aios_operator.decide import effects as do
 from aios_operator.decide.agent import plan_agent, plan_namespace
+from aios_operator.decide.bindings import plan_bindings
 from aios_operator.decide.cluster import plan_cluster, standing_order
+from aios_operator.decide.exposure import plan_exposure
 from aios_operator.decide.quota import plan_quotas
 from aios_operator.decide.views import AgentState, Key, Order
 from aios_operator.metrics import Metrics
@@ -39,8 +41,22 @@ class Quotas(NamedTuple):
     namespace: str
 
 
-Subject = Key | str | Quotas
-"""What a worker works for: an Agent, a namespace, or its quotas."""
+@dataclass(frozen=True, slots=True)
+class Bindings:
+    """The ToolBindings of a namespace."""
+
+    namespace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """An Agent's Service and NetworkPolicy: a name that is taken holds up nothing else of the Agent's."""
+
+    key: Key
+
+
+Subject = Key | str | Quotas | Bindings | Exposure
+"""What a worker works for: an Agent, what it exposes, a namespace, its quotas, or its bindings."""
 
 LONGEST_SLEEP_SECONDS = 1.0
 """The loop turns at least so often, which is what liveness looks at."""
@@ -100,6 +116,8 @@ class Loop:
         self._plan_namespaces(now)
         self._plan_quotas(now)
         self._plan_agents(now)
+        self._plan_exposures(now)
+        self._plan_bindings(now)
         self._plan_cluster(now)
         self.metrics.queue(dirty=len(self.store.dirty), busy=len(self._busy), waiting=len(self._waiting))
 
@@ -114,7 +132,9 @@ class Loop:
 
     def _due(self, now: datetime) -> bool:
         quotas = (Quotas(namespace) for namespace in self.store.dirty_quotas)
-        dirty: list[Subject] = [*self.store.dirty, *self.store.dirty_namespaces, *quotas]
+        bindings = (Bindings(namespace) for namespace in self.store.dirty_bindings)
+        exposures = (Exposure(key) for key in self.store.dirty_exposures)
+        dirty: list[Subject] = [*self.store.dirty, *self.store.dirty_namespaces, *quotas, *bindings, *exposures]
         return any(self._may(subject, now) for subject in dirty) or self._cluster_at is not None
 
     async def _sleep(self) -> None:
@@ -140,6 +160,8 @@ class Loop:
         self.store.dirty |= self.store.keys()
         self.store.dirty_namespaces |= self.store.namespaces()
         self.store.dirty_quotas |= {namespace for namespace, _ in self.store.quotas.views}
+        self.store.dirty_bindings |= {namespace for namespace, _ in self.store.bindings.views}
+        self.store.dirty_exposures |= {agent.key for agent in self.store.agents.views.values()}
         self.store.cluster_dirty = True
 
     def _wake_timers(self, now: datetime) -> None:
@@ -172,6 +194,22 @@ class Loop:
                 if effects := plan_quotas(self.store.quota_state(subject.namespace), now):
                     self._not_before[subject] = now + timedelta(seconds=self.settings.quota_status_seconds)
                     self._begin(subject, effects)
+
+    def _plan_bindings(self, now: datetime) -> None:
+        """Of each namespace no sooner than a moment after the last time: what a binding says follows from all of its Agents."""
+        for subject in [Bindings(namespace) for namespace in self.store.dirty_bindings]:
+            if self._may(subject, now):
+                self.store.dirty_bindings.discard(subject.namespace)
+                state = self.store.bindings_state(subject.namespace)
+                if state.bindings:
+                    self._not_before[subject] = now + timedelta(seconds=self.settings.binding_status_seconds)
+                    self._begin(subject, plan_bindings(state, now))
+
+    def _plan_exposures(self, now: datetime) -> None:
+        for subject in [Exposure(key) for key in self.store.dirty_exposures]:
+            if self._may(subject, now):
+                self.store.dirty_exposures.discard(subject.key)
+                self._begin(subject, plan_exposure(self.store.state(subject.key)))
 
     def _plan_agents(self, now: datetime) -> None:
         keys = [key for key in self.store.dirty if self._may(key, now)]
@@ -298,6 +336,10 @@ class Loop:
             self._plan_again(subject, at)
         elif isinstance(subject, Quotas):
             self.store.dirty_quotas.add(subject.namespace)
+        elif isinstance(subject, Bindings):
+            self.store.dirty_bindings.add(subject.namespace)
+        elif isinstance(subject, Exposure):
+            self.store.dirty_exposures.add(subject.key)
         else:
             self.store.dirty_namespaces.add(subject)
         if error is not None:
@@ -308,10 +350,15 @@ class Loop:
         self.store.forget(key)
         for known in (self._failures, self._not_before):
             known.pop(key, None)
+            known.pop(Exposure(key), None)
         self._orders.pop(key, None)
 
 
 def _named(subject: Subject) -> str:
     if isinstance(subject, Quotas):
         return f"GPUQuotas of namespace {subject.namespace}"
+    if isinstance(subject, Bindings):
+        return f"ToolBindings of namespace {subject.namespace}"
+    if isinstance(subject, Exposure):
+        return f"what {'/'.join(subject.key)} exposes"
     return "/".join(subject) if isinstance(subject, Key) else f"namespace {subject}"

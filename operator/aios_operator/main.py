@@ -93,7 +93,7 @@ async def run(settings: OperatorSettings) -> bool:
     feed = Feed(store, Credentials(settings.kubeconfig), settings, audit.relisted, lambda resource: _seen(health, metrics, resource))
     stop = asyncio.Event()
     async with serve(settings.http_host, settings.http_port, health, metrics):
-        for resource in (resources.AGENTS, resources.AGENT_RUNTIMES, resources.GPU_QUOTAS):
+        for resource in (resources.AGENTS, resources.AGENT_RUNTIMES, resources.GPU_QUOTAS, resources.TOOL_BINDINGS):
             await established(client, resource)
         await audit.fill()
         store.set_foreign(await foreign.count(client))

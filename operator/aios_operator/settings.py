@@ -49,6 +49,10 @@ class OperatorSettings:
     """At least between two writes of the status of one GPUQuota. A burst of a hundred Agents changes it a hundred times; decisions follow
     from what Agents hold, never from that status."""
 
+    binding_status_seconds: float = 1.0
+    """At least between two looks at what the ToolBindings of a namespace say: a rollout changes it with every gateway that confirms. What
+    Agents may reach never waits for it."""
+
     cycle_seconds: float = 0.1
     """How long changes are collected before the cluster is planned. Applying twenty Agents is one cycle; a single one waits 100 ms, far
     below what its pod takes to start."""

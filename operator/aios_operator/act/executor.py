@@ -41,6 +41,14 @@ class Executor:
                 await self._finalizers(effect, present=False)
             case do.ApplyRuntime(key, uid, body, _):
                 await (self._create(self.store.runtimes, body) if uid is None else self._order(key, uid, body))
+            case do.ReviseOrder(key, uid, egress, expose):
+                # A policy has always each of its parts, so that the merge leaves nothing of the one before.
+                part = {"spec": {"egress": egress, "expose": expose}}
+                await self._patch(self.store.runtimes, key.namespace, key.name, part, uid=uid)
+            case do.ApplyExposure(key, uid, body):
+                await self._expose(key, uid, body)
+            case do.DeleteExposure(key, kind, name, uid):
+                await self._delete(self._exposures(kind), key.namespace, name, uid)
             case do.CreateClaim(key, body, digest):
                 await self._create_for(key, digest, self.store.claims, body)
             case do.CreatePod(key, body, digest):
@@ -60,11 +68,15 @@ class Executor:
             case do.DeletePolicy(namespace, uid):
                 await self._delete(self.store.policies, namespace, POLICY_NAME, uid)
             case do.WriteStatus(key, uid, status):
-                part = [{"op": "add", "path": "/status", "value": status}]
-                await self._patch(self.store.agents, key.namespace, key.name, part, uid=uid, subresource="status")
+                await self._status(self.store.agents, key.namespace, key.name, uid, status)
             case do.WriteQuotaStatus(namespace, name, uid, status):
-                part = [{"op": "add", "path": "/status", "value": status}]
-                await self._patch(self.store.quotas, namespace, name, part, uid=uid, subresource="status")
+                await self._status(self.store.quotas, namespace, name, uid, status)
+            case do.WriteBindingStatus(namespace, name, uid, status):
+                await self._status(self.store.bindings, namespace, name, uid, status)
+
+    async def _status(self, table: Table[Any], namespace: str, name: str, uid: str, status: Object) -> None:
+        part = [{"op": "add", "path": "/status", "value": status}]
+        await self._patch(table, namespace, name, part, uid=uid, subresource="status")
 
     async def _finalizers(self, effect: do.AddFinalizer | do.RemoveFinalizer, present: bool) -> None:
         key = effect.key
@@ -94,6 +106,24 @@ class Executor:
             return
         # Replaced and not applied: a rule that someone added must go.
         await self._patch(self.store.policies, namespace, name, _whole(body), uid=known.uid)
+
+    def _exposures(self, kind: str) -> Table[Any]:
+        return self.store.services if kind == "Service" else self.store.policies
+
+    async def _expose(self, key: Key, uid: str | None, body: Object) -> None:
+        """The Service or NetworkPolicy is as in `body`. What the server has against it is remembered for the planner."""
+        table, name = self._exposures(body["kind"]), body["metadata"]["name"]
+        try:
+            if uid is None:
+                await self._create(table, body)
+            else:
+                # Lists are replaced by a merge; what else there is in a Service (its address) is the server's.
+                await self._patch(table, key.namespace, name, {"spec": body["spec"]}, uid=uid)
+        except (Invalid, Forbidden, NameTaken) as error:
+            reason = {Invalid: Reason.InvalidSpec, Forbidden: Reason.Forbidden, NameTaken: Reason.NameTaken}[type(error)]
+            self.store.refuse_exposure(key, (reason, error.message))
+            raise
+        self.store.refuse_exposure(key, None)
 
     async def _create_for(self, key: Key, digest: str, table: Table[Any], body: Object) -> None:
         """A claim or a pod of an attempt. What the server has against it is remembered for the planner."""

@@ -45,6 +45,13 @@ class Reporter:
                 self._line(logging.INFO, key, "removed its order")
             case do.RemoveFinalizer(key, _, _):
                 self._line(logging.INFO, key, "let go")
+            case do.ReviseOrder(key, _, egress, expose):
+                said = f"{len(egress['rules'])} rules of {len(egress['bindings'])} ToolBindings" if egress else "nothing"
+                self._line(logging.INFO, key, f"may reach {said}, exposes {len(expose or ())} ports")
+            case do.ApplyExposure(key, _, body):
+                self._line(logging.INFO, key, f"wrote {body['kind']} {body['metadata']['name']}")
+            case do.DeleteExposure(key, kind, name, _):
+                self._line(logging.INFO, key, f"removed {kind} {name}")
             case do.ApplyPolicy(namespace, _):
                 log.info("namespace %s: wrote its NetworkPolicy", namespace)
             case do.DeletePolicy(namespace, _):

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from aios_api.names import FINALIZER
 from aios_api.reasons import ConditionType, Reason
-from aios_operator.decide import attempts, conditions, objects
+from aios_operator.decide import attempts, conditions, egress, objects
 from aios_operator.decide.attempts import Situation
 from aios_operator.decide.effects import (
     AddFinalizer,
@@ -50,7 +50,7 @@ def plan_agent(state: AgentState, now: datetime) -> list[Effect]:
     if FINALIZER not in agent.finalizers:
         return [AddFinalizer(agent.key, agent.uid, agent.resource_version)]
     s = attempts.situation(state, agent, now)
-    return [*_report(s, now), *_follow(s), *_nudge(s, now), *_ask(s, now)]
+    return [*egress.revise(state, agent), *_report(s, now), *_follow(s), *_nudge(s, now), *_ask(s, now)]
 
 
 def plan_namespace(state: NamespaceState) -> list[Effect]:
@@ -167,7 +167,7 @@ def _plan_removal(state: AgentState, agent: AgentView, since: datetime, now: dat
             RecordEvent(agent.key, agent.uid, True, str(Reason.Deleting), "Delete", note),
             RemoveFinalizer(agent.key, agent.uid, agent.resource_version),
         ]
-    effects = _release(agent, state.pods, state.claims)
+    effects = [*egress.revise(state, agent), *_release(agent, state.pods, state.claims)]  # a pod has its grace, and may speak meanwhile
     if not state.pods and not state.claims and state.runtime is not None and not state.runtime.deleting:
         effects.append(DeleteRuntime(agent.key, state.runtime.uid))
     return [*effects, PlanAgainAt(agent.key, since + REMOVAL_LIMIT)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from aios_operator.decide import attempts, objects, placement, quota
+from aios_operator.decide import attempts, egress, objects, placement, quota
 from aios_operator.decide.effects import ApplyRuntime, Effect, PlanAgainAt, Wait
 from aios_operator.decide.views import AgentState, AgentView, ClusterView, Gpu, Order, Refusal
 
@@ -65,7 +65,7 @@ def _order(state: AgentState, agent: AgentView, node: str, gpu: Gpu | None) -> A
     runtime = state.runtime
     last = max(runtime.attempt if runtime else 0, int(agent.status.get("attempt") or 0))
     where = f"{objects.format_mebibytes(gpu.mebibytes)} of {gpu.uuid} ({gpu.model}) on {node}" if gpu else node
-    body = objects.runtime(agent, runtime.uid if runtime else None, last + 1, node, gpu)
+    body = objects.runtime(agent, runtime.uid if runtime else None, last + 1, node, gpu, egress.at_once(state, agent))
     return ApplyRuntime(agent.key, runtime.uid if runtime else None, body, f"attempt {last + 1} on {where}")
 
 

@@ -7,25 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from aios_api.reasons import ConditionType, Reason
-from aios_operator.decide import attempts, health, objects
+from aios_operator.decide import attempts, egress, exposure, health, objects
 from aios_operator.decide.attempts import Situation
-from aios_operator.decide.views import Fact, Refusal
-
-MESSAGE_MAX = 4096
-"""What the schema allows; messages of others (the kubelet's) may be longer."""
-
+from aios_operator.decide.facts import MESSAGE_MAX, Said, dated, fact, objects_time, said_by_node
+from aios_operator.decide.views import Refusal
 
 WATCH = "Watch"
 """The level of enforcement that a node's fact EnforcementVerified with the reason Watched stands for."""
-
-
-class Said(NamedTuple):
-    status: Literal["True", "False", "Unknown"]
-    reason: str
-    message: str
 
 
 def waits_for(s: Situation) -> Refusal | None:
@@ -105,16 +96,6 @@ def _last_failure_message(s: Situation) -> str:
     return str((s.agent.status.get("lastFailure") or {}).get("message", "the last attempt failed"))
 
 
-def fact(s: Situation, kind: ConditionType) -> Fact | None:
-    """What the node says of the current attempt's claim; None when it says nothing, or speaks of another."""
-    order = s.order
-    if order is None or s.claim is None or order.fact_claim_uid != s.claim.uid:
-        return None
-    if order.fact_attempt != order.attempt or order.fact_node != order.node_name:
-        return None
-    return order.facts.get(kind)
-
-
 def prepared(s: Situation) -> Said:
     if not s.open:
         return _no_place(s)
@@ -136,7 +117,7 @@ def ready(s: Situation) -> Said:
         return Said("False", Reason.WaitingForScheduler, "kube-scheduler has not bound the pod yet")
     if (preparation := prepared(s)).status == "False":
         return preparation
-    for kind in (ConditionType.Fenced, ConditionType.Listening):
+    for kind in (ConditionType.Fenced, ConditionType.EgressFenced, ConditionType.Listening):
         known = fact(s, kind)
         if known is not None and known.status == "False" and known.reason not in (Reason.WaitingForContainer, Reason.GatewayAbsent):
             return Said("False", known.reason, known.message)
@@ -162,7 +143,7 @@ def _of_share(s: Situation, kind: ConditionType) -> Said | None:
     known = fact(s, kind)
     if known is None:
         return Said("Unknown", Reason.WaitingForNode, "the node agent has not spoken of this attempt's share yet")
-    return Said("True" if known.status == "True" else "False" if known.status == "False" else "Unknown", known.reason, known.message)
+    return said_by_node(known)
 
 
 def enforcement_verified(s: Situation) -> Said | None:
@@ -237,16 +218,14 @@ CONDITIONS: tuple[tuple[ConditionType, Callable[[Situation], Said | None]], ...]
     (ConditionType.EnforcementVerified, enforcement_verified),
     (ConditionType.WithinShare, within_share),
     (ConditionType.GPUHealthy, gpu_healthy),
+    (ConditionType.EgressProgrammed, egress.programmed),
+    (ConditionType.EgressFenced, egress.fenced),
+    (ConditionType.Exposed, exposure.exposed),
     (ConditionType.Completed, completed),
     (ConditionType.DeadlineExceeded, deadline_exceeded),
     (ConditionType.Reconciling, reconciling),
     (ConditionType.Stalled, stalled),
 )
-
-
-def objects_time(moment: datetime) -> str:
-    """RFC 3339 in UTC, in whole seconds, as the API has it."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def status(s: Situation, now: datetime) -> dict[str, Any]:
@@ -264,6 +243,8 @@ def status(s: Situation, now: datetime) -> dict[str, Any]:
             wanted["gpu"] = objects.placed_gpu(s.order.gpu)
             if (verified := enforcement_verified(s)) is not None and verified.status == "True":
                 wanted["gpu"]["enforcement"] = WATCH
+    if (reached := egress.in_force(s)) is not None:
+        wanted["egress"] = reached
     if s.run is not None:
         wanted["run"] = {"startTime": objects_time(s.run.start), "templateDigest": s.run.digest}
     if (refusal := waits_for(s)) is not None:
@@ -282,17 +263,7 @@ def _conditions(s: Situation, now: datetime) -> list[dict[str, Any]]:
         if said is None:
             continue
         before = attempts.condition(s.agent.status, kind)
-        since = before["lastTransitionTime"] if before.get("status") == said.status else objects_time(now)
-        conditions.append(
-            {
-                "type": str(kind),
-                "status": said.status,
-                "reason": str(said.reason),
-                "message": said.message if len(said.message) <= MESSAGE_MAX else said.message[: MESSAGE_MAX - 1] + "…",
-                "observedGeneration": _generation(s, kind, before),
-                "lastTransitionTime": since,
-            }
-        )
+        conditions.append(dated(s.agent.status, kind, said, _generation(s, kind, before), now))
     return conditions
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from aios_operator.decide.views import Exclusion, Key, Refusal
 
@@ -39,6 +39,33 @@ class ApplyRuntime:
     body: Object
     why: str
     """For the log: what led to this attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReviseOrder:
+    """What is in force at once within the attempt: `egress` and `expose` of the AgentRuntime of this uid. None removes."""
+
+    key: Key
+    uid: str
+    egress: Object | None
+    expose: list[Object] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyExposure:
+    """The Agent's Service, or the NetworkPolicy that lets in. `uid` is that of the one that exists; None creates it."""
+
+    key: Key
+    uid: str | None
+    body: Object
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteExposure:
+    key: Key
+    kind: Literal["Service", "NetworkPolicy"]
+    name: str
+    uid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +147,16 @@ class WriteQuotaStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteBindingStatus:
+    """The whole status of the ToolBinding of this uid is `status`."""
+
+    namespace: str
+    name: str
+    uid: str
+    status: Object
+
+
+@dataclass(frozen=True, slots=True)
 class RecordEvent:
     """A line in the Agent's events."""
 
@@ -166,6 +203,9 @@ Write = (
     AddFinalizer
     | RemoveFinalizer
     | ApplyRuntime
+    | ReviseOrder
+    | ApplyExposure
+    | DeleteExposure
     | CreateClaim
     | CreatePod
     | ApplyPolicy
@@ -176,6 +216,7 @@ Write = (
     | DeletePolicy
     | WriteStatus
     | WriteQuotaStatus
+    | WriteBindingStatus
 )
 """What changes the API."""
 

@@ -36,8 +36,11 @@ def placed_gpu(gpu: Gpu) -> Object:
     return {"uuid": gpu.uuid, "model": gpu.model, "memory": format_mebibytes(gpu.mebibytes)}
 
 
-def runtime(agent: AgentView, existing_uid: str | None, attempt: int, node: str, gpu: Gpu | None) -> Object:
-    """The order: attempt, node and GPU. With `existing_uid` it changes that AgentRuntime and no other."""
+def runtime(
+    agent: AgentView, existing_uid: str | None, attempt: int, node: str, gpu: Gpu | None, at_once: Mapping[str, Any] | None = None
+) -> Object:
+    """The order: attempt, node and GPU, and `at_once`, what may change within it. With `existing_uid` it changes that AgentRuntime and no
+    other."""
     name = names.attempt_name(agent.key.name, attempt)
     spec: Object = {
         "agentUID": agent.uid,
@@ -46,6 +49,7 @@ def runtime(agent: AgentView, existing_uid: str | None, attempt: int, node: str,
         "nodeName": node,
         "claimName": name,
         "podName": name,
+        **(at_once or {}),
     }
     if gpu is not None:
         spec["gpu"] = placed_gpu(gpu)
@@ -53,7 +57,7 @@ def runtime(agent: AgentView, existing_uid: str | None, attempt: int, node: str,
         "namespace": agent.key.namespace,
         "name": agent.key.name,
         "labels": _labels(agent, attempt),
-        "ownerReferences": [_owner("Agent", agent.key.name, agent.uid)],
+        "ownerReferences": [owner("Agent", agent.key.name, agent.uid)],
     }
     if existing_uid is not None:
         metadata["uid"] = existing_uid
@@ -124,7 +128,8 @@ def _container(container: Mapping[str, Any]) -> Object:
     security["allowPrivilegeEscalation"] = False
     security["capabilities"] = {"drop": ["ALL"]}
     resources = {**(container.get("resources") or {}), "claims": [{"name": names.POD_CLAIM}]}
-    return {**container, "securityContext": security, "resources": resources}
+    environment = [*(container.get("env") or ()), *({"name": name, "value": value} for name, value in names.PROXY_ENVIRONMENT.items())]
+    return {**container, "env": environment, "securityContext": security, "resources": resources}
 
 
 def _affinity(affinity: Mapping[str, Any], node: str) -> Object:
@@ -155,7 +160,7 @@ def _metadata(agent: AgentView, order: RuntimeView) -> Object:
         "namespace": agent.key.namespace,
         "name": order_name(order),
         "labels": _labels(agent, order.attempt),
-        "ownerReferences": [_owner("AgentRuntime", order.key.name, order.uid)],
+        "ownerReferences": [owner("AgentRuntime", order.key.name, order.uid)],
     }
 
 
@@ -168,5 +173,6 @@ def _labels(agent: AgentView, attempt: int) -> dict[str, str]:
     }
 
 
-def _owner(kind: str, name: str, uid: str) -> Object:
+def owner(kind: str, name: str, uid: str) -> Object:
+    """The reference of what belongs to that object and goes with it."""
     return {"apiVersion": names.API_VERSION, "kind": kind, "name": name, "uid": uid, "controller": True, "blockOwnerDeletion": True}

@@ -6,7 +6,7 @@ what the API holds, at every moment and after every crash, and nobody is admitte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,7 @@ from aios_api.quota import MOST_MEMORY
 from aios_api.reasons import ConditionType, Reason
 from aios_operator.decide import attempts
 from aios_operator.decide.effects import Effect, WriteQuotaStatus
+from aios_operator.decide.facts import Said, dated
 from aios_operator.decide.objects import format_mebibytes
 from aios_operator.decide.views import AgentState, AgentView, Amount, Grant, Key, Order, QuotaState, QuotaView, Refusal
 
@@ -228,7 +229,7 @@ def status(quota: QuotaView, state: QuotaState, now: datetime) -> dict[str, Any]
     said: dict[str, Any] = {"observedGeneration": quota.generation}
     if quota is not counts:
         message = f"GPUQuota {counts.name} of this namespace is older and counts"
-        return {**said, "conditions": [_condition(quota, ConditionType.InForce, "False", Reason.OlderQuotaCounts, message, now)]}
+        return {**said, "conditions": [_condition(quota, ConditionType.InForce, Said("False", Reason.OlderQuotaCounts, message), now)]}
     held = sum(map(holding, state.members), NOTHING)
     return {
         **said,
@@ -247,8 +248,8 @@ def waits(agent: AgentView) -> bool:
 def _in_force(quota: QuotaView, now: datetime) -> dict[str, Any]:
     if quota.spec_error is not None:
         message = f"nobody is admitted until it is corrected: {quota.spec_error}"
-        return _condition(quota, ConditionType.InForce, "False", Reason.InvalidSpec, message, now)
-    return _condition(quota, ConditionType.InForce, "True", Reason.InForce, "the oldest GPUQuota of this namespace", now)
+        return _condition(quota, ConditionType.InForce, Said("False", Reason.InvalidSpec, message), now)
+    return _condition(quota, ConditionType.InForce, Said("True", Reason.InForce, "the oldest GPUQuota of this namespace"), now)
 
 
 def _exceeded(quota: QuotaView, held: Amount, now: datetime) -> dict[str, Any]:
@@ -257,22 +258,13 @@ def _exceeded(quota: QuotaView, held: Amount, now: datetime) -> dict[str, Any]:
         parts = [_memory(over.mebibytes)] if over.mebibytes > 0 else []
         parts += [_agents(over.agents)] if over.agents > 0 else []
         message = f"Agents hold {' and '.join(parts)} more than granted; they keep it until they are stopped, completed or deleted"
-        return _condition(quota, ConditionType.Exceeded, "True", Reason.QuotaExceeded, message, now)
-    return _condition(quota, ConditionType.Exceeded, "False", Reason.WithinQuota, "Agents hold no more than is granted", now)
+        return _condition(quota, ConditionType.Exceeded, Said("True", Reason.QuotaExceeded, message), now)
+    return _condition(quota, ConditionType.Exceeded, Said("False", Reason.WithinQuota, "Agents hold no more than is granted"), now)
 
 
 def _amount(amount: Amount) -> dict[str, Any]:
     return {"memory": format_bytes(min(amount.mebibytes * MIB, MAX)), "agents": amount.agents}
 
 
-def _condition(quota: QuotaView, kind: ConditionType, word: str, reason: Reason, message: str, now: datetime) -> dict[str, Any]:
-    before: Mapping[str, Any] = attempts.condition(quota.status, kind)
-    since = before["lastTransitionTime"] if before.get("status") == word else now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {
-        "type": str(kind),
-        "status": word,
-        "reason": str(reason),
-        "message": message,
-        "observedGeneration": quota.generation,
-        "lastTransitionTime": since,
-    }
+def _condition(quota: QuotaView, kind: ConditionType, said: Said, now: datetime) -> dict[str, Any]:
+    return dated(quota.status, kind, said, quota.generation, now)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
+from aios_api.egress import Binding, EgressPolicy
+
 MIB = 1 << 20
 
 
@@ -42,6 +44,15 @@ class VramRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Port:
+    """A port that is exposed."""
+
+    name: str
+    number: int
+    protocol: Literal["TCP", "UDP"]
+
+
+@dataclass(frozen=True, slots=True)
 class AgentView:
     """An Agent as its user wrote it. When `spec_error` is set the spec can't be read, and `template` and `gpu` mean nothing."""
 
@@ -62,6 +73,9 @@ class AgentView:
     spec_error: str | None
     status: Mapping[str, Any]
     active_deadline_seconds: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """By which bindings select it."""
+    expose: tuple[Port, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +97,15 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True)
+class EgressFacts:
+    """What the gateway says: the digest of the policy in force (None: none), and its counts of this attempt."""
+
+    digest: str | None = None
+    would_deny: Mapping[str, int] = field(default_factory=dict)
+    """By binding."""
+
+
+@dataclass(frozen=True, slots=True)
 class RuntimeView:
     """An AgentRuntime: the order that is in force, and the node's facts about `fact_claim_uid`."""
 
@@ -100,6 +123,12 @@ class RuntimeView:
     fact_node: str | None = None
     fact_claim_uid: str | None = None
     facts: Mapping[str, Fact] = field(default_factory=dict)
+    egress: EgressPolicy | None = None
+    """The policy that is ordered; None: nothing is allowed, or what stands there is not one."""
+    egress_digest: str | None = None
+    """As it stands there; empty when it is not the policy's."""
+    expose: tuple[Port, ...] = ()
+    egress_facts: EgressFacts = field(default_factory=EgressFacts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +265,45 @@ class PolicyView:
 
 
 @dataclass(frozen=True, slots=True)
+class ExposureView:
+    """A Service, or a NetworkPolicy that lets in, of one Agent."""
+
+    kind: Literal["Service", "NetworkPolicy"]
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    agent: Key
+    agent_uid: str
+    ports: tuple[Port, ...]
+    current: bool
+    """It says for these ports what ours says."""
+    deleting: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BindingView:
+    """A ToolBinding."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    binding: Binding
+    deleting: bool
+    """It counts no longer."""
+    status: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BindingsState:
+    """What the binding planner sees: the bindings of a namespace, and all Agents there that exist."""
+
+    bindings: tuple[BindingView, ...]
+    members: tuple[AgentState, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Amount:
     """What quota counts: VRAM, and Agents that hold a place."""
 
@@ -343,6 +411,12 @@ class AgentState:
     """The API server refused the claim or the pod of this attempt for another reason."""
     gpu_taints: tuple[Taint, ...] = ()
     """Of the GPU that the order names."""
+    bindings: tuple[Binding, ...] = ()
+    """Those that may select the Agent: each that does is among them."""
+    exposures: tuple[ExposureView, ...] = ()
+    """What there is of Service and NetworkPolicy for its ports."""
+    exposure_refused: tuple[str, str] | None = None
+    """Reason and message: the API server does not let these be made."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from aios_operator.decide.views import (
     AgentView,
     ClaimView,
     Ended,
+    ExposureView,
     Fact,
     Gpu,
     GpuDevice,
@@ -26,6 +27,7 @@ from aios_operator.decide.views import (
     NodeView,
     PodView,
     PolicyView,
+    Port,
     QuotaView,
     Requests,
     RuntimeView,
@@ -34,6 +36,7 @@ from aios_operator.decide.views import (
     Taint,
     VramRequest,
 )
+from aios_operator.observe import reach
 
 Raw = Mapping[str, Any]
 
@@ -68,11 +71,13 @@ def agent(raw: Raw) -> AgentView:
     error: str | None = None
     priority = 0
     deadline: int | None = None
+    expose: tuple[Port, ...] = ()
     gpu: VramRequest | None = None
     requests = Requests(pods=1)
     try:
         parsed = parse_spec(spec)
         priority, deadline = parsed.priority, parsed.active_deadline_seconds
+        expose = tuple(Port(each.name, each.port, each.protocol) for each in parsed.expose or ())
         if parsed.gpu is not None:
             gpu = VramRequest(mebibytes(parsed.gpu.memory), tuple(parsed.gpu.models or ()))
         requests = of_pod(spec["template"]["spec"])
@@ -98,12 +103,15 @@ def agent(raw: Raw) -> AgentView:
         spec_error=error,
         status=raw.get("status") or {},
         active_deadline_seconds=deadline,
+        labels=metadata.get("labels") or {},
+        expose=expose,
     )
 
 
 def runtime(raw: Raw) -> RuntimeView:
     metadata, spec, status = raw["metadata"], raw["spec"], raw.get("status") or {}
     gpu = spec.get("gpu")
+    policy, digest = reach.policy(spec.get("egress"))
     return RuntimeView(
         key=_key(metadata),
         uid=metadata["uid"],
@@ -119,6 +127,10 @@ def runtime(raw: Raw) -> RuntimeView:
         fact_node=status.get("nodeName"),
         fact_claim_uid=status.get("claimUID"),
         facts={c["type"]: Fact(c["status"], c["reason"], c["message"]) for c in status.get("conditions") or ()},
+        egress=policy,
+        egress_digest=digest,
+        expose=tuple(Port(each["name"], each["port"], each.get("protocol", "TCP")) for each in spec.get("expose") or ()),
+        egress_facts=reach.facts(status.get("egress")),
     )
 
 
@@ -274,10 +286,12 @@ def _attribute(attributes: Raw, name: str) -> Any:
     return next(iter(value.values()), None)
 
 
-def policy(raw: Raw) -> PolicyView | None:
+def policy(raw: Raw) -> PolicyView | ExposureView | None:
     """None for a NetworkPolicy that is not ours."""
     metadata = raw["metadata"]
-    if metadata["name"] != objects.POLICY_NAME or (metadata.get("labels") or {}).get(names.LABEL_MANAGED_BY) != names.MANAGED_BY:
+    if metadata["name"] != objects.POLICY_NAME:
+        return reach.expose_policy(raw)
+    if (metadata.get("labels") or {}).get(names.LABEL_MANAGED_BY) != names.MANAGED_BY:
         return None
     wanted = objects.network_policy(metadata["namespace"])["spec"]
     return PolicyView(metadata["namespace"], metadata["uid"], metadata["resourceVersion"], _same(raw.get("spec") or {}, wanted))

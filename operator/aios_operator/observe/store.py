@@ -22,9 +22,12 @@ from aios_operator.decide.objects import POLICY_NAME
 from aios_operator.decide.views import (
     AgentState,
     AgentView,
+    BindingsState,
+    BindingView,
     ClaimView,
     ClusterView,
     Exclusion,
+    ExposureView,
     Grant,
     Key,
     NamespaceState,
@@ -40,7 +43,8 @@ from aios_operator.decide.views import (
     SliceView,
     Taint,
 )
-from aios_operator.observe import parse
+from aios_operator.observe import parse, reach
+from aios_operator.observe.selection import Selections
 
 BURIED = 20_000
 """Uids of deleted objects that are remembered. An event that is under way is seconds old, and no cluster deletes so many in that time."""
@@ -137,8 +141,10 @@ class Store:
         self.runtimes = Table(resources.AGENT_RUNTIMES, parse.runtime, self._runtime_changed)
         self.claims = Table(resources.RESOURCE_CLAIMS, parse.claim, self._claim_changed)
         self.pods = Table(resources.PODS, parse.pod, self._pod_changed, Selection(labels=names.LABEL_AGENT))
-        self.policies = Table(resources.NETWORK_POLICIES, parse.policy, self._policy_changed, ours)
+        self.policies: Table[PolicyView | ExposureView] = Table(resources.NETWORK_POLICIES, parse.policy, self._policy_changed, ours)
         self.quotas = Table(resources.GPU_QUOTAS, parse.quota, self._quota_changed)
+        self.bindings = Table(resources.TOOL_BINDINGS, reach.binding, self._binding_changed)
+        self.services = Table(resources.SERVICES, reach.service, self._exposure_changed, ours)
         self.nodes = Table(resources.NODES, parse.node, self._offer_changed)
         own_driver = Selection(fields=f"spec.driver={names.DRIVER}")
         self.slices = Table(resources.RESOURCE_SLICES, parse.resource_slice, self._slice_changed, own_driver)
@@ -147,11 +153,16 @@ class Store:
         self.exclusions: dict[Key, tuple[Exclusion, ...]] = {}
         self.refused_templates: dict[Key, tuple[str, str]] = {}
         self.refused_orders: dict[Key, OrderRefusal] = {}
+        self.refused_exposures: dict[Key, tuple[str, str]] = {}
         self.dirty: set[Key] = set()
         """Agents to plan."""
         self.dirty_namespaces: set[str] = set()
         self.dirty_quotas: set[str] = set()
         """Namespaces whose quotas may have to say something else."""
+        self.dirty_bindings: set[str] = set()
+        """Namespaces whose bindings may have to say something else."""
+        self.dirty_exposures: set[Key] = set()
+        """Agents whose Service and NetworkPolicy may not be as they should."""
         self.cluster_dirty = False
         """What places are offered or taken has changed."""
         self.on_dirty: Callable[[], None] = lambda: None
@@ -160,29 +171,37 @@ class Store:
         """The one that counts comes first."""
         self._claims_of: dict[Key, dict[Name, ClaimView]] = {}
         self._pods_of: dict[Key, dict[Name, PodView]] = {}
+        self._exposures_of: dict[Key, dict[str, ExposureView]] = {}
+        """By kind."""
+        self._selections = Selections()
         self._slices_on: dict[str, dict[str, SliceView]] = {}
         """By node and by name."""
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:
-        return (self.agents, self.runtimes, self.claims, self.pods, self.policies, self.quotas, self.nodes, self.slices)
+        of_agents = (self.agents, self.runtimes, self.claims, self.pods, self.policies, self.services)
+        return (*of_agents, self.quotas, self.bindings, self.nodes, self.slices)
 
     # What planners see.
 
     def state(self, key: Key) -> AgentState:
         """All that is known of one Agent."""
         runtime = self.runtimes.views.get(key)
+        agent = self.agents.views.get(key)
         return AgentState(
             key=key,
-            agent=self.agents.views.get(key),
+            agent=agent,
             runtime=runtime,
             claims=tuple(self._claims_of.get(key, {}).values()),
             pods=tuple(self._pods_of.get(key, {}).values()),
-            policy=self.policies.views.get((key.namespace, POLICY_NAME)),
+            policy=self._policy_of(key.namespace),
             quota=next(iter(self._quotas_in.get(key.namespace, ())), None),
             refusal=self.refusals.get(key),
             template_refused=self.refused_templates.get(key),
             order_refused=self.refused_orders.get(key),
+            bindings=self._selections.of(key, agent.labels) if agent is not None else (),
+            exposures=tuple(self._exposures_of.get(key, {}).values()),
+            exposure_refused=self.refused_exposures.get(key),
             gpu_taints=self._gpu_taints(runtime),
         )
 
@@ -194,7 +213,17 @@ class Store:
     def namespace(self, namespace: str) -> NamespaceState:
         """What is known of one namespace. While a pod of an Agent is left, it counts as one with Agents."""
         agents = namespace in self._agents_in or any(key.namespace == namespace for key in self._pods_of)
-        return NamespaceState(namespace, agents, self.policies.views.get((namespace, POLICY_NAME)))
+        return NamespaceState(namespace, agents, self._policy_of(namespace))
+
+    def _policy_of(self, namespace: str) -> PolicyView | None:
+        found = self.policies.views.get((namespace, POLICY_NAME))
+        return found if isinstance(found, PolicyView) else None
+
+    def bindings_state(self, namespace: str) -> BindingsState:
+        """The bindings of a namespace, and the Agents that they may select."""
+        bindings = tuple(view for (where, _), view in self.bindings.views.items() if where == namespace)
+        members = self._agents_in.get(namespace, ()) if bindings else ()
+        return BindingsState(bindings, tuple(self.state(key) for key in members))
 
     def counting_quotas(self) -> Iterable[tuple[str, QuotaView]]:
         """By namespace: the quota that counts."""
@@ -287,12 +316,21 @@ class Store:
             self.refused_orders[key] = refusal
             self.mark(key)
 
+    def refuse_exposure(self, key: Key, refusal: tuple[str, str] | None) -> None:
+        """Why the server does not let the Agent's Service or NetworkPolicy be made; None: it does."""
+        if self.refused_exposures.get(key) != refusal:
+            self.refused_exposures.pop(key, None)
+            if refusal is not None:
+                self.refused_exposures[key] = refusal
+            self.mark(key)
+
     def forget(self, key: Key) -> None:
         """Nothing of the Agent is left: neither is what only we knew of it."""
         self.refusals.pop(key, None)
         self.exclusions.pop(key, None)
         self.refused_templates.pop(key, None)
         self.refused_orders.pop(key, None)
+        self.refused_exposures.pop(key, None)
 
     def mark(self, key: Key) -> None:
         """The Agent is planned in the next cycle."""
@@ -325,11 +363,16 @@ class Store:
             self.forget(key)  # what was said of the Agent that had the name before
         if old is not None and (new is None or _reservation(old) != _reservation(new)):
             self.cluster_dirty = True  # quota was given back
+        self._selections.agent_changed(old, new)
+        self.dirty_bindings.add(key.namespace)
+        self.dirty_exposures.add(key)
         self.mark(key)
 
     def _runtime_changed(self, old: RuntimeView | None, new: RuntimeView | None) -> None:
+        key = (new or old).key  # type: ignore[union-attr]
         self.cluster_dirty = True
-        self.mark((new or old).key)  # type: ignore[union-attr]
+        self.dirty_bindings.add(key.namespace)
+        self.mark(key)
 
     def _claim_changed(self, old: ClaimView | None, new: ClaimView | None) -> None:
         self._reindex(self._claims_of, old, new)
@@ -341,7 +384,10 @@ class Store:
             self.dirty_namespaces.add(old.namespace)
         self._offer_changed(old, new)
 
-    def _policy_changed(self, old: PolicyView | None, new: PolicyView | None) -> None:
+    def _policy_changed(self, old: PolicyView | ExposureView | None, new: PolicyView | ExposureView | None) -> None:
+        if isinstance(new or old, ExposureView):
+            self._exposure_changed(old, new)  # type: ignore[arg-type]  # one name means one kind of view
+            return
         namespace = (new or old).namespace  # type: ignore[union-attr]
         self.dirty_namespaces.add(namespace)
         self.dirty |= self._agents_in.get(namespace, set())
@@ -358,6 +404,26 @@ class Store:
             self.dirty |= self._agents_in.get(namespace, set())
             self.cluster_dirty = True
         self.on_dirty()
+
+    def _binding_changed(self, old: BindingView | None, new: BindingView | None) -> None:
+        self.dirty_bindings.add((new or old).namespace)  # type: ignore[union-attr]
+        if old is None or new is None or (old.uid, old.binding, old.deleting) != (new.uid, new.binding, new.deleting):
+            self.dirty |= self._selections.binding_changed(old, new)
+        self.on_dirty()
+
+    def _exposure_changed(self, old: ExposureView | None, new: ExposureView | None) -> None:
+        for view in (old, new):
+            if view is None:
+                continue
+            held = self._exposures_of.setdefault(view.agent, {})
+            if view is new:
+                held[view.kind] = view
+            else:
+                held.pop(view.kind, None)
+            if not held:
+                del self._exposures_of[view.agent]
+            self.dirty_exposures.add(view.agent)
+            self.mark(view.agent)
 
     def _slice_changed(self, old: SliceView | None, new: SliceView | None) -> None:
         if old is not None:

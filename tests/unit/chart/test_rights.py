@@ -52,11 +52,11 @@ def test_people_never_write_orders(release: Any) -> None:
                 assert set(rule["verbs"]) <= {"get", "list", "watch"}
 
 
-def test_who_edits_agents_does_not_edit_the_quota_that_limits_them(release: Any) -> None:
+def test_who_edits_agents_edits_neither_their_quota_nor_what_they_may_reach(release: Any) -> None:
     for each in (each for each in release if each["kind"] == "ClusterRole"):
         aggregated = any("aggregate-to" in label for label in each["metadata"].get("labels", ()))
         for rule in each["rules"]:
-            if "gpuquotas" in rule["resources"] and aggregated:
+            if {"gpuquotas", "toolbindings"} & set(rule["resources"]) and aggregated:
                 assert set(rule["verbs"]) <= {"get", "list", "watch"}
 
 

@@ -49,6 +49,16 @@ def test_the_pod_holds_no_token_no_names_and_no_addresses_of_services():
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
+def test_every_container_is_told_its_proxy_in_both_cases_beside_its_own_variables():
+    template = {**TEMPLATE, "containers": [{"name": "main", "image": "i", "env": [{"name": "MINE", "value": "1"}]}]}
+    spec = written(agent("a", template=template))[0]["spec"]
+    for container in (*spec["containers"], *spec["initContainers"]):
+        told = {variable["name"]: variable["value"] for variable in container["env"] if variable["name"] != "MINE"}
+        proxy = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:2489")
+        assert told == proxy | dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost,::1")
+    assert spec["containers"][0]["env"][0] == {"name": "MINE", "value": "1"}
+
+
 def test_the_user_of_the_image_is_kept_where_the_template_names_none():
     assert "runAsNonRoot" not in written(agent("a"))[0]["spec"]["securityContext"]
     named = {"securityContext": {"runAsUser": 1000, "runAsNonRoot": True, "seccompProfile": {"type": "Localhost", "localhostProfile": "x"}}}

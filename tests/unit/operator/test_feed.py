@@ -161,6 +161,7 @@ async def test_lists_and_watches_are_filtered_at_the_server(tmp_path: Path):
             assert query.get("labelSelector") == {
                 "pods": "aios.dev/agent",
                 "networkpolicies": "app.kubernetes.io/managed-by=aios-operator",
+                "services": "app.kubernetes.io/managed-by=aios-operator",
             }.get(plural)
             assert query.get("fieldSelector") == {"resourceslices": "spec.driver=gpu.aios.dev"}.get(plural)
             if "watch" in query:

@@ -27,6 +27,10 @@ class World:
     def __init__(self) -> None:
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.cluster = FakeCluster(clock=lambda: self.now, lingering={"pods"})
+        self.gateway_answers = True
+        """It confirms each policy that it is given."""
+        self.counted: Object = {}
+        """What it says of egress beside that."""
         self.operator()
 
     def operator(self) -> None:
@@ -73,6 +77,32 @@ class World:
         else:
             self.cluster.put(resources.AGENTS, {"metadata": {"namespace": namespace, "name": name}, "spec": body})
         return Key(namespace, name)
+
+    def label(self, key: Key, **labels: str | None) -> Key:
+        """`kubectl label`."""
+        self.cluster.alter(resources.AGENTS, key.name, {"metadata": {"labels": labels}}, key.namespace)
+        return key
+
+    def bind(self, name: str, *hosts: str, namespace: str = "ns", app: str = "coder", **spec: Any) -> None:
+        """A ToolBinding that lets Agents with the label app=coder reach these hosts."""
+        rules = [{"name": host.replace(".", "-").lower(), "host": host} for host in hosts]
+        body = {"agentSelector": {"matchLabels": {"app": app}}, "egress": rules, "mode": "Enforce", **spec}
+        if self.cluster.peek(resources.TOOL_BINDINGS, name, namespace):
+            self.cluster.alter(resources.TOOL_BINDINGS, name, {"spec": body}, namespace)
+        else:
+            self.cluster.put(resources.TOOL_BINDINGS, {"metadata": {"namespace": namespace, "name": name}, "spec": body})
+
+    def reaches(self, key: Key) -> list[str]:
+        """What the Agent's order lets it reach."""
+        order = self.cluster.peek(resources.AGENT_RUNTIMES, key.name, key.namespace)
+        assert order is not None
+        return sorted(rule["host"] for rule in (order["spec"].get("egress") or {"rules": ()})["rules"])
+
+    def binding(self, name: str, namespace: str = "ns") -> Object:
+        """The status of a ToolBinding, with status and reason of its conditions."""
+        found = self.cluster.peek(resources.TOOL_BINDINGS, name, namespace)
+        assert found is not None
+        return {**found["status"], **{c["type"]: (c["status"], c["reason"]) for c in found["status"]["conditions"]}}
 
     async def delete(self, key: Key) -> None:
         before = len(self.cluster.calls)
@@ -136,6 +166,11 @@ class World:
                 "podUID": metadata["uid"],
                 "conditions": conditions,
             }
+            if self.gateway_answers:
+                order = self.cluster.peek(resources.AGENT_RUNTIMES, metadata["labels"][names.LABEL_AGENT], where)
+                assert order is not None
+                policy = order["spec"].get("egress")
+                facts["egress"] = {"policyDigest": policy["digest"] if policy else None, **self.counted}
             self.cluster.alter(resources.AGENT_RUNTIMES, metadata["labels"][names.LABEL_AGENT], {"status": facts}, where)
             ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}
             self.cluster.alter(resources.PODS, name, {"status": ready}, where)

@@ -3,7 +3,9 @@
 import click
 
 from aios_cli.bench import bench
+from aios_cli.diff import diff
 from aios_cli.explain import explain
+from aios_cli.lint import lint
 from aios_cli.local import local
 from aios_cli.top import top
 
@@ -15,5 +17,7 @@ def main() -> None:
 
 main.add_command(top)
 main.add_command(explain)
+main.add_command(lint)
+main.add_command(diff)
 main.add_command(local)
 main.add_command(bench)

@@ -1,0 +1,106 @@
+"""Manifests in a directory: the objects of our group that Git holds, without a cluster. What can't be read is a fault, never left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aios_api.names import GROUP
+
+SUFFIXES = (".yaml", ".yml", ".json")
+MAX_BYTES = 8 << 20
+"""Of one file. An etcd object has at most 1.5 MiB; what is larger is no manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One object, and the file that has it."""
+
+    raw: Mapping[str, Any]
+    path: str
+
+    @property
+    def kind(self) -> str:
+        return str(self.raw["kind"])
+
+    @property
+    def namespace(self) -> str:
+        return str(self.raw["metadata"]["namespace"])
+
+    @property
+    def name(self) -> str:
+        return str(self.raw["metadata"]["name"])
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        labels = self.raw["metadata"].get("labels")
+        return {str(key): str(value) for key, value in labels.items()} if isinstance(labels, Mapping) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A file, or an object in it, that can't be read, and why."""
+
+    path: str
+    why: str
+
+
+@dataclass
+class Manifests:
+    """All objects of our group below a directory, in the order of their files."""
+
+    found: list[Manifest] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
+
+    def of(self, kind: str) -> list[Manifest]:
+        return [each for each in self.found if each.kind == kind]
+
+
+def read(root: Path, namespace: str) -> Manifests:
+    """The manifests below `root`, or of the one file that it is. `namespace`: of objects that name none. Hidden files are left out.
+
+    Raises FileNotFoundError when there is no such path.
+    """
+    if not root.exists():
+        raise FileNotFoundError(root)
+    manifests = Manifests()
+    for path in [root] if root.is_file() else sorted(_files(root)):
+        shown = str(path.relative_to(root)) if path != root else path.name
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise ValueError(f"larger than {MAX_BYTES >> 20} MiB, which no manifest is")
+            documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, ValueError, OSError) as problem:
+            manifests.unreadable.append(Unreadable(shown, " ".join(str(problem).split())))
+            continue
+        for document in documents:
+            _take(document, shown, namespace, manifests)
+    return manifests
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for path in root.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if not hidden and path.suffix in SUFFIXES and path.is_file():
+            yield path
+
+
+def _take(document: object, path: str, namespace: str, manifests: Manifests) -> None:
+    if not isinstance(document, Mapping):
+        return
+    if document.get("kind") == "List" and isinstance(document.get("items"), list):
+        for item in document["items"]:
+            _take(item, path, namespace, manifests)
+        return
+    if not str(document.get("apiVersion", "")).startswith(f"{GROUP}/"):
+        return
+    metadata = document.get("metadata")
+    if not isinstance(metadata, Mapping) or not metadata.get("name") or not document.get("kind"):
+        manifests.unreadable.append(Unreadable(path, "an object of our group must have kind and metadata.name"))
+        return
+    named = {**metadata, "namespace": metadata.get("namespace") or namespace}
+    manifests.found.append(Manifest({**document, "metadata": named}, path))

@@ -12,11 +12,15 @@ from typing import Any, NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry
 
+from aios_api.egress import Verdict
 from aios_api.reasons import ConditionType
 from aios_operator import metrics as operator
 from aios_operator.decide import effects
 from aios_operator.observe.store import Store
 from aios_sidecar.gateway import metrics as gateway
+from aios_sidecar.gateway.egress.connect import Connect
+from aios_sidecar.gateway.egress.ended import Ended
+from aios_sidecar.gateway.egress.forward import Forward
 from aios_sidecar.gateway.problems import ProblemKind
 from aios_sidecar.gateway.routes import ROUTES
 from aios_sidecar.node import metrics as node
@@ -51,6 +55,7 @@ def _words(words: Any) -> str:
 _REQUEST_CODES = [str(code) for code in sorted(operator._CODES)]
 _GATEWAY_CODES = sorted({200, 201, *(kind.status for kind in ProblemKind)})
 _ROUTE_NAMES = sorted({name for entry in ROUTES.values() for name, _ in entry.methods.values()})
+_REFUSALS = sorted({*(kind.value for kind in ProblemKind), *Verdict} - {Verdict.Allowed, Verdict.WouldDeny})
 _WRITES = sorted(write.__name__ for write in get_args(effects.Write))
 
 LABELS = {
@@ -85,8 +90,11 @@ LABELS = {
     (
         "aios_gateway_requests_total",
         "route",
-    ): f"{_words(_ROUTE_NAMES)}, `none` for what no route took",
-    ("aios_gateway_requests_total", "code"): _words(_GATEWAY_CODES),
+    ): f"{_words(sorted([*_ROUTE_NAMES, Connect.name, Forward.name]))}, `none` for what no route took",
+    ("aios_gateway_requests_total", "code"): f"{_words(_GATEWAY_CODES)}; for what a host answered its class (`200`, `300`, `400`, `500`)",
+    ("aios_gateway_egress_total", "verdict"): _words(["allow", "would_deny", "deny"]),
+    ("aios_gateway_egress_total", "reason"): f"how it ended: {_words(Ended)}; why it was refused or failed: {_words(_REFUSALS)}",
+    ("aios_gateway_egress_bytes_total", "direction"): _words(["up", "down"]),
 }
 
 

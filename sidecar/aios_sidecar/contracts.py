@@ -3,8 +3,10 @@
 `node`, `vram` and `gateway` import this file, `handover.py`, which carries the messages, and `cgroups.py`, and never each other.
 One JSON message each:
 
-    gateway → node    hello · held (each agent it serves, with its listeners) · synced · serving (the acknowledgement of each serve)
-    node → gateway    hello · serve (record and listeners) · update (the record changed) · stop · fresh (until when all this holds)
+    gateway → node    hello · held (each agent it serves, with its listeners) · synced · serving (the answer to each serve and update: which
+                      policy is in force) · egress (what an agent was denied so far)
+    node → gateway    hello · serve (record, policy and listeners) · update (record or policy changed) · stop · fresh (until when all this
+                      holds)
 
 Both sides open with `hello`. The gateway then names what it serves; after `synced` the node knows what survived: it adopts listeners that
 it lacks, stops what it no longer knows, and serves everything it has. Every message may be repeated; the last one is true. A link that
@@ -28,10 +30,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic.alias_generators import to_camel
 
 from aios_api.agent import PlacedGPU
+from aios_api.egress import MAX_BINDINGS, EgressPolicy
 from aios_api.meta import Condition
 
 MIB: Final = 1 << 20
-HANDOVER_VERSION: Final = 2
+HANDOVER_VERSION: Final = 3
 """Of the messages below. A peer that says another one is refused: the two images of one release belong together."""
 MESSAGE_LIMIT_BYTES: Final = 64 * 1024
 LISTENERS_LIMIT: Final = 2
@@ -168,27 +171,49 @@ class Synced(_Message):
 
 
 class Serving(_Message):
-    """The gateway accepts connections on these kinds of listeners; the answer to each `serve`."""
+    """The gateway accepts connections on these kinds of listeners, and nothing is open that the policy forbids."""
 
     type: Literal["serving"] = "serving"
     claim_uid: ClaimUID
     kinds: ListenerKinds = ()
+    policy_digest: str | None = None
+    """Of the policy in force; None when there is none, and so nothing allowed."""
+
+
+class WouldDeny(_Message):
+    """What a binding in Audit mode let through although no rule allows it."""
+
+    binding: str
+    count: Annotated[int, Field(ge=0)]
+
+
+class EgressCounts(_Message):
+    """What an agent asked for in vain, since the gateway began to serve it. Sent when it changed, every five seconds at most."""
+
+    type: Literal["egress"] = "egress"
+    claim_uid: ClaimUID
+    denied: Annotated[int, Field(ge=0)]
+    would_deny: Annotated[tuple[WouldDeny, ...], Field(strict=False, max_length=MAX_BINDINGS)] = ()
 
 
 class Serve(WithListeners):
-    """Serve this agent on exactly these listeners from now on; connections that are open stay."""
+    """Serve this agent on exactly these listeners from now on; connections that are open stay, as far as the policy allows them."""
 
     type: Literal["serve"] = "serve"
     claim_uid: ClaimUID
     record: AgentRecord
+    policy: EgressPolicy | None = None
+    """None: there is none yet, and nothing is allowed."""
 
 
 class Update(_Message):
-    """The record of an agent changed; its listeners did not."""
+    """The record or the policy of an agent changed; its listeners did not."""
 
     type: Literal["update"] = "update"
     claim_uid: ClaimUID
     record: AgentRecord
+    policy: EgressPolicy | None = None
+    """As in `serve`."""
 
 
 class Stop(_Message):
@@ -269,7 +294,7 @@ class Excess(_Message):
 
 
 WorkerMessage = Reading | Unread | Excess
-Message = Hello | Held | Synced | Serving | Serve | Update | Stop | Fresh
+Message = Hello | Held | Synced | Serving | EgressCounts | Serve | Update | Stop | Fresh
 _MESSAGES: Final[TypeAdapter[Message]] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 _WORKER_MESSAGES: Final[TypeAdapter[WorkerMessage | Booked]] = TypeAdapter(Annotated[WorkerMessage | Booked, Field(discriminator="type")])
 

@@ -5,10 +5,15 @@ import contextlib
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
+from aios_api.egress import EgressPolicy
 from aios_sidecar.contracts import AgentRecord, ListenerKind
 from aios_sidecar.gateway import routes
 from aios_sidecar.gateway.contexts.desk import Desk
+from aios_sidecar.gateway.egress.agent import AgentEgress, Outside
+from aios_sidecar.gateway.egress.connect import Connect
+from aios_sidecar.gateway.egress.forward import Forward
 from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.http import Head, Response
 from aios_sidecar.gateway.metrics import Metrics
@@ -38,10 +43,13 @@ class AgentRoute:
 class ServedAgent:
     """One agent. What arrives at its listeners is this agent, whatever the request says."""
 
-    def __init__(self, record: AgentRecord, limits: Limits, desk: Desk | None, metrics: Metrics, freshness: Freshness) -> None:
+    def __init__(
+        self, record: AgentRecord, limits: Limits, outside: Outside, desk: Desk | None, metrics: Metrics, freshness: Freshness
+    ) -> None:
         self.record = record
         self.require_fresh = freshness.require
-        self.server = Server(self, limits)
+        self.egress = AgentEgress(outside, lambda: self.record.identity)
+        self.server = Server(self, limits, partial(outside.turns, self.egress))
         self.context = desk.of(record.identity) if desk else None
         self._limits = limits
         self._metrics = metrics
@@ -53,8 +61,10 @@ class ServedAgent:
         self.listeners = dict(listeners)
         self.server.listen_on(listeners.items())
 
-    def route(self, head: Head) -> AgentRoute:
+    def route(self, head: Head) -> AgentRoute | Connect | Forward:
         self.require_fresh()
+        if routes.leaves_the_pod(head):
+            return Connect(self.egress, head) if head.method == "CONNECT" else Forward(self.egress, head)
         name, answer = routes.find(head)
         return AgentRoute(name, self, head, answer)
 
@@ -71,12 +81,14 @@ class ServedAgent:
 class Agents:
     """All agents of this node, by the uid of their claim: the key that is never used twice."""
 
-    def __init__(self, limits: Limits, metrics: Metrics, freshness: Freshness, desk: Desk | None = None) -> None:
+    def __init__(self, limits: Limits, outside: Outside, metrics: Metrics, freshness: Freshness, desk: Desk | None = None) -> None:
         self._limits = limits
+        self._outside = outside
         self._desk = desk
         self._metrics = metrics
         self._freshness = freshness
         self._agents: dict[str, ServedAgent] = {}
+        metrics.egress.watch(open_connections=lambda: sum(agent.egress.open for agent in self._agents.values()))
         metrics.watch(
             agents=lambda: len(self._agents), connections=lambda: sum(agent.server.connections for agent in self._agents.values())
         )
@@ -84,21 +96,32 @@ class Agents:
     def __iter__(self) -> Iterator[tuple[str, ServedAgent]]:
         return iter(list(self._agents.items()))
 
+    def get(self, claim_uid: str) -> ServedAgent | None:
+        return self._agents.get(claim_uid)
+
     def __len__(self) -> int:
         return len(self._agents)
 
-    def serve(self, claim_uid: str, record: AgentRecord, listeners: Mapping[ListenerKind, socket.socket]) -> None:
-        """Serve this agent on exactly `listeners`, which are ours from now on."""
+    def serve(
+        self, claim_uid: str, record: AgentRecord, policy: EgressPolicy | None, listeners: Mapping[ListenerKind, socket.socket]
+    ) -> None:
+        """Serve this agent on exactly `listeners`, which are ours from now on. The policy is in force before any of them answers."""
         agent = self._agents.get(claim_uid)
         if agent is None:
-            agent = self._agents[claim_uid] = ServedAgent(record, self._limits, self._desk, self._metrics, self._freshness)
+            agent = ServedAgent(record, self._limits, self._outside, self._desk, self._metrics, self._freshness)
+            self._agents[claim_uid] = agent
         agent.record = record
+        agent.egress.load(policy)
         agent.listen_on(listeners)
 
-    def update(self, claim_uid: str, record: AgentRecord) -> None:
-        """Show this record from now on. One that is not served is left so: its `serve` brings the record anew."""
-        if agent := self._agents.get(claim_uid):
-            agent.record = record
+    def update(self, claim_uid: str, record: AgentRecord, policy: EgressPolicy | None) -> bool:
+        """Show this record and have this policy in force from now on. False for one that is not served: its `serve` brings both anew."""
+        agent = self._agents.get(claim_uid)
+        if agent is None:
+            return False
+        agent.record = record
+        agent.egress.load(policy)
+        return True
 
     def stop(self, claim_uid: str) -> None:
         """End this agent's listeners and connections. Unknown ones have ended before."""

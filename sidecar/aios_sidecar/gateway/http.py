@@ -1,11 +1,13 @@
 """One HTTP/1.1 connection: bytes to requests and back, within limits of size and time. Parsing is h11's; policy is the application's."""
 
 import asyncio
+import contextlib
 import logging
+import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import h11
 
@@ -18,6 +20,14 @@ READ_BYTES: Final = 16 * 1024
 LINGER_BYTES: Final = 256 * 1024
 LINGER_SECONDS: Final = 1.0
 """After a response to a request that was not read to its end: closing at once would reset the connection and lose the response."""
+
+
+Headers = Iterable[tuple[bytes, bytes]]
+Turn = Callable[[], Awaitable[None]]
+
+_BARE_LINE_END: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_FOLDED: Final = re.compile(rb"\r\n[ \t]")
+_FRAMING: Final = re.compile(rb"\r\n(content-length|transfer-encoding|host)[ \t]*:[ \t]*([^\r]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +67,57 @@ class Route(Protocol):
         """Called when the request has been read to its end. May raise Problem."""
 
 
+class Companion(Protocol):
+    """What a relay keeps between the requests of one connection."""
+
+    def close(self) -> None:
+        """The connection has ended."""
+
+
+class Client(Protocol):
+    """Who sent the request, as a relay sees it. Content and response may be under way at once."""
+
+    companion: Companion | None
+
+    def take_content(self) -> bytes | None:
+        """The next piece of content that has arrived, b"" at its end, None when more must be received. Raises h11.RemoteProtocolError."""
+
+    async def receive_content(self, seconds: float) -> None:
+        """More has arrived. Raises Problem after `seconds` without."""
+
+    def begin(self, status: int, reason: bytes, headers: Headers) -> None:
+        """The response is this one; its head leaves with what follows, at the next `flush` or `end`."""
+
+    def put(self, data: bytes) -> None:
+        """A piece of the response's content; it leaves at the next `flush` or `end`."""
+
+    async def flush(self) -> None:
+        """All of the response so far has been handed to the kernel."""
+
+    async def end(self) -> None:
+        """The response is complete."""
+
+    def watched(self, gone: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+        """Calls `gone`, once, when the client ends its side meanwhile. Not while content is being received."""
+
+    async def switch(self) -> tuple[socket.socket, bytes]:
+        """CONNECT is answered with 200. The connection, which stays its owner's to close, and what the client has sent since."""
+
+
+@runtime_checkable
+class Relay(Protocol):
+    """What passes a request on, content and all, and writes the response itself."""
+
+    @property
+    def name(self) -> str:
+        """As of a Route."""
+
+    async def relay(self, client: Client) -> None:
+        """Returns when the response is complete. May raise Problem as long as none was begun."""
+
+
 class Application(Protocol):
-    def route(self, head: Head) -> Route:
+    def route(self, head: Head) -> Route | Relay:
         """What answers `head`. Raises Problem for a request that must not be answered."""
 
     def hold(self, content_bytes: int) -> None:
@@ -71,12 +130,16 @@ class Application(Protocol):
 class Connection:
     """Serves one accepted connection until its end. Whoever creates it runs `run` once, and may `drain` it or cancel the run."""
 
-    def __init__(self, connection: socket.socket, via: str, application: Application, limits: Limits) -> None:
+    def __init__(self, connection: socket.socket, via: str, application: Application, limits: Limits, turn: Turn) -> None:
         self._socket = connection
         self._via = via
         self._application = application
         self._limits = limits
+        self._turn = turn
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
+        self._status = 0
+        self._held = b""
+        self.companion: Companion | None = None
         self._served_one = False
         self._waits_for_another = False
         self._draining = False
@@ -86,12 +149,13 @@ class Connection:
         """Serve requests in turn. Returns when the connection is closed; raises nothing but cancellation."""
         with self._socket:
             try:
-                more = True
-                while more:
-                    more = await self._serve_one()
-                    await asyncio.sleep(0)  # pipelined requests never wait on the socket; others get their turn here
+                while await self._serve_one():
+                    pass
             except OSError as error:  # also TimeoutError
                 log.debug("a connection by %s ended: %s", self._via, error)
+            finally:
+                if self.companion is not None:
+                    self.companion.close()
 
     def drain(self) -> None:
         """End after the request in progress. One that has just been opened is still answered; one that waits for another request ends."""
@@ -116,22 +180,34 @@ class Connection:
                 return False
             chosen = self._application.route(_head(head, self._via))
             route = chosen.name
+            if isinstance(chosen, Relay):
+                await chosen.relay(self)
+                self._application.answered(route, self._status // 100 * 100)  # its class: which codes there are is the host's to say
+                return await self._is_ready_for_another(last=self._draining)
             content = await self._read_body(chosen.content_bytes)
             response = await chosen.answer(content)
         except Problem as problem:
+            self._must_not_have_begun(problem)
             response = _response_to(problem)
         except h11.RemoteProtocolError as error:
+            self._must_not_have_begun(error)
             response, last = _response_to(self._malformed(error)), True
         except OSError:
             raise  # the connection's, not the route's: nobody is left to tell
-        except Exception:
+        except Exception as error:
             log.exception("route %s failed", route)
+            self._must_not_have_begun(error)
             response = _response_to(Problem(ProblemKind.INTERNAL, "An error of the gateway's own; its log says more."))
         finally:
             self._application.hold(-self._held_bytes)
             self._held_bytes = 0
         self._application.answered(route, response.status)
         return await self._respond(response, last=last, without_body=head is not None and head.method == b"HEAD")
+
+    def _must_not_have_begun(self, error: Exception) -> None:
+        """Half a response can't become a refusal: the connection ends, so that the client sees that it is incomplete."""
+        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE, h11.ERROR):
+            raise ConnectionAbortedError(f"a response was cut off: {error}") from error
 
     def _malformed(self, error: h11.RemoteProtocolError) -> Problem:
         if error.error_status_hint == 431:
@@ -143,6 +219,9 @@ class Connection:
         now = asyncio.get_running_loop().time
         deadline = now() + self._limits.idle_seconds
         begun = False
+        raw = self._http.trailing_data[0]
+        if raw:
+            await self._turn()  # a pipelined request never waits on the socket; others get their turn here
         while (event := self._http.next_event()) is h11.NEED_DATA:
             if not begun and self._http.trailing_data[0]:
                 begun, deadline = True, now() + self._limits.head_seconds
@@ -151,9 +230,12 @@ class Connection:
                 if begun:
                     raise Problem(ProblemKind.TIMEOUT, f"The headers must arrive within {self._limits.head_seconds:g} seconds.")
                 return None
+            await self._turn()
             self._http.receive_data(data)
+            raw += data
         if not isinstance(event, h11.Request):
             return None
+        _must_be_unambiguous(raw[: len(raw) - len(self._http.trailing_data[0])])
         if event.http_version not in (b"1.0", b"1.1"):
             raise h11.RemoteProtocolError(f"HTTP/{event.http_version.decode()} is not spoken here")
         return event
@@ -196,10 +278,15 @@ class Connection:
 
     async def _respond(self, response: Response, *, last: bool, without_body: bool) -> bool:
         """Send `response`. True when the connection can take another request."""
-        read_to_its_end = self._read_to_its_end()
-        last = last or self._draining or not read_to_its_end
+        last = last or self._draining or not self._read_to_its_end()
         await self._send(encode(self._http, response, last=last, without_body=without_body))
-        if not read_to_its_end:
+        return await self._is_ready_for_another(last=last)
+
+    async def _is_ready_for_another(self, *, last: bool) -> bool:
+        """Whether the connection can take another request, now that the response is complete."""
+        if self._http.our_state is h11.SWITCHED_PROTOCOL:
+            return False
+        if not self._read_to_its_end():
             await self._linger()
         if last or self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
             return False
@@ -216,6 +303,62 @@ class Connection:
         except h11.RemoteProtocolError:
             return False
 
+    def take_content(self) -> bytes | None:
+        event = self._http.next_event()
+        if event is h11.NEED_DATA:
+            return None
+        return bytes(event.data) if isinstance(event, h11.Data) else b""
+
+    async def receive_content(self, seconds: float) -> None:
+        if self._http.they_are_waiting_for_100_continue:
+            await self._send(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
+        data = await self._receive(asyncio.get_running_loop().time() + seconds, idle=False)
+        if data is None:
+            raise Problem(ProblemKind.TIMEOUT, f"The content must go on within {seconds:g} seconds.")
+        await self._turn()
+        self._http.receive_data(data)
+
+    def begin(self, status: int, reason: bytes, headers: Headers) -> None:
+        self._status = status
+        closing = [(b"Connection", b"close")] if self._draining else []
+        self._held = self._http.send(h11.Response(status_code=status, reason=reason, headers=[*headers, *closing])) or b""
+
+    def put(self, data: bytes) -> None:
+        self._held += self._http.send(h11.Data(data=data)) or b""
+
+    async def flush(self) -> None:
+        held, self._held = self._held, b""
+        if held:
+            await self._send(held)
+
+    async def end(self) -> None:
+        self._held += self._http.send(h11.EndOfMessage()) or b""
+        await self.flush()
+
+    @contextlib.contextmanager
+    def watched(self, gone: Callable[[], None]) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            loop.remove_reader(self._socket)
+            try:
+                ended = not self._socket.recv(1, socket.MSG_PEEK)
+            except OSError:
+                ended = True
+            if ended:
+                gone()
+
+        loop.add_reader(self._socket, look)
+        try:
+            yield
+        finally:
+            loop.remove_reader(self._socket)
+
+    async def switch(self) -> tuple[socket.socket, bytes]:
+        self._status = 200
+        await self._send(self._http.send(h11.Response(status_code=200, reason=b"Connection established", headers=[])))
+        return self._socket, self._http.trailing_data[0]
+
     async def _send(self, data: bytes) -> None:
         async with asyncio.timeout(self._limits.write_seconds):
             await asyncio.get_running_loop().sock_sendall(self._socket, data)
@@ -226,6 +369,25 @@ class Connection:
         deadline = asyncio.get_running_loop().time() + LINGER_SECONDS
         while left > 0 and (data := await self._receive(deadline, idle=False)):
             left -= len(data)
+
+
+def _must_be_unambiguous(head: bytes) -> None:
+    """Nothing in `head` may be read in two ways: whoever stands behind us could see another request than the one that was judged.
+
+    h11 takes line ends and folded lines as older clients wrote them, and equal lengths twice; no client of today sends such.
+    """
+    if _BARE_LINE_END.search(head):
+        raise h11.RemoteProtocolError("a line must end with CR LF, and contain neither alone")
+    if _FOLDED.search(head):
+        raise h11.RemoteProtocolError("a header must be on one line")
+    found = [(name.lower(), value) for name, value in _FRAMING.findall(head)]
+    names = [name for name, _ in found]
+    if len(set(names)) != len(names):
+        raise h11.RemoteProtocolError("Host, Content-Length and Transfer-Encoding must be given once at most")
+    if b"content-length" in names and b"transfer-encoding" in names:
+        raise h11.RemoteProtocolError("Content-Length and Transfer-Encoding must not be given both")
+    if any(name == b"content-length" and not value.strip(b" \t").isdigit() for name, value in found):
+        raise h11.RemoteProtocolError("Content-Length must be one number")
 
 
 def encode(http: h11.Connection, response: Response, *, last: bool, without_body: bool = False) -> bytes:

@@ -3,15 +3,33 @@
 import asyncio
 import logging
 import random
+from typing import Final
 
-from aios_sidecar.contracts import HANDOVER_VERSION, Fresh, Held, Hello, ProtocolError, Serve, Serving, Stop, Synced, Update
-from aios_sidecar.gateway.agents import Agents
+from aios_api.egress import MAX_BINDINGS
+from aios_sidecar.contracts import (
+    HANDOVER_VERSION,
+    EgressCounts,
+    Fresh,
+    Held,
+    Hello,
+    ProtocolError,
+    Serve,
+    Serving,
+    Stop,
+    Synced,
+    Update,
+    WouldDeny,
+)
+from aios_sidecar.gateway.agents import Agents, ServedAgent
 from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.metrics import Metrics
 from aios_sidecar.gateway.settings import Settings
 from aios_sidecar.handover import Link, LinkClosedError, PeerRefusedError, Received, connect
 
 log = logging.getLogger(__name__)
+
+COUNTS_SECONDS: Final = 5.0
+"""Between two reports of what was denied: they end as writes to the API server."""
 
 
 class NodeLink:
@@ -41,8 +59,13 @@ class NodeLink:
         try:
             await self._open(link)
             self._set_up(True)
-            while True:
-                await self._do(await link.receive(), link)
+            reporting = asyncio.create_task(self._report(link))
+            try:
+                while True:
+                    await self._do(await link.receive(), link)
+            finally:
+                reporting.cancel()
+                await asyncio.gather(reporting, return_exceptions=True)
         finally:
             self._set_up(False)
             link.close()
@@ -63,11 +86,12 @@ class NodeLink:
 
     async def _do(self, received: Received, link: Link) -> None:
         match received.message:
-            case Serve(claim_uid=uid, record=record):
-                self._agents.serve(uid, record, received.listeners)
-                await link.send(Serving(claim_uid=uid, kinds=tuple(received.listeners)))
-            case Update(claim_uid=uid, record=record):
-                self._agents.update(uid, record)
+            case Serve(claim_uid=uid, record=record, policy=policy):
+                self._agents.serve(uid, record, policy, received.listeners)
+                await self._confirm(uid, link)
+            case Update(claim_uid=uid, record=record, policy=policy):
+                if self._agents.update(uid, record, policy):
+                    await self._confirm(uid, link)
             case Stop(claim_uid=uid):
                 self._agents.stop(uid)
             case Fresh(until_seconds=until):
@@ -76,7 +100,29 @@ class NodeLink:
                 received.close()
                 raise ProtocolError(f"a node agent does not say {other.type} here")
 
+    async def _confirm(self, claim_uid: str, link: Link) -> None:
+        agent = self._agents.get(claim_uid)
+        if agent is not None:
+            policy = agent.egress.policy
+            await link.send(Serving(claim_uid=claim_uid, kinds=tuple(agent.listeners), policy_digest=policy.digest if policy else None))
+
+    async def _report(self, link: Link) -> None:
+        """Tell what agents were denied, whenever it changed. Ends with the link."""
+        told: dict[str, EgressCounts] = {}
+        while True:
+            now = {uid: _counts(uid, agent) for uid, agent in self._agents if agent.egress.denied or agent.egress.would_deny}
+            for uid, counts in now.items():
+                if told.get(uid) != counts:
+                    await link.send(counts)
+            told = now
+            await asyncio.sleep(COUNTS_SECONDS)
+
     def _set_up(self, up: bool) -> None:
         if up != self.up:
             self.up = up
             self._metrics.linked(up)
+
+
+def _counts(claim_uid: str, agent: ServedAgent) -> EgressCounts:
+    would_deny = tuple(WouldDeny(binding=binding, count=count) for binding, count in sorted(agent.egress.would_deny.items())[:MAX_BINDINGS])
+    return EgressCounts(claim_uid=claim_uid, denied=agent.egress.denied, would_deny=would_deny)

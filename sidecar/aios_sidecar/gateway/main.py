@@ -10,17 +10,22 @@ import socket
 import sys
 from functools import partial
 
+from aios_api.addresses import Internal
 from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.tokens import Models
 from aios_sidecar.context.tokens.files import load_all
 from aios_sidecar.contracts import machine_seconds
 from aios_sidecar.gateway.agents import Agents
 from aios_sidecar.gateway.contexts.desk import Desk
+from aios_sidecar.gateway.egress.agent import Outside
+from aios_sidecar.gateway.egress.audit import Audit, AuditFile, NoAudit
+from aios_sidecar.gateway.egress.names import SystemNames
 from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.link import NodeLink
 from aios_sidecar.gateway.metrics import Metrics, Operations
 from aios_sidecar.gateway.server import Server
 from aios_sidecar.gateway.settings import InvalidSettingsError, Settings
+from aios_sidecar.gateway.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +35,15 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     metrics = Metrics()
     freshness = Freshness(settings.mute_seconds, machine_seconds, metrics)
     desk = _desk(settings)
-    agents = Agents(settings.limits, metrics, freshness, desk)
+    audit = _audit(settings, metrics)
+    names = SystemNames(settings.egress)
+    internal = Internal.with_cluster(settings.internal_cidrs)
+    outside = Outside(names, settings.egress, Turns(), audit, metrics.egress, internal)
+    agents = Agents(settings.limits, outside, metrics, freshness, desk)
     link = NodeLink(settings, agents, freshness, metrics, random.Random())  # noqa: S311  spreads reconnects, protects nothing
-    operations = Server(Operations(metrics, lambda: link.up, freshness.require), settings.limits, newest_first=True)
+    operations = Server(
+        Operations(metrics, lambda: link.up, freshness.require), settings.limits, partial(outside.turns, "operations"), newest_first=True
+    )
     operations.listen_on([("operations", _operations_listener(settings))])
     stopped = asyncio.create_task(stop.wait())
     tasks = (asyncio.create_task(link.run()), asyncio.create_task(freshness.run(agents.cut)), stopped)
@@ -46,8 +57,18 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         await agents.drain(settings.drain_seconds)
         operations.end()
+        names.close()
+        await audit.close()
         if desk is not None:
             desk.close()
+
+
+def _audit(settings: Settings, metrics: Metrics) -> Audit:
+    if settings.audit_file is None:
+        return NoAudit()
+    audit = AuditFile(settings.audit_file, file_bytes=settings.audit_file_bytes, files=settings.audit_files)
+    metrics.egress.watch_audit(lambda: audit.dropped)
+    return audit
 
 
 def _desk(settings: Settings) -> Desk | None:
@@ -70,6 +91,12 @@ def _allow_many_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _unraisable(event: "sys.UnraisableHookArgs") -> None:
+    """A server name that is not ASCII is refused, and Python tells it here, too: agents could fill the log with it."""
+    if not isinstance(event.exc_value, UnicodeDecodeError):
+        sys.__unraisablehook__(event)
+
+
 async def _run(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -86,6 +113,7 @@ def main() -> None:
         log.error("aios-gateway does not start: %s", error)
         sys.exit(2)
     _allow_many_descriptors()
+    sys.unraisablehook = _unraisable
     try:
         asyncio.run(_run(settings))
     except OSError as error:

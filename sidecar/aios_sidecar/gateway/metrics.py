@@ -29,6 +29,7 @@ class Metrics:
             "aios_gateway_mute", "1 while no agent is answered, since nothing was heard of the API server.", registry=self.registry
         )
         self.mutes = Counter("aios_gateway_mutes", "How often that began.", registry=self.registry)
+        self.egress = EgressMetrics(self.registry)
         self._links = Counter("aios_gateway_links", "Connections to the node agent since the start.", registry=self.registry)
 
     def answered(self, route: str, status: int) -> None:
@@ -47,6 +48,34 @@ class Metrics:
         self._linked.set(1 if yes else 0)
         if yes:
             self._links.inc()
+
+
+class EgressMetrics:
+    """What goes out, by verdict. Which host and by whose rule is in the audit: those are not of a closed set."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._verdicts = Counter(
+            "aios_gateway_egress",
+            "Tunnels and plain requests by verdict (allow, would_deny, deny) and by reason: how they ended, or why they were denied.",
+            ("verdict", "reason"),
+            registry=registry,
+        )
+        self._bytes = Counter("aios_gateway_egress_bytes", "Bytes carried, by direction (up, down).", ("direction",), registry=registry)
+        self._open = Gauge("aios_gateway_egress_connections", "Open connections to hosts outside.", registry=registry)
+        self._dropped = Gauge("aios_gateway_audit_dropped_lines", "Audit lines that were dropped since the start.", registry=registry)
+
+    def noted(self, verdict: str, reason: str, up_bytes: int, down_bytes: int) -> None:
+        self._verdicts.labels(verdict, reason).inc()
+        self._bytes.labels("up").inc(up_bytes)
+        self._bytes.labels("down").inc(down_bytes)
+
+    def watch(self, *, open_connections: Callable[[], float]) -> None:
+        """Read it when the metrics are asked for."""
+        self._open.set_function(open_connections)
+
+    def watch_audit(self, dropped_lines: Callable[[], float]) -> None:
+        """As `watch`."""
+        self._dropped.set_function(dropped_lines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,38 @@ class ProblemKind(Enum):
         "EgressDenied",
         403,
         "egress is denied: no tool binding allows it",
-        "Nothing leaves an agent's pod. Set NO_PROXY to 127.0.0.1,localhost for requests to this endpoint itself.",
+        "Those who run this agent can ask `aiosctl explain AGENT --host HOST:PORT`, and allow it in a ToolBinding. "
+        "For requests to this endpoint itself set NO_PROXY to 127.0.0.1,localhost.",
+    )
+    POLICY_NOT_LOADED = (
+        "PolicyNotLoaded",
+        503,
+        "egress is denied: this agent's policy is not loaded yet",
+        "Wait a moment and send it again. If it lasts, the operator or the node agent is not at work.",
+    )
+    ADDRESS_DENIED = (
+        "AddressDenied",
+        403,
+        "egress is denied: the host has an address that is not allowed",
+        "A name that leads to an internal address needs a rule for that address (cidr) beside the one for its name.",
+    )
+    SERVER_NAME_DENIED = (
+        "ServerNameDenied",
+        403,
+        "egress is denied: the tunnel is not TLS for the host that was asked for",
+        "Send a TLS ClientHello whose server name is the host of CONNECT; without TLS, use an http URL.",
+    )
+    HOST_MISMATCH = (
+        "HostMismatch",
+        403,
+        "The Host is not that of the URL",
+        "Send the request with the URL's own host in its Host header.",
+    )
+    UPGRADE_REFUSED = (
+        "UpgradeRefused",
+        403,
+        "Another protocol can't be spoken over a forwarded http request",
+        "Use https, whose CONNECT tunnel carries WebSockets and HTTP/2.",
     )
     FOREIGN_HOST = (
         "ForeignHost",
@@ -66,6 +97,26 @@ class ProblemKind(Enum):
     TIMEOUT = "RequestTimeout", 408, "The request took too long to arrive", "Send it again, without pauses."
     CONTENT_TOO_LARGE = "ContentTooLarge", 413, "The content is too large", "Send less content."
     HEADERS_TOO_LARGE = "HeadersTooLarge", 431, "The headers are too large", "Send fewer or shorter headers."
+    NAME_NOT_RESOLVED = (
+        "NameNotResolved",
+        502,
+        "The host has no address",
+        "See that the name is right; the node's name servers were asked.",
+    )
+    UNREACHABLE = "Unreachable", 502, "The host can't be reached", "Try again later; see that the port is right."
+    UPSTREAM_FAILED = (
+        "UpstreamFailed",
+        502,
+        "The host's response can't be passed on",
+        "Try again later; the host ended the connection or did not send HTTP/1.1.",
+    )
+    UPSTREAM_TIMEOUT = "UpstreamTimeout", 504, "The host did not answer in time", "Try again later."
+    TOO_MANY_LOOKUPS = (
+        "TooManyLookups",
+        503,
+        "Too many names are being resolved for the agent",
+        "Wait a moment and send it again, with fewer requests at once.",
+    )
     INTERNAL = "Internal", 500, "The gateway failed", "Send the request again; if it fails again, tell those who run the cluster."
     NOT_READY = "NotReady", 503, "The gateway is not connected to the node agent", "Wait; agents that it knows are served meanwhile."
     MUTE = (

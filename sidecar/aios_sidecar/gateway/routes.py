@@ -1,4 +1,4 @@
-"""What an agent may ask, and the checks that every request passes first, in the order in which they explain themselves best."""
+"""What an agent may ask of the gateway itself, and the checks that such a request passes first: those that explain themselves best."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,6 +9,7 @@ from aios_sidecar.contracts import AgentRecord
 from aios_sidecar.gateway.contexts.answers import CONTENT_BYTES, ContextCall, ContextRoute
 from aios_sidecar.gateway.contexts.answers import ROUTES as CONTEXT_ROUTES
 from aios_sidecar.gateway.contexts.desk import AgentContext
+from aios_sidecar.gateway.egress.target import ABSOLUTE
 from aios_sidecar.gateway.http import Head, Response
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 
@@ -39,13 +40,6 @@ class Answer:
     """How much content it takes."""
 
 
-def is_no_egress(head: Head) -> Problem | None:
-    """CONNECT and an absolute target ask a proxy for the outside. No policy allows any of it."""
-    if head.method == "CONNECT" or re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", head.target):
-        return Problem(ProblemKind.EGRESS_DENIED, f"{head.method} {head.target[:200]} would leave the agent's pod.")
-    return None
-
-
 def has_no_origin(head: Head) -> Problem | None:
     """A page in an agent's browser can send requests here, but not without telling its origin."""
     if head.header("origin") is None:
@@ -61,7 +55,7 @@ def has_our_host(head: Head) -> Problem | None:
     return Problem(ProblemKind.FOREIGN_HOST, "The request has no Host." if host is None else f"The Host is {host[:200]}.")
 
 
-CHECKS: Final[tuple[Check, ...]] = (is_no_egress, has_no_origin, has_our_host)
+CHECKS: Final[tuple[Check, ...]] = (has_no_origin, has_our_host)
 
 
 async def who_am_i(call: Call) -> Response:
@@ -110,3 +104,8 @@ def find(head: Head) -> tuple[str, Answer]:
         allowed = ", ".join(entry.methods)
         raise Problem(ProblemKind.METHOD_NOT_ALLOWED, f"{path} allows {allowed}, not {head.method[:40]}.", {"Allow": allowed})
     return found
+
+
+def leaves_the_pod(head: Head) -> bool:
+    """CONNECT and an absolute target ask a proxy for the outside."""
+    return head.method == "CONNECT" or ABSOLUTE.match(head.target) is not None

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterable
 from typing import Final
 
-from aios_sidecar.gateway.http import Application, Connection, encode_refusal
+from aios_sidecar.gateway.http import Application, Connection, Turn, encode_refusal
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 from aios_sidecar.gateway.settings import Limits
 
@@ -22,12 +22,13 @@ EXHAUSTED_PAUSE_SECONDS: Final = 1.0
 class Server:
     """Accepts on its listeners and serves what it accepts, at most `limits.connections` at once.
 
-    One more is refused, or, with `newest_first`, takes the place of the oldest: where strangers can connect, they can hold
-    connections, and the kubelet's probe must still be answered.
+    Each connection waits for its `turn` before it goes on. One more than the limit is refused, or, with `newest_first`, takes the place of
+    the oldest: where strangers can connect, they can hold connections, and the kubelet's probe must still be answered.
     """
 
-    def __init__(self, application: Application, limits: Limits, *, newest_first: bool = False) -> None:
+    def __init__(self, application: Application, limits: Limits, turn: Turn, *, newest_first: bool = False) -> None:
         self._application = application
+        self._turn = turn
         self._limits = limits
         self._newest_first = newest_first
         self._loop = asyncio.get_running_loop()
@@ -81,12 +82,14 @@ class Server:
             self._cannot_accept(kind, listener, error)
             return
         connection.setblocking(False)
+        if connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a streamed response is many small pieces
         if len(self._connections) >= self._limits.connections:
             if not self._newest_first:
                 self._refuse(connection)
                 return
             self._end_oldest()
-        served = Connection(connection, kind, self._application, self._limits)
+        served = Connection(connection, kind, self._application, self._limits, self._turn)
         task = self._loop.create_task(served.run())
         self._connections[task] = served
         task.add_done_callback(self._ended)

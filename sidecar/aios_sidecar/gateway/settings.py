@@ -5,7 +5,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Final, Self
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+
+from aios_api.addresses import Internal
 
 PREFIX: Final = "AIOS_GATEWAY_"
 
@@ -15,6 +17,10 @@ Count = Annotated[int, Field(ge=1, le=65536)]
 
 class InvalidSettingsError(Exception):
     """The environment asks for something that can't be; the message names each variable."""
+
+
+def _split(text: object) -> object:
+    return tuple(part.strip() for part in text.split(",") if part.strip()) if isinstance(text, str) else text
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,38 @@ class Limits:
     """From the end of the headers to the end of the content."""
     write_seconds: Seconds = 30.0
     """For a response to be taken by its reader."""
+
+
+@dataclass(frozen=True)
+class EgressLimits:
+    """What one agent may take of the way out. Each of its connections has one connection outside at most."""
+
+    lookups: Count = 4
+    """Names resolved at once. More than a client that opens its connections needs; 8 agents with dead name servers leave threads free."""
+    lookup_threads: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Of all agents together."""
+    resolve_seconds: Seconds = 5.0
+    """For a name. The system's resolver goes on for longer; the agent is told and may ask again."""
+    connect_seconds: Seconds = 10.0
+    """For a connection, over all its addresses. Clients commonly give up after 10 s or more."""
+    hello_seconds: Seconds = 10.0
+    """From the answer to CONNECT to the end of the ClientHello, which clients send at once."""
+    hello_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 64 * 1024
+    """Of a ClientHello. With post-quantum keys and tickets they have 2 to 4 KiB; OpenSSL takes 128 KiB."""
+    tunnel_idle_seconds: Seconds = 900.0
+    """Without a byte either way. Model servers can think for minutes before they say anything."""
+    tunnel_seconds: Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)] = 86400.0
+    """For a tunnel in all, so that none lives for ever."""
+    content_seconds: Seconds = 60.0
+    """Between pieces of a request's content."""
+    content_bytes: Annotated[int, Field(ge=0, le=1 << 40)] = 1 << 30
+    """Of one plain request. What is larger goes through a tunnel."""
+    response_seconds: Seconds = 600.0
+    """Until a response begins, and between its pieces."""
+    response_bytes: Annotated[int, Field(ge=0, le=1 << 44)] = 16 << 30
+    """Of one plain response: a model's weights fit."""
+    response_head_bytes: Annotated[int, Field(ge=1024, le=1 << 20)] = 64 * 1024
+    """Status line and headers of a response together; cookies and policies make them longer than a request's."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +102,29 @@ class Settings:
     """Where contexts are kept, a folder for each agent, on a local disk. The chart sets it; without it there are no contexts."""
     tokenizers_dir: Path | None = None
     """A folder for each model that has a tokenizer of its own: `tokenizer.json`, and `tokenizer_config.json` for its template."""
+    internal_cidrs: Annotated[tuple[str, ...], BeforeValidator(_split), Field(max_length=64)] = ()
+    """The cluster's own ranges for pods, Services and nodes, separated by commas. Private ones are internal without being named."""
+    audit_file: Path | None = None
+    """Where egress is written down, a JSON line each. None: nowhere, counters apart."""
+    audit_file_bytes: Annotated[int, Field(ge=64 * 1024, le=1 << 34)] = 16 << 20
+    """Of one file; about 50,000 lines."""
+    audit_files: Annotated[int, Field(ge=2, le=100)] = 8
+    """Kept, with the one that is written."""
     limits: Limits = field(default_factory=Limits)
+    egress: EgressLimits = field(default_factory=EgressLimits)
+
+    def __post_init__(self) -> None:
+        Internal.with_cluster(self.internal_cidrs)  # ValueError names what is no range
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """The settings that `environment` asks for. Raises InvalidSettingsError for a variable that is unknown or out of range."""
         given = {name.removeprefix(PREFIX).lower(): text for name, text in environment.items() if name.startswith(PREFIX)}
-        limits = {f.name for f in fields(Limits)}
-        nested: dict[str, object] = {name: text for name, text in given.items() if name not in limits}
-        nested["limits"] = {name: text for name, text in given.items() if name in limits}
-        unknown = sorted(set(given) - limits - ({f.name for f in fields(cls)} - {"limits"}))
+        groups = {"limits": {f.name for f in fields(Limits)}, "egress": {f.name for f in fields(EgressLimits)}}
+        grouped = set().union(*groups.values())
+        nested: dict[str, object] = {name: text for name, text in given.items() if name not in grouped}
+        nested |= {group: {name: text for name, text in given.items() if name in names} for group, names in groups.items()}
+        unknown = sorted(set(given) - grouped - ({f.name for f in fields(cls)} - set(groups)))
         if unknown:
             raise InvalidSettingsError(f"{PREFIX}{unknown[0].upper()} is not a setting of the gateway")
         try:

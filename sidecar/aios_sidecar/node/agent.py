@@ -65,7 +65,7 @@ class NodeAgent:
         every = settings.mute_seconds / RENEWALS
         ordered = Reflector(client, AGENT_RUNTIMES, runtimes, on_node, watch_seconds=every, clock_seconds=machine_seconds)
         self._heartbeat = Heartbeat(settings, client, lambda: ordered.heard_seconds, clock, machine_seconds)
-        self._link = GatewayLink(settings, self.claims, self._heartbeat)
+        self._link = GatewayLink(settings, self.claims, self.orders, self._heartbeat, clock)
         self._reflectors = (
             ordered,
             Reflector(client, RESOURCE_SLICES, self.slices, on_node),

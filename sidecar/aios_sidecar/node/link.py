@@ -1,16 +1,19 @@
-"""The gateway's link: hands it every prepared claim's record and listeners, and takes back what it kept while we were away."""
+"""The gateway's link: hands it every prepared claim's record, policy and listeners, and takes back what it kept while we were away."""
 
 import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
+from aios_api.egress import EgressPolicy
 from aios_sidecar import handover
 from aios_sidecar.contracts import (
     HANDOVER_VERSION,
     AgentRecord,
+    EgressCounts,
     Fresh,
     Held,
     Hello,
@@ -23,22 +26,27 @@ from aios_sidecar.contracts import (
     Update,
 )
 from aios_sidecar.handover import Link, LinkClosedError, PeerRefusedError
+from aios_sidecar.node.egress import EgressSeen
 from aios_sidecar.node.heartbeat import Heartbeat
-from aios_sidecar.node.live import LiveClaims
+from aios_sidecar.node.live import Clock, LiveClaim, LiveClaims
+from aios_sidecar.node.orders import Orders
 from aios_sidecar.node.settings import NodeSettings
 from aios_sidecar.node.waiting import first_of
 
 log = logging.getLogger(__name__)
 
-Sent = dict[str, tuple[AgentRecord, dict[ListenerKind, socket.socket]]]
+Sent = dict[str, tuple[AgentRecord, str | None, dict[ListenerKind, socket.socket]]]
+"""By claim: the record, the digest of the policy, and the listeners."""
 
 
 class GatewayLink:
     """Listens for the gateway. Of several links the newest counts: a gateway that connects again has lost the old one."""
 
-    def __init__(self, settings: NodeSettings, claims: LiveClaims, heartbeat: Heartbeat) -> None:
+    def __init__(self, settings: NodeSettings, claims: LiveClaims, orders: Orders, heartbeat: Heartbeat, clock: Clock) -> None:
         self._settings = settings
         self._claims = claims
+        self._orders = orders
+        self._clock = clock
         self._heartbeat = heartbeat
         self._listener: socket.socket | None = None
         self.handed_back = asyncio.Event()
@@ -107,14 +115,31 @@ class GatewayLink:
         while True:
             received = await link.receive()
             received.close()
-            if not isinstance(received.message, Serving):
-                raise ProtocolError(f"a {received.message.type} message after synced")
-            self._learn_serving(received.message.claim_uid, received.message.kinds)
+            match received.message:
+                case Serving(claim_uid=uid, kinds=kinds, policy_digest=digest):
+                    self._learn_serving(uid, kinds)
+                    self._learn_egress(uid, partial(EgressSeen.confirm, digest=digest, now=self._clock()))
+                case EgressCounts(claim_uid=uid) as counts:
+                    self._learn_egress(uid, partial(EgressSeen.count, counts=counts))
+                case other:
+                    raise ProtocolError(f"a {other.type} message after synced")
 
     def _learn_serving(self, claim_uid: str, kinds: Iterable[ListenerKind]) -> None:
         live = self._claims.get(claim_uid)
         if live is not None:
             self._claims.learn(live, replace(live.facts, serving=frozenset(kinds)))
+
+    def _learn_egress(self, claim_uid: str, learn: Callable[[EgressSeen], EgressSeen]) -> None:
+        live = self._claims.get(claim_uid)
+        if live is not None:
+            order = self._orders.get(live.state.runtime_uid)
+            written = EgressSeen.written(order.status if order else {}, claim_uid)
+            self._claims.tell_egress(live, learn(live.egress or written))
+
+    def _policy(self, live: LiveClaim) -> EgressPolicy | None:
+        """Of the order that the claim was prepared for; None, which allows nothing, when there is no such order or it says none."""
+        order = self._orders.get(live.state.runtime_uid)
+        return order.spec.egress if order is not None and order.spec.attempt == live.state.attempt else None
 
     async def _tell(self, link: Link, held: set[str]) -> None:
         """Brings the gateway to what is prepared now, after every change: level-triggered, so nothing can be missed.
@@ -126,11 +151,11 @@ class GatewayLink:
         for uid in held:
             if self._claims.get(uid) is None:
                 await link.send(Stop(claim_uid=uid))
-        await self._bring_up_to_date(link, sent, held)
+        await self._bring_up_to_date(link, sent, held, only=held)
         said = await self._freshen(link, 0.0)
         while True:
-            changes = (self._claims.next_change(), self._heartbeat.next_change())
-            await self._bring_up_to_date(link, sent)
+            changes = (self._claims.next_change(), self._orders.next_change(), self._heartbeat.next_change())
+            await self._bring_up_to_date(link, sent, held)
             said = await self._freshen(link, said)
             await first_of(*changes)
 
@@ -142,7 +167,7 @@ class GatewayLink:
         await link.send(Fresh(until_seconds=until))
         return until
 
-    async def _bring_up_to_date(self, link: Link, sent: Sent, only: set[str] | None = None) -> None:
+    async def _bring_up_to_date(self, link: Link, sent: Sent, held: set[str], only: set[str] | None = None) -> None:
         for uid in [uid for uid in sent if self._claims.get(uid) is None]:
             del sent[uid]
             await link.send(Stop(claim_uid=uid))
@@ -151,15 +176,18 @@ class GatewayLink:
                 continue
             if self._claims.get(live.state.claim_uid) is not live:
                 continue  # released while another was being sent: its listeners are closed, and the next round says so
+            if live.state.claim_uid in held and not self._orders.heard:
+                continue  # the gateway goes on with the policy that it has, until it is mute or we know what is in force
             uid, record, listeners = live.state.claim_uid, live.record(self._settings.node_name), dict(live.listeners)
-            before = sent.get(uid)
-            if not listeners or before == (record, listeners):
+            policy = self._policy(live)
+            before, now = sent.get(uid), (record, policy.digest if policy else None, listeners)
+            if not listeners or before == now:
                 continue
-            sent[uid] = (record, listeners)
-            if before is not None and before[1] == listeners:
-                await link.send(Update(claim_uid=uid, record=record))
+            sent[uid] = now
+            if before is not None and before[2] == listeners:
+                await link.send(Update(claim_uid=uid, record=record, policy=policy))
             else:
-                await link.send(Serve(claim_uid=uid, record=record), listeners)
+                await link.send(Serve(claim_uid=uid, record=record, policy=policy), listeners)
 
 
 async def _end(conversation: asyncio.Task[None] | None) -> None:

@@ -12,6 +12,7 @@ from aios_api.meta import Condition
 from aios_sidecar.contracts import AgentIdentity, AgentRecord, ListenerKind, Share
 from aios_sidecar.node import conditions, netns
 from aios_sidecar.node.conditions import Facts
+from aios_sidecar.node.egress import EgressSeen
 from aios_sidecar.node.netns import Identity
 from aios_sidecar.node.state import ClaimState
 
@@ -28,6 +29,8 @@ class LiveClaim:
     loopback_in: Identity | None = None
     """The network namespace in which the loopback listener is."""
     conditions: tuple[Condition, ...] = ()
+    egress: EgressSeen | None = None
+    """What the gateway says of its way out; None before its first word."""
     used_mib: int | None = None
     """VRAM that the pod uses, as it was last worth telling; None while it is not known."""
     used_since: float = -math.inf
@@ -83,6 +86,12 @@ class LiveClaims:
         live.used_since = at
         if used_mib != live.used_mib:
             live.used_mib = used_mib
+            self._wake()
+
+    def tell_egress(self, live: LiveClaim, egress: EgressSeen) -> None:
+        """So the gateway says."""
+        if egress != live.egress:
+            live.egress = egress
             self._wake()
 
     def correct(self, live: LiveClaim, known: tuple[Condition, ...]) -> None:

@@ -29,6 +29,7 @@ class Orders:
 
     def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
+        self._read: dict[str, tuple[str, Order | None]] = {}
 
     @property
     def heard(self) -> bool:
@@ -36,14 +37,25 @@ class Orders:
 
     def get(self, uid: str) -> Order | None:
         found = self._mirror.get(uid)
-        return None if found is None else _order(found)
+        return None if found is None else self._order(found)
 
     def all(self) -> list[Order]:
-        return [order for order in map(_order, self._mirror.all()) if order is not None]
+        found = self._mirror.all()
+        for uid in self._read.keys() - {obj["metadata"]["uid"] for obj in found}:
+            del self._read[uid]
+        return [order for order in map(self._order, found) if order is not None]
 
     def next_change(self) -> asyncio.Event:
         """As `Mirror.next_change`."""
         return self._mirror.next_change()
+
+    def _order(self, obj: Object) -> Order | None:
+        """Each version of an object is read once: a policy makes it long, and every change of one order looks at all of them."""
+        uid, version = obj["metadata"]["uid"], obj["metadata"]["resourceVersion"]
+        known = self._read.get(uid)
+        if known is None or known[0] != version:
+            known = self._read[uid] = version, _order(obj)
+        return known[1]
 
 
 def _order(obj: Object) -> Order | None:

@@ -17,6 +17,7 @@ from aios_kube.resources import AGENT_RUNTIMES
 from aios_sidecar.contracts import MIB
 from aios_sidecar.node import conditions
 from aios_sidecar.node.claims import ClaimRef
+from aios_sidecar.node.egress import EgressSeen
 from aios_sidecar.node.live import LiveClaim, LiveClaims
 from aios_sidecar.node.orders import Order, Orders
 from aios_sidecar.node.settings import NodeSettings
@@ -100,6 +101,8 @@ class Reporter:
             status = self._status(order.spec.attempt, live.state.claim_uid, live.state.pod_uid, live.conditions)
             if (used := _used(live, known)) is not None:
                 status["gpu"] = used
+            if (egress := (live.egress or EgressSeen.written(known, live.state.claim_uid)).status()) is not None:
+                status["egress"] = egress
         else:
             failure = self._failure_of(order)
             if failure is None:

@@ -7,16 +7,20 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from aios_api.agent import PlacedGPU
+from aios_api.egress import EgressPolicy
 from aios_api.meta import Condition
 from aios_sidecar.contracts import AgentIdentity, AgentRecord, ListenerKind, Share
 from aios_sidecar.gateway.agents import Agents
+from aios_sidecar.gateway.egress.agent import AgentEgress, Outside
 from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.metrics import Metrics
-from aios_sidecar.gateway.settings import Limits
+from aios_sidecar.gateway.settings import EgressLimits, Limits
+from unit.gateway.outside import NOTHING, Names, Notes, a_policy, an_outside
 
 CLAIM = "0b8e2b1e-6d2f-4f0e-9a53-1d3c5b0c7a01"
 
@@ -93,16 +97,72 @@ def serving(short_path: Path) -> Serving:
         agents: Agents | None = None,
         claim: str = CLAIM,
         freshness: Freshness | None = None,
+        outside: Outside | None = None,
+        policy: EgressPolicy | None = NOTHING,
     ) -> AsyncIterator[Served]:
         metrics = Metrics()
-        agents = agents if agents is not None else Agents(limits or Limits(), metrics, freshness or fresh(metrics))
+        agents = (
+            agents
+            if agents is not None
+            else Agents(limits or Limits(), outside or an_outside(metrics), metrics, freshness or fresh(metrics))
+        )
         listeners = listeners_in(short_path / claim)
         port = listeners["loopback"].getsockname()[1]
-        agents.serve(claim, a_record(name), listeners)
+        agents.serve(claim, a_record(name), policy, listeners)
         try:
             yield Served(agents, metrics, short_path / claim / "agent.sock", port)
         finally:
             agents.stop(claim)
             await asyncio.sleep(0.01)
+
+    return serve
+
+
+@dataclass
+class Proxied(Served):
+    """An agent, and the world that it may reach some of."""
+
+    names: Names
+    audit: Notes
+
+    def allow(self, *rules: str, audit: bool = False) -> None:
+        """From now on its policy is this one."""
+        (claim, served), *_ = self.agents
+        self.agents.update(claim, served.record, a_policy(*rules, audit=audit))
+
+    @property
+    def egress(self) -> AgentEgress:
+        (_, served), *_ = self.agents
+        return served.egress
+
+    async def ask(self, request: bytes, via: ListenerKind = "loopback") -> bytes:
+        """The answer to one request over a connection that the client closes only afterwards."""
+        reader, writer = await self.connect(via)
+        try:
+            writer.write(request)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+            length = next((int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0)
+            return head + await reader.readexactly(length)
+        finally:
+            writer.close()
+
+    def last(self, *fields: str) -> tuple[object, ...]:
+        """Of the audit's newest line."""
+        return tuple(self.audit.lines[-1][each] for each in fields)
+
+
+Proxying = Callable[..., AbstractAsyncContextManager[Proxied]]
+
+
+@pytest.fixture
+def proxying(serving: Serving) -> Proxying:
+    @asynccontextmanager
+    async def serve(
+        *rules: str, egress: EgressLimits | None = None, policy: EgressPolicy | None = NOTHING, **options: Any
+    ) -> AsyncIterator[Proxied]:
+        metrics, names, audit = Metrics(), Names(), Notes()
+        outside = an_outside(metrics, names=names, audit=audit, limits=egress)
+        async with serving(outside=outside, policy=a_policy(*rules) if rules else policy, **options) as served:
+            yield Proxied(served.agents, metrics, served.path, served.port, names, audit)
 
     return serve

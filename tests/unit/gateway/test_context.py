@@ -15,6 +15,7 @@ from aios_sidecar.gateway.contexts.desk import Desk
 from aios_sidecar.gateway.metrics import Metrics
 from aios_sidecar.gateway.settings import Limits
 from unit.gateway.conftest import fresh
+from unit.gateway.outside import an_outside
 
 
 class Talk:
@@ -54,7 +55,9 @@ def talking(serving, tmp_path):
         desk = Desk(partial(SqliteStore, tmp_path / "contexts"))
         try:
             claim = f"{time.monotonic_ns():x}"
-            async with serving(agents=Agents(limits or Limits(), metrics, fresh(metrics), desk), claim=claim) as served:
+            async with serving(
+                agents=Agents(limits or Limits(), an_outside(metrics), metrics, fresh(metrics), desk), claim=claim
+            ) as served:
                 yield Talk(served)
         finally:
             desk.close()

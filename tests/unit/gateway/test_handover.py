@@ -16,6 +16,7 @@ from aios_sidecar.contracts import (
     MESSAGE_LIMIT_BYTES,
     AgentIdentity,
     AgentRecord,
+    EgressCounts,
     Fresh,
     Held,
     Hello,
@@ -25,10 +26,12 @@ from aios_sidecar.contracts import (
     Stop,
     Synced,
     Update,
+    WouldDeny,
     decode,
     encode,
 )
 from aios_sidecar.handover import Link, LinkClosedError, PeerRefusedError, accept, connect, listen
+from unit.gateway.outside import a_policy
 
 CLAIM = "0b8e2b1e"
 RECORD = AgentRecord(identity=AgentIdentity(namespace="n", name="a", uid="u", attempt=1), node="node")
@@ -56,9 +59,10 @@ def a_pair() -> tuple[Link, socket.socket]:
         Hello(),
         Held(claim_uid=CLAIM),
         Synced(),
-        Serving(claim_uid=CLAIM, kinds=("socket",)),
+        Serving(claim_uid=CLAIM, kinds=("socket",), policy_digest="0" * 64),
+        EgressCounts(claim_uid=CLAIM, denied=3, would_deny=(WouldDeny(binding="b", count=2),)),
         Serve(claim_uid=CLAIM, record=RECORD),
-        Update(claim_uid=CLAIM, record=RECORD),
+        Update(claim_uid=CLAIM, record=RECORD, policy=a_policy("https://*.example.com:443", "tcp://10.0.0.0/8:5432")),
         Stop(claim_uid=CLAIM),
         Fresh(until_seconds=1234.5),
     ],

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from aios_sidecar.gateway.metrics import Metrics, Operations
 from aios_sidecar.gateway.server import Server
 from aios_sidecar.gateway.settings import Limits
+from aios_sidecar.gateway.turns import Turns
 
 GET = b"GET /v1/agent HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -85,7 +87,7 @@ async def test_connections_beyond_the_limit_are_refused_with_a_reason_and_room_c
 
 async def test_probes_are_answered_whoever_holds_connections_to_the_operations_port():
     limits = Limits(connections=3)
-    server = Server(Operations(Metrics(), lambda: True, lambda: None), limits, newest_first=True)
+    server = Server(Operations(Metrics(), lambda: True, lambda: None), limits, partial(Turns(), 0), newest_first=True)
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
     server.listen_on([("operations", listener)])

@@ -17,6 +17,7 @@ from aios_sidecar.gateway.agents import Agents
 from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.metrics import Metrics
 from aios_sidecar.gateway.settings import Limits
+from unit.gateway.outside import an_outside
 
 WITH_GPU = AgentRecord(
     identity=AgentIdentity(namespace="team", name="coder", uid="6a9c", attempt=3),
@@ -47,8 +48,8 @@ class Gateway:
         metrics = Metrics()
         freshness = Freshness(3600, lambda: 0.0, metrics)
         freshness.renew(1)
-        agents = Agents(Limits(), metrics, freshness)
-        agents.serve("a", WITH_GPU, listeners)
+        agents = Agents(Limits(), an_outside(metrics), metrics, freshness)
+        agents.serve("a", WITH_GPU, None, listeners)
         return agents
 
     def call(self, coroutine):
@@ -56,7 +57,7 @@ class Gateway:
 
     def show(self, record: AgentRecord) -> None:
         async def update() -> None:
-            self.agents.update("a", record)
+            self.agents.update("a", record, None)
 
         self.call(update())
 

@@ -1,0 +1,89 @@
+"""Where a proxied request wants to go: the authority of CONNECT or an absolute target, in one canonical form, or a refusal."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from aios_api.addresses import parse_address
+from aios_sidecar.gateway.problems import Problem, ProblemKind
+
+ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+HTTP_PORT: Final = 80
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,254}")
+"""What may stand for a name. Whether it is one that can be allowed is the policy's to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A host, as a name in lower case without a dot at its end or as an address without brackets, and a port."""
+
+    host: str
+    port: int
+    path: str = ""
+    """Of an absolute target: what the origin server is asked for."""
+
+    @property
+    def authority(self) -> str:
+        """For people and for the audit: host and port."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def host_header(self) -> str:
+        """The Host that the origin server expects of an http request."""
+        return self.authority.removesuffix(f":{HTTP_PORT}") if self.port == HTTP_PORT else self.authority
+
+
+def of_connect(authority: str) -> Target:
+    """The target of CONNECT. Raises Problem unless it is a host and a port."""
+    return _target(authority, None)
+
+
+def of_absolute(target: str, method: str) -> Target:
+    """The target of an absolute `http` URL. Raises Problem for anything else."""
+    scheme, separator, rest = target.partition("://")
+    if not separator or scheme.lower() != "http":
+        raise Problem(ProblemKind.EGRESS_DENIED, f"Only http URLs are forwarded; for {scheme[:20]} the client must use CONNECT.")
+    if "#" in rest:
+        raise _malformed("a URL on the wire has no fragment")
+    authority = re.split(r"[/?]", rest, maxsplit=1)[0]
+    path = rest[len(authority) :]
+    if not path:
+        path = "*" if method == "OPTIONS" else "/"
+    elif path.startswith("?"):
+        path = f"/{path}"
+    return _target(authority, HTTP_PORT, path)
+
+
+def names_the_same(host_header: str, target: Target, default_port: int = HTTP_PORT) -> bool:
+    """Whether a request's Host is the target's own: otherwise one host would be judged and another be asked."""
+    try:
+        host = _target(host_header, default_port)
+    except Problem:
+        return False
+    return (host.host, host.port) == (target.host, target.port)
+
+
+def _target(authority: str, default_port: int | None, path: str = "") -> Target:
+    host, port = _split(authority, default_port)
+    if host.startswith("["):
+        address = parse_address(host[1:-1])
+        if address is None or ":" not in host:
+            raise _malformed(f"{host[:80]!r} is not an IPv6 address")
+        return Target(str(address), port, path)
+    if not _HOST.fullmatch(host):
+        raise _malformed(f"{host[:80]!r} is neither a host name nor an address")
+    return Target(host.lower().removesuffix("."), port, path)
+
+
+def _split(authority: str, default_port: int | None) -> tuple[str, int]:
+    match = re.fullmatch(r"(\[[^\[\]@]*\]|[^\[\]@:]*)(?::([0-9]{1,5}))?", authority)
+    if match is None or (match[2] is None and default_port is None):
+        raise _malformed(f"{authority[:80]!r} is not HOST:PORT")
+    port = default_port if match[2] is None else int(match[2])
+    if port is None or not 0 < port < 65536:
+        raise _malformed("a port is from 1 to 65535")
+    return match[1], port
+
+
+def _malformed(what: str) -> Problem:
+    return Problem(ProblemKind.MALFORMED, f"The target is wrong: {what}.")

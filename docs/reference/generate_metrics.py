@@ -17,6 +17,7 @@ from aios_api.reasons import ConditionType
 from aios_operator import metrics as operator
 from aios_operator.decide import effects
 from aios_operator.observe.store import Store
+from aios_sidecar.contracts import FaultGroup
 from aios_sidecar.gateway import metrics as gateway
 from aios_sidecar.gateway.egress.connect import Connect
 from aios_sidecar.gateway.egress.ended import Ended
@@ -85,8 +86,19 @@ LABELS = {
     ("aios_node_request_seconds", "request"): _words(["prepare", "unprepare", "hook"]),
     **{
         (f"aios_gpu_{name}", "gpu"): "uuid of a GPU of the node"
-        for name in ("monitored", "capacity_bytes", "booked_bytes", "used_bytes", "unattributed_bytes", "shares_exceeded_total")
+        for name in (
+            "monitored",
+            "errors_heard",
+            "healthy",
+            "faults_total",
+            "capacity_bytes",
+            "booked_bytes",
+            "used_bytes",
+            "unattributed_bytes",
+            "shares_exceeded_total",
+        )
     },
+    ("aios_gpu_faults_total", "group"): _words(FaultGroup),
     (
         "aios_gateway_requests_total",
         "route",

@@ -17,6 +17,7 @@ The node agent and the worker of a GPU speak over a socket pair, in the same way
 
     node → worker     booked (every share of the GPU; sent at each change and at each start of a worker)
     worker → node     reading (who uses how much now) · unread (why it can't be told now) · excess (who is above his share for too long)
+                      vitals (what the driver says of the GPU's health; at each start and change) · fault (it reported an error)
 
 A worker ends when its socket does. Its end says nothing about the agents either; the next worker is told what is booked.
 """
@@ -24,6 +25,7 @@ A worker ends when its socket does. Its end says nothing about the agents either
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, Final, Literal, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -59,6 +61,8 @@ class WithheldGPU:
 
     index: int
     reason: str
+    uuid: str | None = None
+    """None when the library does not even say which one it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +297,58 @@ class Excess(_Message):
     seconds: float
 
 
-WorkerMessage = Reading | Unread | Excess
+class Recovery(StrEnum):
+    """What the driver asks to be done with a GPU."""
+
+    NoAction = "NoAction"
+    Drain = "Drain"
+    DrainAndReset = "DrainAndReset"
+    Reset = "Reset"
+    Reboot = "Reboot"
+
+
+class Vitals(_Message):
+    """What the driver says of the GPU's health, and whether it will say more."""
+
+    type: Literal["vitals"] = "vitals"
+    deaf: str | None = None
+    """Why errors can't be heard; None while they are."""
+    recovery: Recovery | None = None
+    """None: this driver does not tell."""
+    rows_failed: bool = False
+    """Whether rows of memory could not be remapped: the driver's sign for a GPU that is to be replaced."""
+
+
+class FaultGroup(StrEnum):
+    """What follows from an error of a GPU."""
+
+    Application = "Application"
+    """A program's own: it may have ended; the GPU goes on."""
+    Notice = "Notice"
+    """Nothing."""
+    Degraded = "Degraded"
+    """No new Agent until the GPU was reset; those on it go on."""
+    Broken = "Broken"
+    """Nobody can use it until it was reset."""
+    Unknown = "Unknown"
+    """Told to people; nothing else follows."""
+
+
+class Fault(_Message):
+    """The driver reported an error."""
+
+    type: Literal["fault"] = "fault"
+    xid: int
+    group: FaultGroup
+    what: str
+    """In a few words, for a person."""
+    claims: Annotated[tuple[ClaimUID, ...], Field(strict=False)] = ()
+    """Those whose pods had processes on the GPU just before or after. The driver does not say whose error it was."""
+    others: bool = False
+    """Whether processes of nobody who booked a share were there too."""
+
+
+WorkerMessage = Reading | Unread | Excess | Vitals | Fault
 Message = Hello | Held | Synced | Serving | EgressCounts | Serve | Update | Stop | Fresh
 _MESSAGES: Final[TypeAdapter[Message]] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 _WORKER_MESSAGES: Final[TypeAdapter[WorkerMessage | Booked]] = TypeAdapter(Annotated[WorkerMessage | Booked, Field(discriminator="type")])

@@ -115,6 +115,13 @@ def a_cluster(*, claim: Object | None = None, runtime: Object | None = None) -> 
     return cluster
 
 
+def rewrite(file: Path, text: str) -> None:
+    """The file has this content, at once."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.rename(file)
+
+
 def make_hook(directory: Path) -> Path:
     subprocess.run(["make", "--silent", "-C", str(NATIVE), f"OUT={directory}", f"{directory}/aios-hook"], check=True)
     return directory / "aios-hook"
@@ -133,6 +140,7 @@ def settings_in(directory: Path, hook: Path, **changes: Any) -> NodeSettings:
         "http_host": HTTP_HOST,
         "http_port": 0,
         "inventory_seconds": 0.2,
+        "driver_module": directory / "driver",
         "prepare_seconds": 2.0,
         "api_seconds": 1.0,
         "handback_seconds": 0.5,
@@ -150,9 +158,12 @@ def short_directory() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def running(settings: NodeSettings, cluster: FakeCluster, *gpus: GPU, workers: Workers | None = None) -> AsyncIterator[NodeAgent]:
+async def running(
+    settings: NodeSettings, cluster: FakeCluster, *gpus: GPU, workers: Workers | None = None, inventory: FixedInventory | None = None
+) -> AsyncIterator[NodeAgent]:
     """A node agent that works until the end of the block."""
-    agent = NodeAgent(settings, cluster, FixedInventory(*(gpus or (GPU_A,))), workers or Silent(), lambda: datetime.now(UTC))
+    offered = inventory or FixedInventory(*(gpus or (GPU_A,)))
+    agent = NodeAgent(settings, cluster, offered, workers or Silent(), lambda: datetime.now(UTC))
     stop, started = asyncio.Event(), asyncio.Event()
     task = asyncio.create_task(agent.run(stop, started))
     await asyncio.wait((task, asyncio.create_task(started.wait())), return_when=asyncio.FIRST_COMPLETED)

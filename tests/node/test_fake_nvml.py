@@ -163,6 +163,27 @@ def test_events_reach_sets_that_were_registered_before_them_once_and_in_order(li
     assert said == {"old": 10, "told": [["GPU-aaaa", 8, 79], ["GPU-aaaa", 8, 94]], "end": 10, "freed": 2, "unsupported": 3}
 
 
+def test_health_is_what_the_file_says_and_what_it_does_not_say_is_not_told(library, gpus):
+    gpus.write_text(TWO_GPUS.replace("model=L4", "model=L4 recovery=2 pending=1 failed=1 events=0"))
+    said = result(
+        library,
+        gpus,
+        """
+        nvml.nvmlInit()
+        said = []
+        for device in (nvml.nvmlDeviceGetHandleByIndex(i) for i in (0, 1)):
+            action, other = nvml.nvmlDeviceGetFieldValues(device, [nvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, 1])
+            events = nvml.nvmlEventSetCreate()
+            said.append([
+                action.nvmlReturn, action.value.uiVal, other.nvmlReturn, nvml.nvmlDeviceGetRemappedRows(device),
+                nvml.nvmlDeviceGetSupportedEventTypes(device), error(nvml.nvmlDeviceRegisterEvents, device, 8, events),
+            ])
+        print(json.dumps(said))
+        """,
+    )
+    assert said == [[3, 0, 3, [0, 0, 0, 0], 8, None], [0, 2, 3, [0, 1, 1, 1], 0, 3]]
+
+
 def test_a_change_of_the_file_shows_at_the_next_call_and_a_gpu_that_left_is_lost(library, gpus):
     said = result(
         library,
@@ -211,12 +232,14 @@ def test_the_inventory_gives_what_is_not_reserved_and_knows_a_fake(library, gpus
     ]
     assert (whole["withheld"], whole["absent"], whole["driver_version"]) == ([], None, "615.10-aios-fake")
     assert [gpu["uuid"] for gpu in one_lost["gpus"]] == ["GPU-aaaa"]
-    assert one_lost["withheld"] == [{"index": 1, "reason": "the driver gives no answer for it: GPU is lost"}]
+    assert one_lost["withheld"] == [{"index": 1, "reason": "the driver gives no answer for it: GPU is lost", "uuid": None}]
     assert unloaded["gpus"] == gone["gpus"] == []
     assert unloaded["absent"] == gone["absent"] == "the NVIDIA driver library gives no answer any more: Driver Not Loaded"
     assert loaded_again == one_lost
     assert partitioned["gpus"] == one_lost["gpus"]
-    assert partitioned["withheld"] == [{"index": 1, "reason": "MIG mode is enabled on it; only whole GPUs are shared here"}]
+    assert partitioned["withheld"] == [
+        {"index": 1, "reason": "MIG mode is enabled on it; only whole GPUs are shared here", "uuid": "GPU-bbbb"}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -288,9 +311,9 @@ def test_no_file_crashes_it_and_no_memory_is_touched_that_is_not_its_own(tmp_pat
     )
     if not runtime or not Path(runtime).is_absolute():
         pytest.skip("no gcc with the address sanitizer")
-    source, built = NATIVE / "fakes" / "nvml.c", tmp_path / "libnvidia-ml.so.1"
+    sources, built = [NATIVE / "fakes" / name for name in ("nvml.c", "house.c")], tmp_path / "libnvidia-ml.so.1"
     flags = ["-std=c11", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-shared", "-fPIC", "-pthread"]
-    subprocess.run([compiler, *flags, "-o", str(built), str(source)], check=True)
+    subprocess.run([compiler, *flags, "-o", str(built), *map(str, sources)], check=True)
     done = run(tmp_path, gpus, FUZZ, LD_PRELOAD=runtime, ASAN_OPTIONS="detect_leaks=0")
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Sanitizer" not in done.stderr

@@ -7,10 +7,8 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,11 +19,11 @@ from aios_sidecar.node.agent import NodeAgent
 from aios_sidecar.node.state import StateFiles
 from aios_sidecar.vram.settings import VramSettings
 from aios_sidecar.vram.supervisor import Supervisor
+from node.played import Played
 from node.support import (
     CLAIM_UID,
     GPU_A,
     NAMESPACE,
-    NATIVE,
     POD_UID,
     FixedInventory,
     Pod,
@@ -35,6 +33,7 @@ from node.support import (
     ask,
     eventually,
     prepare,
+    rewrite,
     running,
     settings_in,
     uid,
@@ -42,131 +41,6 @@ from node.support import (
 
 QUICK = VramSettings(context_mib=100, contexts=2, margin_mib=0, look_seconds=0.2)
 NEIGHBOUR = uid(7)
-OWN_DIRECTORY = 'mkdir -p /tmp/aios-fake-vram && mount -t tmpfs tmpfs /tmp/aios-fake-vram && exec "$@"'
-PROGRAM = """
-import os, sys, time
-os.makedirs("/tmp/aios-fake-vram", exist_ok=True)
-me = "/tmp/aios-fake-vram/" + os.readlink("/proc/self")
-for line in sys.stdin:
-    with open(me + ".new", "w") as file:
-        file.write(line)
-    os.rename(me + ".new", me)
-    print("said", flush=True)
-time.sleep(1000)
-"""
-
-
-def cgroup_root() -> Path | None:
-    """A cgroup hierarchy in which this program may make groups."""
-    for root in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")):
-        try:
-            probe = root / f"aios-probe-{os.getpid()}"
-            probe.mkdir()
-            probe.rmdir()
-        except OSError:
-            continue
-        return root
-    return None
-
-
-class Played:
-    """Processes in one container's cgroup, each in a pid namespace of its own, which say what they use of GPU_A."""
-
-    def __init__(self, root: Path, pod_uid: str, number: int) -> None:
-        self.container = f"{number:064x}"
-        self.group = root / "kubepods-test" / f"pod{pod_uid}" / self.container
-        self.group.mkdir(parents=True)
-        self.processes: list[subprocess.Popen[str]] = []
-
-    def start(self) -> subprocess.Popen[str]:
-        def enter() -> None:
-            (self.group / "cgroup.procs").write_text(str(os.getpid()))
-
-        process = subprocess.Popen(
-            [
-                "unshare",
-                "--mount",
-                "--pid",
-                "--fork",
-                "--mount-proc",
-                "--kill-child",
-                "sh",
-                "-c",
-                OWN_DIRECTORY,
-                "sh",
-                sys.executable,
-                "-c",
-                PROGRAM,
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            preexec_fn=enter,
-        )
-        self.processes.append(process)
-        return process
-
-    def use(self, mib: int, process: subprocess.Popen[str] | None = None) -> None:
-        chosen = process or (self.processes[0] if self.processes else self.start())
-        assert chosen.stdin is not None
-        assert chosen.stdout is not None
-        chosen.stdin.write(f"gpu={GPU_A.uuid} used={mib}Mi\n")
-        chosen.stdin.flush()
-        assert chosen.stdout.readline() == "said\n"
-
-    @property
-    def alive(self) -> bool:
-        return all(process.poll() is None for process in self.processes)
-
-    def close(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.wait()
-            for stream in (process.stdin, process.stdout):
-                with contextlib.suppress(BrokenPipeError):
-                    if stream is not None:
-                        stream.close()
-        for path in (self.group, self.group.parent, self.group.parent.parent):
-            for _ in range(50):
-                try:
-                    path.rmdir()
-                except OSError:
-                    time.sleep(0.02)
-                else:
-                    break
-
-
-@pytest.fixture
-def driver(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The fake driver's description; workers load its library."""
-    subprocess.run(["make", "-s", "-C", str(NATIVE), "fakes", f"OUT={directory}/native"], check=True)
-    file = directory / "gpus.conf"
-    file.write_text(f'gpu uuid={GPU_A.uuid} model="Fake H100" memory=80Gi reserved=1Gi\nprograms proc=/proc\n')
-    monkeypatch.setenv("AIOS_FAKE_GPUS", str(file))
-    monkeypatch.setenv("LD_LIBRARY_PATH", f"{directory}/native")
-    return file
-
-
-def rewrite(file: Path, text: str) -> None:
-    new = file.with_suffix(".new")
-    new.write_text(text)
-    new.rename(file)
-
-
-@pytest.fixture
-def play(node_tools: None) -> Iterator[Callable[[str], Played]]:
-    root = cgroup_root()
-    if root is None:
-        pytest.skip("this machine lets nobody make cgroups")
-    made: list[Played] = []
-
-    def new(pod_uid: str) -> Played:
-        made.append(Played(root, pod_uid, len(made) + 1))
-        return made[-1]
-
-    yield new
-    for each in made:
-        each.close()
 
 
 @contextlib.asynccontextmanager
@@ -209,19 +83,19 @@ async def test_a_worker_tells_who_uses_what_across_pid_namespaces(driver, play):
 
 async def test_a_worker_that_is_killed_or_hangs_is_replaced_and_knows_the_bookings(driver):
     share = BookedShare(claim_uid=CLAIM_UID, pod_uid=POD_UID, booked_bytes=MIB)
-    async with supervised(share, settings=VramSettings(silent_seconds=1.5)) as (supervisor, heard):
-        await eventually(lambda: readings(heard))
+    async with supervised(share, settings=VramSettings(silent_seconds=4)) as (supervisor, heard):
+        await eventually(lambda: readings(heard), 30)
         first = supervisor.pids[GPU_A.uuid]
         os.kill(first, signal.SIGKILL)
         await eventually(lambda: any(isinstance(message, Unread) for message in heard))
         heard.clear()
-        await eventually(lambda: readings(heard))
+        await eventually(lambda: readings(heard), 30)
         second = supervisor.pids[GPU_A.uuid]
         assert second != first
         os.kill(second, signal.SIGSTOP)
-        await eventually(lambda: any(isinstance(m, Unread) and "said nothing for 1.5 seconds" in m.reason for m in heard))
+        await eventually(lambda: any(isinstance(m, Unread) and "said nothing for 4 seconds" in m.reason for m in heard))
         heard.clear()
-        await eventually(lambda: readings(heard))
+        await eventually(lambda: readings(heard), 30)
         assert readings(heard)[-1].uses[0].claim_uid == CLAIM_UID
 
 

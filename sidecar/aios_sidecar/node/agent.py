@@ -16,6 +16,7 @@ from aios_sidecar.node.endpoints import Endpoints
 from aios_sidecar.node.files import give, write_atomically
 from aios_sidecar.node.gate import Gate
 from aios_sidecar.node.gpus import GPUs
+from aios_sidecar.node.health_keeper import HealthKeeper
 from aios_sidecar.node.heartbeat import RENEWALS, Heartbeat
 from aios_sidecar.node.hook_server import HookServer
 from aios_sidecar.node.inspector import Inspector
@@ -53,12 +54,13 @@ class NodeAgent:
         self._endpoints = Endpoints(settings, self.claims, processes)
         self._events = EventRecorder(client, DRIVER, settings.node_name, clock)
         self._reporter = Reporter(settings, client, self.orders, self.claims, clock)
-        self._publisher = Publisher(settings, client, inventory, self.nodes, self.slices, self._events, self.metrics)
+        self._health = HealthKeeper(settings, self.claims, self.nodes, self._events, self.metrics, clock, processes.boot_id)
+        self._publisher = Publisher(settings, client, inventory, self._health, self.nodes, self.slices, self._events, self.metrics)
         self._preparer = Preparer(settings, client, self.orders, inventory, self._files, self.claims, self._endpoints, self._turns)
         self._inspector = Inspector(settings, self.claims, self._endpoints, self._turns, self._events, self.metrics)
         gate = Gate(settings, client, self.orders, self._files, self.claims, self._endpoints, processes, self._turns)
         self._hooks = HookServer(settings, gate, self.metrics)
-        self._gpus = GPUs(workers, self.claims, self._files, self._turns, self._events, self.metrics, clock)
+        self._gpus = GPUs(workers, self.claims, self._files, self._turns, self._events, self._health, self.metrics, clock)
         self._plugin = Plugin(settings, DRAService(self._preparer, self._reporter, self.metrics))
         self._web = Web(settings.http_host, settings.http_port, self.metrics, self.unhealthy, self.unready)
         on_node = Selection(fields=f"spec.nodeName={settings.node_name}")
@@ -124,6 +126,7 @@ class NodeAgent:
             path.chmod(mode)
         give(self.settings.context_dir, self.settings.gateway_uid)
         self._files.open()
+        self._health.open()
         hook = self.settings.hook_binary.read_bytes()
         if not self.settings.hook_path.is_file() or self.settings.hook_path.read_bytes() != hook:
             write_atomically(self.settings.hook_path, hook, 0o755)

@@ -12,6 +12,7 @@ from aios_api.quantity import format_bytes
 from aios_kube.events import EventRecorder, Regarding
 from aios_sidecar.cgroups import Container
 from aios_sidecar.contracts import MIB, Booked, BookedShare, Excess, Reading, Unread, Use, WorkerMessage, Workers
+from aios_sidecar.node.health_keeper import HealthKeeper
 from aios_sidecar.node.live import LiveClaim, LiveClaims
 from aios_sidecar.node.metrics import Metrics
 from aios_sidecar.node.shots import kill_container
@@ -52,6 +53,7 @@ class GPUs:
         files: StateFiles,
         turns: Turns,
         events: EventRecorder,
+        health: HealthKeeper,
         metrics: Metrics,
         clock: Callable[[], datetime],
     ) -> None:
@@ -60,6 +62,7 @@ class GPUs:
         self._files = files
         self._turns = turns
         self._events = events
+        self._health = health
         self._metrics = metrics
         self._clock = clock
         self._heard: dict[str, _Heard] = {}
@@ -98,8 +101,10 @@ class GPUs:
             self._read(uuid, message)
         elif isinstance(message, Unread):
             self._of(uuid).reason = message.reason
-        else:
+        elif isinstance(message, Excess):
             self._excess(uuid, message)
+        else:
+            self._health.hear(uuid, message)
 
     def _of(self, uuid: str) -> _Heard:
         return self._heard.setdefault(uuid, _Heard(asyncio.get_running_loop().time()))
@@ -108,6 +113,7 @@ class GPUs:
         heard = self._of(uuid)
         heard.since, heard.reason, heard.monitored = asyncio.get_running_loop().time(), "the worker of the GPU is silent", True
         self._metrics.monitored.labels(uuid).set(1)
+        self._health.monitor(uuid, read=True)
         self._metrics.capacity.labels(uuid).set(reading.capacity_bytes)
         self._metrics.used.labels(uuid).set(reading.used_bytes)
         self._metrics.unattributed.labels(uuid).set(reading.unattributed_bytes)
@@ -154,6 +160,7 @@ class GPUs:
                 heard.monitored = False
                 log.error("GPU %s can't be monitored: %s; no Agent on it is held to its share", uuid, heard.reason)
                 self._metrics.monitored.labels(uuid).set(0)
+                self._health.monitor(uuid, read=False)
                 for gauge in (self._metrics.used, self._metrics.unattributed):
                     gauge.remove(uuid)
             for live in self._claims:

@@ -31,6 +31,9 @@ class Metrics:
         self.damaged = Counter("aios_node_damaged_state_files_total", "State files that were set aside.", registry=self._registry)
 
         self.monitored = self._of_gpus("aios_gpu_monitored", "1 while the use of the GPU is being read, 0 while it can't be.")
+        self.listening = self._of_gpus("aios_gpu_errors_heard", "1 while the driver tells of the GPU's errors, 0 while it can't.")
+        self.healthy = self._of_gpus("aios_gpu_healthy", "1 while the GPU is published without a taint.")
+        self.faults = Counter("aios_gpu_faults_total", "Errors that the driver reported.", ("gpu", "group"), registry=self._registry)
         self.capacity = self._of_gpus("aios_gpu_capacity_bytes", "VRAM that can be booked.")
         self.booked = self._of_gpus("aios_gpu_booked_bytes", "VRAM that Agents have booked.")
         self.used = self._of_gpus("aios_gpu_used_bytes", "VRAM that is used, by whomever.")

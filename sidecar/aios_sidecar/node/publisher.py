@@ -12,6 +12,7 @@ from aios_kube.protocol import ClusterClient
 from aios_kube.resources import RESOURCE_SLICES
 from aios_sidecar.contracts import Inventory, InventoryReport
 from aios_sidecar.node import slices
+from aios_sidecar.node.health_keeper import HealthKeeper
 from aios_sidecar.node.metrics import Metrics
 from aios_sidecar.node.mirror import Mirror, Object
 from aios_sidecar.node.settings import NodeSettings
@@ -31,6 +32,7 @@ class Publisher:
         settings: NodeSettings,
         client: ClusterClient,
         inventory: Inventory,
+        health: HealthKeeper,
         nodes: Mirror,
         seen: Mirror,
         events: EventRecorder,
@@ -39,6 +41,7 @@ class Publisher:
         self._settings = settings
         self._client = client
         self._inventory = inventory
+        self._health = health
         self._nodes = nodes
         self._seen = seen
         self._events = events
@@ -51,7 +54,7 @@ class Publisher:
         """Until cancelled; the slice stays."""
         failures, backoff = 0, Backoff(first_seconds=0.5)
         while True:
-            changes = (self._nodes.next_change(), self._seen.next_change())
+            changes = (self._nodes.next_change(), self._seen.next_change(), self._health.next_change())
             wait = self._settings.inventory_seconds
             try:
                 await self._bring_about()
@@ -71,7 +74,7 @@ class Publisher:
         report = await self._inventory.read()
         refused = slices.refusal(node, self._seen.all())
         self._tell(node, report, refused)
-        offered = slices.devices(report.gpus, self._settings.slots, refused)
+        offered = slices.devices(self._health.look(report), self._settings.slots, refused, self._health.published())
         self._metrics.gpus.set(len(offered) - 1)
         ours = [item for item in self._seen.all() if item["spec"].get("driver") == DRIVER]
         name = slices.slice_name(self._settings.node_name)

@@ -36,6 +36,8 @@ class NodeSettings:
     """Where the container runtime looks for CDI files that programs write (AIOS_CDI_DIR); containerd's default."""
     vendor_cdi_dirs: tuple[Path, ...] = (Path("/etc/cdi"), Path("/var/run/cdi"))
     """Where the CDI files of the GPU vendor are (AIOS_VENDOR_CDI_DIRS, separated by colons); the directories of the CDI specification."""
+    driver_module: Path = Path("/sys/module/nvidia")
+    """The loaded driver. Another one at the same place is a new start, before which a GPU's faults mean nothing."""
     hook_binary: Path = Path("/usr/local/libexec/aios-hook")
     """The hook in this program's image (AIOS_HOOK_BINARY); installed on the host at each start."""
     host_namespace_paths: tuple[Path, ...] = (Path("/proc/1/ns/net"), Path("/proc/self/ns/net"))
@@ -97,6 +99,11 @@ class NodeSettings:
     def context_dir(self) -> Path:
         """Where the gateway keeps the contexts of agents: the one directory there that is its own."""
         return self.state_dir / "context"
+
+    @property
+    def gpus_dir(self) -> Path:
+        """What is known of each GPU's health."""
+        return self.state_dir / "gpus"
 
     def agent_dir(self, claim_uid: str) -> Path:
         """The directory that is mounted in the containers of the claim's pod."""

@@ -1,10 +1,12 @@
 """What this node offers, as the spec of its one ResourceSlice: a `runtime` device with slots, and each GPU that can be shared. Pure."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from aios_api import names
 from aios_api.quantity import format_bytes
 from aios_sidecar.contracts import GPU, MIB
+from aios_sidecar.node.health import State, Taint
 
 REFUSED_BY_ALLOCATABLE = "another device plugin serves nvidia.com/gpu"
 REFUSED_BY_SLICES = "the DRA driver gpu.nvidia.com serves them"
@@ -21,8 +23,13 @@ def gpu_device_name(uuid: str) -> str:
     return f"gpu-{uuid.removeprefix('GPU-').lower()}"
 
 
-def gpu_device(gpu: GPU) -> Spec:
-    """A GPU of which many claims may hold a part, in steps of 1 MiB."""
+Health = Mapping[str, tuple[State, Taint | None]]
+"""Of GPUs, by uuid."""
+
+
+def gpu_device(gpu: GPU, health: Health | None = None) -> Spec:
+    """A GPU of which many claims may hold a part, in steps of 1 MiB. One of whose health nothing is known is published as unmonitored."""
+    state, taint = (health or {}).get(gpu.uuid, ("Unmonitored", None))
     total = format_bytes(gpu.memory_mib * MIB)  # canonical, so that what is read back equals what was written
     policy = {"default": "1Mi", "validRange": {"min": "1Mi", "step": "1Mi", "max": total}}
     return {
@@ -34,8 +41,10 @@ def gpu_device(gpu: GPU) -> Spec:
             names.ATTRIBUTE_MODEL: {"string": gpu.model[:ATTRIBUTE_CHARACTERS]},
             names.ATTRIBUTE_INDEX: {"int": gpu.index},
             names.ATTRIBUTE_FAKE: {"bool": gpu.fake},
+            names.ATTRIBUTE_HEALTH: {"string": state},
         },
         "capacity": {names.CAPACITY_MEMORY: {"value": total, "requestPolicy": policy}},
+        **({"taints": [taint.published()]} if taint is not None else {}),
     }
 
 
@@ -55,10 +64,10 @@ def runtime_device(slots: int, refused: str | None) -> Spec:
     }
 
 
-def devices(gpus: tuple[GPU, ...], slots: int, refused: str | None) -> list[Spec]:
+def devices(gpus: tuple[GPU, ...], slots: int, refused: str | None, health: Health | None = None) -> list[Spec]:
     """All devices of the node; GPUs that another plugin serves are not among them."""
     offered = () if refused is not None else gpus
-    return [runtime_device(slots, refused), *(gpu_device(gpu) for gpu in sorted(offered, key=lambda gpu: gpu.uuid))]
+    return [runtime_device(slots, refused), *(gpu_device(gpu, health) for gpu in sorted(offered, key=lambda gpu: gpu.uuid))]
 
 
 def refusal(node: Spec | None, slices: list[Spec]) -> str | None:

@@ -1,27 +1,20 @@
 """What the node agent knows of each prepared claim, in one file per claim.
 
-It must outlive the program, the API server's absence and a reboot. A file is `{"version": 1, "checksum": "sha256:…", "claim": {…}}`;
-the checksum is over the canonical JSON of `claim` (sorted keys, no spaces). Fields that this program does not know are ignored, so
-that a file is readable after a downgrade.
+It must outlive the program, the API server's absence and a reboot.
 """
 
-import hashlib
-import json
 import re
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from aios_sidecar.node.files import remove, sync_directory, write_atomically
+from aios_sidecar.node import records
+from aios_sidecar.node.files import remove, write_atomically
+from aios_sidecar.node.records import UnreadableState
 
-VERSION = 1
+KIND = "claim"
 UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 """Uids become parts of paths, so nothing else passes for one."""
-
-
-class UnreadableState(Exception):
-    """A state file that can't be believed; the message says why."""
 
 
 class _Record(BaseModel):
@@ -113,53 +106,18 @@ class StateFiles:
             content = self.path(claim_uid).read_bytes()
         except FileNotFoundError:
             return None
-        state = _decode(content)
+        state = records.decode(KIND, ClaimState, content)
         if state.claim_uid != claim_uid:
             raise UnreadableState(f"the file of claim {claim_uid} speaks of claim {state.claim_uid}")
         return state
 
     def write(self, state: ClaimState) -> None:
         """The state is on the disk; a reader finds this or what was there before."""
-        write_atomically(self.path(state.claim_uid), _encode(state), 0o600)
+        write_atomically(self.path(state.claim_uid), records.encode(KIND, state), 0o600)
 
     def remove(self, claim_uid: str) -> None:
         remove(self.path(claim_uid))
 
     def set_aside(self, claim_uid: str) -> Path:
         """The claim has no state file any more; what was there is kept under the path returned, for a person to look at."""
-        path = self.path(claim_uid)
-        number = 1
-        while (kept := path.with_name(f"{path.name}.unreadable-{number}")).exists():
-            number += 1
-        path.rename(kept)
-        sync_directory(self._directory)
-        return kept
-
-
-def _canonical(claim: Any) -> bytes:
-    return json.dumps(claim, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
-
-
-def _checksum(claim: Any) -> str:
-    return "sha256:" + hashlib.sha256(_canonical(claim)).hexdigest()
-
-
-def _encode(state: ClaimState) -> bytes:
-    claim = state.model_dump(mode="json")
-    return json.dumps({"version": VERSION, "checksum": _checksum(claim), "claim": claim}, indent=1).encode() + b"\n"
-
-
-def _decode(content: bytes) -> ClaimState:
-    try:
-        document = json.loads(content)
-    except ValueError as error:
-        raise UnreadableState(f"it is not JSON: {error}") from None
-    if not isinstance(document, dict) or document.get("version") != VERSION:
-        raise UnreadableState(f"its version must be {VERSION}")
-    claim = document.get("claim")
-    if document.get("checksum") != _checksum(claim):
-        raise UnreadableState("its checksum is not that of its content")
-    try:
-        return ClaimState.model_validate_json(_canonical(claim))
-    except ValidationError as error:
-        raise UnreadableState(f"a field is missing or of another type: {error.errors()[0]['loc']}") from None
+        return records.set_aside(self.path(claim_uid))

@@ -89,13 +89,16 @@ class NvmlInventory:
             try:
                 device = self._nvml.nvmlDeviceGetHandleByIndex(index)
                 if self._is_partitioned(device):
-                    withheld.append(WithheldGPU(index, "MIG mode is enabled on it; only whole GPUs are shared here"))
+                    reason = "MIG mode is enabled on it; only whole GPUs are shared here"
+                    withheld.append(WithheldGPU(index, reason, str(self._nvml.nvmlDeviceGetUUID(device))))
                     continue
                 gpu = self._describe(device, index, fake=FAKE_MARKER in version)
                 if gpu.memory_mib > 0:
                     gpus.append(gpu)
                 else:
-                    withheld.append(WithheldGPU(index, f"it has no more memory than the {self._withheld_mib} MiB that are kept back"))
+                    withheld.append(
+                        WithheldGPU(index, f"it has no more memory than the {self._withheld_mib} MiB that are kept back", gpu.uuid)
+                    )
             except self._nvml.NVMLError as error:
                 withheld.append(WithheldGPU(index, f"the driver gives no answer for it: {error}"))
         return InventoryReport(tuple(gpus), tuple(withheld), driver_version=version)

@@ -24,6 +24,8 @@ class Ledger:
     unattributed_bytes: int
     """Used by nobody who booked a share here: other programs of the node, processes that the driver doesn't name, the driver's own."""
     used_bytes: int
+    strangers: int = 0
+    """Processes on the GPU that are nobody's who booked a share here."""
 
     @property
     def booked_bytes(self) -> int:
@@ -72,8 +74,11 @@ def account(
     used: dict[str, int] = {}
     counts: dict[str, int] = {}
     holders: dict[str, dict[str, None]] = {}
+    strangers = 0
     for pid, bytes_of in processes.items():
         owner = next((each for each in containers(pid) if each.pod_uid in by_pod), None) if pid > 0 else None
+        if owner is None:
+            strangers += 1
         if owner is None or not bytes_of:
             continue
         used[owner.pod_uid] = used.get(owner.pod_uid, 0) + bytes_of
@@ -90,4 +95,4 @@ def account(
         )
         for share in shares
     )
-    return Ledger(uses, max(0, used_bytes - sum(use.used_bytes for use in uses)), used_bytes)
+    return Ledger(uses, max(0, used_bytes - sum(use.used_bytes for use in uses)), used_bytes, strangers)

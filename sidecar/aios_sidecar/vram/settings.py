@@ -31,6 +31,11 @@ class VramSettings:
     """Readings further apart than this don't prove that an excess lasted."""
     silent_seconds: float = 10.0
     """A worker that says nothing for so long is replaced: it hangs in the driver. Longer than a sleeping GPU takes to wake."""
+    vitals_seconds: float = 2.0
+    """Between two questions for the GPU's health. Errors are heard at each reading; this is for what the driver does not report."""
+    ignored_xids: tuple[int, ...] = ()
+    """Errors of a GPU that are noticed and have no consequence here (AIOS_IGNORED_XIDS, separated by commas): those that a fleet knows
+    to be harmless."""
     look_seconds: float = 5.0
     """Between two looks at which GPUs there are; as often as they are published."""
 
@@ -48,7 +53,15 @@ def from_environment(environment: Mapping[str, str] | None = None) -> VramSettin
         margin_mib=_number(given, "AIOS_GPU_MARGIN_MIB", defaults.margin_mib, 0),
         context_mib=_number(given, "AIOS_CONTEXT_MIB", defaults.context_mib, 0),
         contexts=_number(given, "AIOS_CONTEXTS", defaults.contexts, 1),
+        ignored_xids=_numbers(given, "AIOS_IGNORED_XIDS"),
     )
+
+
+def _numbers(given: Mapping[str, str], name: str) -> tuple[int, ...]:
+    texts = [text.strip() for text in given.get(name, "").split(",") if text.strip()]
+    if not all(text.isascii() and text.isdigit() and 1 <= int(text) <= 999 for text in texts):
+        raise InvalidSettings(f"{name} must be whole numbers from 1 to 999, separated by commas, not {given[name]!r}")
+    return tuple(sorted({int(text) for text in texts}))
 
 
 def _number(given: Mapping[str, str], name: str, default: int, least: int) -> int:

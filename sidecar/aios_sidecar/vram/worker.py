@@ -12,8 +12,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from types import ModuleType
-from typing import Any
 
 import pynvml
 
@@ -23,45 +21,20 @@ from aios_sidecar.contracts import (
     MIB,
     Booked,
     BookedShare,
+    Fault,
     ProtocolError,
     Reading,
     Unread,
+    Vitals,
     WorkerMessage,
     decode_worker,
     encode,
 )
-from aios_sidecar.vram.ledger import Allowance, Ledger, ProcessUse, account, merge
+from aios_sidecar.vram.driver import Driver
+from aios_sidecar.vram.health import meaning
+from aios_sidecar.vram.ledger import Allowance, Ledger, account
 from aios_sidecar.vram.settings import VramSettings
 from aios_sidecar.vram.watch import Watch
-
-
-class Driver:
-    """What NVML says of one GPU. Every call may raise NVMLError; the next one then begins with a fresh connection."""
-
-    def __init__(self, uuid: str, nvml: ModuleType = pynvml) -> None:
-        self._uuid = uuid
-        self._nvml: Any = nvml
-        self._device: Any = None
-
-    def read(self) -> tuple[int, int, dict[int, int | None]]:
-        """Bytes that programs can use, bytes that are used, and the processes that use them."""
-        try:
-            if self._device is None:
-                self._nvml.nvmlInit()
-                self._device = self._nvml.nvmlDeviceGetHandleByUUID(self._uuid)
-            # Processes first: memory that is allocated in between is unattributed rather than somebody's.
-            processes = merge((self._listed("Compute"), self._listed("Graphics")))
-            memory = self._nvml.nvmlDeviceGetMemoryInfo(self._device, version=self._nvml.nvmlMemory_v2)
-        except self._nvml.NVMLError:
-            self._device = None
-            with contextlib.suppress(self._nvml.NVMLError):
-                self._nvml.nvmlShutdown()
-            raise
-        return memory.total - memory.reserved, memory.used, processes
-
-    def _listed(self, kind: str) -> list[ProcessUse]:
-        found = getattr(self._nvml, f"nvmlDeviceGet{kind}RunningProcesses_v3")(self._device)
-        return [ProcessUse(each.pid, each.usedGpuMemory) for each in found]
 
 
 class Worker:
@@ -80,19 +53,47 @@ class Worker:
         self._containers = containers
         self._allowance = Allowance(settings.context_mib * MIB, settings.contexts)
         self._watch = Watch(settings.grace_seconds, settings.stale_seconds)
+        self._last: Ledger | None = None
+        self._vitals: Vitals | None = None
+        self._vitals_due = 0.0
         self.shares: tuple[BookedShare, ...] = ()
 
     def look(self) -> list[WorkerMessage]:
-        """One reading, and who is to be stopped for it."""
+        """What the driver reported since the last look, one reading, and who is to be stopped for it."""
         began = self._clock_seconds()
+        xids = self._driver.xids()
         try:
             usable, used, processes = self._driver.read()
         except pynvml.NVMLError as error:
-            return [Unread(reason=f"the driver gives no answer: {error}")]
+            return [*self._faults(xids, None), Unread(reason=f"the driver gives no answer: {error}")]
         ledger = account(self.shares, processes, self._containers, used, self._allowance)
+        said: list[WorkerMessage] = [*self._faults(xids, ledger), *self._health(began, at_once=bool(xids)), self._reading(ledger, usable)]
         if self._clock_seconds() - began > self._settings.stale_seconds:  # what the driver said first may be true no longer
-            return [self._reading(ledger, usable)]
-        return [self._reading(ledger, usable), *self._watch.judge(ledger, began)]
+            return said
+        return [*said, *self._watch.judge(ledger, began)]
+
+    def _faults(self, xids: list[int], now: Ledger | None) -> list[Fault]:
+        """Of errors that were reported between the last reading and `now`: a program that erred may be gone, or new."""
+        seen = [ledger for ledger in (self._last, now) if ledger is not None]
+        self._last = now or self._last
+        claims = tuple(dict.fromkeys(use.claim_uid for ledger in seen for use in ledger.uses if use.processes))
+        others = any(ledger.strangers for ledger in seen)
+        meant = ((xid, meaning(xid, self._settings.ignored_xids)) for xid in xids)
+        return [Fault(xid=xid, group=each.group, what=each.what, claims=claims, others=others) for xid, each in meant]
+
+    def _health(self, now: float, *, at_once: bool) -> list[Vitals]:
+        """When it has changed; an error that was just reported may have changed it."""
+        if now < self._vitals_due and not at_once:
+            return []
+        self._vitals_due = now + self._settings.vitals_seconds
+        try:
+            vitals = self._driver.vitals()
+        except pynvml.NVMLError:
+            return []  # the next reading says so
+        if vitals == self._vitals:
+            return []
+        self._vitals = vitals
+        return [vitals]
 
     def _reading(self, ledger: Ledger, usable: int) -> Reading:
         return Reading(

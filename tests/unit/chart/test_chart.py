@@ -11,6 +11,7 @@ from aios_api import names
 from aios_operator.settings import from_environment as operator_settings
 from aios_sidecar.gateway.settings import Settings as GatewaySettings
 from aios_sidecar.node.settings import NodeSettings, from_environment
+from aios_sidecar.vram.settings import from_environment as vram_settings
 
 Object = dict[str, Any]
 WORKLOADS = (("Deployment", "aios-operator"), ("DaemonSet", "aios-node"), ("DaemonSet", "aios-gateway"), ("Job", "aios-uninstall"))
@@ -154,6 +155,11 @@ def test_fake_gpus_reach_the_node_agent_and_are_announced(chart: Any) -> None:
     assert "FAKE GPUS" not in chart.notes({})
 
 
+def test_ignored_xids_reach_the_node_agent(chart: Any) -> None:
+    release = chart.render({"node": {"ignoredXids": [74, 109]}})
+    assert vram_settings(release.environment("DaemonSet", "aios-node")).ignored_xids == (74, 109)
+
+
 def test_a_real_driver_library_is_one_file_of_the_host(chart: Any) -> None:
     release = chart.render({"node": {"driverLibraryDir": "/usr/lib/x86_64-linux-gnu"}})
     volumes = {volume["name"]: volume for volume in release.pod("DaemonSet", "aios-node")["volumes"]}
@@ -233,6 +239,7 @@ SCHEMA_REFUSALS: list[tuple[Object, str]] = [
     ({"fakegpus": "x"}, "additional properties 'fakegpus' not allowed"),
     ({"node": {"driverLibDir": "/x"}}, "at '/node': additional properties 'driverLibDir' not allowed"),
     ({"node": {"slots": 0}}, "at '/node/slots': minimum"),
+    ({"node": {"ignoredXids": ["79"]}}, "at '/node/ignoredXids/0'"),
     ({"node": {"slots": "many"}}, "at '/node/slots'"),
     ({"operator": {"image": ""}}, "at '/operator/image': minLength"),
     ({"muteSeconds": 5}, "at '/muteSeconds': minimum"),

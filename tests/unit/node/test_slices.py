@@ -1,6 +1,7 @@
 """What a node offers, and that it keeps being published."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from aios_kube.reflector import Reflector
 from aios_kube.resources import EVENTS, NODES, RESOURCE_SLICES
 from aios_sidecar.contracts import GPU, InventoryReport
 from aios_sidecar.node import publisher, slices
+from aios_sidecar.node.health_keeper import HealthKeeper
+from aios_sidecar.node.live import LiveClaims
 from aios_sidecar.node.metrics import Metrics
 from aios_sidecar.node.mirror import Mirror
 from aios_sidecar.node.publisher import Publisher
@@ -47,6 +50,7 @@ def test_a_gpu_is_a_device_of_which_many_hold_a_part() -> None:
             "model": {"string": "H100"},
             "index": {"int": 1},
             "fake": {"bool": True},
+            "health": {"string": "Unmonitored"},
         },
         "capacity": {
             "memory": {
@@ -158,12 +162,16 @@ def a_cluster() -> FakeCluster:
 @asynccontextmanager
 async def publishing(cluster: FakeCluster, inventory: Inventory, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EventRecorder]:
     monkeypatch.setattr(publisher, "SETTLE_SECONDS", 0.0)
-    settings = NodeSettings("node-a", state_dir=Path("/nonexistent"), inventory_seconds=0.01)
+    state_dir = tempfile.TemporaryDirectory()
+    settings = NodeSettings("node-a", state_dir=Path(state_dir.name), inventory_seconds=0.01)
     nodes, seen, events = Mirror(), Mirror(), EventRecorder(cluster, "c", "i", lambda: NOW)
+    metrics = Metrics(lambda: 0.0)
+    health = HealthKeeper(settings, LiveClaims(lambda: NOW), nodes, events, metrics, lambda: NOW, lambda: "boot")
+    health.open()
     parts = (
         Reflector(cluster, NODES, nodes, Selection(fields="metadata.name=node-a")),
         Reflector(cluster, RESOURCE_SLICES, seen, Selection(fields="spec.nodeName=node-a")),
-        Publisher(settings, cluster, inventory, nodes, seen, events, Metrics(lambda: 0.0)),
+        Publisher(settings, cluster, inventory, health, nodes, seen, events, metrics),
     )
     tasks = [asyncio.create_task(part.run()) for part in parts]
     try:
@@ -172,6 +180,7 @@ async def publishing(cluster: FakeCluster, inventory: Inventory, monkeypatch: py
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        state_dir.cleanup()
 
 
 async def published(cluster: FakeCluster, generation: int) -> dict[str, Any]:

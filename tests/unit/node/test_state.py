@@ -65,7 +65,7 @@ def test_what_is_set_aside_is_kept_each_time(files: StateFiles) -> None:
 
 def test_fields_of_a_newer_program_are_ignored(files: StateFiles) -> None:
     newer = a_state().model_dump(mode="json") | {"invented_later": {"a": 1}}
-    from aios_sidecar.node import state as module
+    from aios_sidecar.node import records as module
 
     files.path(CLAIM_UID).write_text(json.dumps({"version": 1, "checksum": module._checksum(newer), "claim": newer}))
     assert files.read(CLAIM_UID) == a_state()

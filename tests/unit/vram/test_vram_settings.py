@@ -9,6 +9,9 @@ def test_what_is_kept_back_is_the_worker_and_the_margin():
     assert VramSettings(worker_mib=100, margin_mib=200).withheld_mib == 300
     assert from_environment({"AIOS_GPU_MARGIN_MIB": "0"}).withheld_mib == 0
     assert from_environment({"AIOS_CONTEXT_MIB": "300", "AIOS_CONTEXTS": "2"}) == VramSettings(context_mib=300, contexts=2)
+    assert from_environment({"AIOS_IGNORED_XIDS": "109, 74,109"}) == VramSettings(ignored_xids=(74, 109))
+    with pytest.raises(InvalidSettings, match="AIOS_IGNORED_XIDS must be whole numbers from 1 to 999"):
+        from_environment({"AIOS_IGNORED_XIDS": "74,none"})
 
 
 @pytest.mark.parametrize(("name", "text"), [("AIOS_GPU_MARGIN_MIB", "-1"), ("AIOS_CONTEXT_MIB", "half"), ("AIOS_CONTEXTS", "0")])

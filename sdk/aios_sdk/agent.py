@@ -1,12 +1,9 @@
 """What an agent may know of itself."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from aios_sdk.errors import UnexpectedAnswerError
-
-T = TypeVar("T")
+from aios_sdk.answers import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ class Agent:
     @classmethod
     def from_answer(cls, answer: Any) -> Self:
         """Read the body of `GET /v1/agent`. What later versions add is passed over; what is missing raises UnexpectedAnswerError."""
-        body = _Part("", answer)
+        body = Part("", answer)
         identity, gpu, share = body.part("identity"), body.optional_part("gpu"), body.optional_part("share")
         return cls(
             identity=Identity(identity.text("namespace"), identity.text("name"), identity.text("uid"), identity.whole("attempt")),
@@ -72,35 +69,3 @@ class Agent:
                 for c in body.parts("conditions")
             ),
         )
-
-
-class _Part:
-    """A JSON object and where it stands, so that an error can name the field."""
-
-    def __init__(self, path: str, value: Any) -> None:
-        if not isinstance(value, Mapping):
-            raise UnexpectedAnswerError(f"{path or 'the answer'} must be an object, not {type(value).__name__}")
-        self._path = f"{path}." if path else ""
-        self._value = value
-
-    def text(self, key: str) -> str:
-        return self._typed(key, str, "a string")
-
-    def whole(self, key: str) -> int:
-        return self._typed(key, int, "a whole number")
-
-    def part(self, key: str) -> "_Part":
-        return _Part(self._path + key, self._value.get(key))
-
-    def optional_part(self, key: str) -> "_Part | None":
-        return None if self._value.get(key) is None else self.part(key)
-
-    def parts(self, key: str) -> list["_Part"]:
-        items = self._typed(key, list, "a list")
-        return [_Part(f"{self._path}{key}[{index}]", item) for index, item in enumerate(items)]
-
-    def _typed(self, key: str, kind: type[T], wanted: str) -> T:
-        value = self._value.get(key)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise UnexpectedAnswerError(f"{self._path}{key} must be {wanted}, not {type(value).__name__}")
-        return value

@@ -14,6 +14,7 @@ from aios_api.agent import PlacedGPU
 from aios_api.meta import Condition
 from aios_sidecar.contracts import AgentIdentity, AgentRecord, Share
 from aios_sidecar.gateway.agents import Agents
+from aios_sidecar.gateway.contexts.desk import Desk
 from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.metrics import Metrics
 from aios_sidecar.gateway.settings import Limits
@@ -32,7 +33,8 @@ WITHOUT_GPU = AgentRecord(identity=AgentIdentity(namespace="team", name="coder",
 class Gateway:
     """The handler in a thread of its own, so that the blocking client can be tried."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, desk: Desk | None = None) -> None:
+        self.desk = desk
         self.path = directory / "agent.sock"
         unix = socket.socket(socket.AF_UNIX)
         unix.bind(str(self.path))
@@ -48,7 +50,7 @@ class Gateway:
         metrics = Metrics()
         freshness = Freshness(3600, lambda: 0.0, metrics)
         freshness.renew(1)
-        agents = Agents(Limits(), an_outside(metrics), metrics, freshness)
+        agents = Agents(Limits(), an_outside(metrics), metrics, freshness, self.desk)
         agents.serve("a", WITH_GPU, None, listeners)
         return agents
 

@@ -9,5 +9,19 @@ from aios_kube.client import KubeClient, connect
 from aios_kube.protocol import ALL, ClusterClient, Object, Page, Selection, WatchEvent
 from aios_kube.reflector import Reflector, Sink
 from aios_kube.resources import Resource
+from aios_kube.transport import Speaker
 
-__all__ = ["ALL", "ClusterClient", "KubeClient", "Object", "Page", "Reflector", "Resource", "Selection", "Sink", "WatchEvent", "connect"]
+__all__ = [
+    "ALL",
+    "ClusterClient",
+    "KubeClient",
+    "Object",
+    "Page",
+    "Reflector",
+    "Resource",
+    "Selection",
+    "Sink",
+    "Speaker",
+    "WatchEvent",
+    "connect",
+]

@@ -15,7 +15,7 @@ import aiohttp
 from aios_kube.errors import Conflict, Gone, Invalid, Unreachable, from_status
 from aios_kube.protocol import ALL, JsonPatch, Object, Page, Propagation, Selection, WatchEvent
 from aios_kube.resources import Resource
-from aios_kube.transport import Credentials, Transport, TransportSettings, Watcher
+from aios_kube.transport import Credentials, Speaker, Transport, TransportSettings, Watcher
 
 PAGE_SIZE = 500
 """Objects per page of a list: what kubectl uses; a page of pods is then a few MB."""
@@ -29,6 +29,10 @@ class KubeClient:
     def __init__(self, transport: Transport, page_size: int = PAGE_SIZE) -> None:
         self._transport = transport
         self._page_size = page_size
+
+    def speaking_for(self, speaker: Speaker) -> KubeClient:
+        """A client with the same connections that speaks in the name of somebody else; only who may impersonate can have one."""
+        return KubeClient(self._transport.speaking_for(speaker), self._page_size)
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
         return _object(await self._transport.call("GET", resource.path(namespace, name), verb="get"))

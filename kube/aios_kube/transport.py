@@ -6,12 +6,12 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import aiohttp
 from kubernetes.aio.client.api_client import ApiClient
@@ -63,10 +63,26 @@ class Credentials:
             raise Unreachable(f"credentials must be readable from {source}: {error}") from error
 
 
+@dataclass(frozen=True)
+class Speaker:
+    """Somebody in whose name an administrator may speak (impersonation)."""
+
+    user: str
+    group: str
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """What a token of this user would say beside its name, such as the node of its pod."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        said = {f"Impersonate-Extra-{quote(key, safe='')}": value for key, value in self.extra.items()}
+        return {"Impersonate-User": self.user, "Impersonate-Group": self.group, **said}
+
+
 class Transport:
     """One pool of connections. Made by `Transport.open`, given back by `close`."""
 
     def __init__(self, api: ApiClient, credentials: Credentials, settings: TransportSettings, observe: Watcher | None = None) -> None:
+        self._speaker: Speaker | None = None
         self._api = api
         self._credentials = credentials
         self.settings = settings
@@ -83,6 +99,12 @@ class Transport:
         api = ApiClient(configuration)
         api.user_agent = user_agent
         return cls(api, credentials, settings, observe)
+
+    def speaking_for(self, speaker: Speaker) -> Transport:
+        """The same connections, in the name of somebody else. It is not closed by itself."""
+        other = Transport(self._api, self._credentials, self.settings, self._observe)
+        other._speaker = speaker
+        return other
 
     async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]
@@ -158,6 +180,8 @@ class Transport:
         self, method: str, path: str, query: dict[str, str] | None, body: Any, content_type: str, accept: str, limit: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
         headers = {"Accept": accept, "Content-Type": content_type, "User-Agent": self._api.user_agent}
+        if self._speaker is not None:
+            headers |= self._speaker.headers
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = self._api.configuration.host + path + ("?" + urlencode(query) if query else "")
         answer = await self._api.call_api(method, url, headers, body, _request_timeout=limit)

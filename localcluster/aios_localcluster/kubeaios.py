@@ -9,10 +9,11 @@ from typing import Any
 
 from aios_localcluster.cluster import LocalCluster
 from aios_localcluster.imagebuild import build_images, import_images
+from aios_localcluster.settings import RELEASE_NAMESPACE
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "kubeaios"
-NAMESPACE = "aios-system"
+NAMESPACE = RELEASE_NAMESPACE
 RELEASE = "kubeaios"
 
 FAKE_GPUS = """\

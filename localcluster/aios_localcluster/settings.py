@@ -13,6 +13,8 @@ from aios_localcluster.build import default_cache
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 FULL = (*CONTROL_PLANE, "containerd", "kubelet", "kube-proxy")
 """A control plane and one real node."""
+RELEASE_NAMESPACE = "aios-system"
+"""Where the chart is installed."""
 API_ONLY = ("etcd", "kube-apiserver", "kube-controller-manager")
 """The API with its controllers (namespaces, garbage collection, service accounts), without scheduler and node: for tests of the API."""
 

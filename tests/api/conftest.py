@@ -2,8 +2,8 @@
 
 import functools
 import itertools
-import time
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from aios_localcluster import API_ONLY, ClusterSettings, LocalCluster, build, host
-from api.support import Object, Space, connect
+from api.admission import Stage, installed, people
+from api.callers import NAMESPACE
+from api.support import Object, Space, connect, eventually
 
 ROOT = Path(__file__).parents[2]
 COUNTER = itertools.count(1)
@@ -49,6 +51,39 @@ def client(cluster: LocalCluster, definitions: list[Object]) -> Iterator[httpx.C
         yield connected
 
 
+@pytest.fixture(scope="session")
+def chart_objects(cluster: LocalCluster) -> list[Object]:
+    """What helm would write, the definitions aside, which are there already."""
+    if not build.is_built(build.MODULES["helm"], cluster.settings.cache):
+        pytest.skip("helm is not built: python -m aios_localcluster.build helm")
+    values = ["--set", "crds.enabled=false", "--set", "fakeGpus=x"]
+    command = [str(cluster.helm_path), "template", "kubeaios", str(ROOT / "charts" / "kubeaios"), "--namespace", NAMESPACE, *values]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+
+@pytest.fixture(scope="session")
+def system_namespace(client: httpx.Client) -> str:
+    """The namespace of the release."""
+    assert client.post("/api/v1/namespaces", json={"metadata": {"name": NAMESPACE}}).status_code == 201
+    return NAMESPACE
+
+
+@pytest.fixture(scope="module")
+def guarded(client: httpx.Client, chart_objects: list[Object], system_namespace: str) -> Iterator[httpx.Client]:
+    """The chart's rights and admission policies are in force while a module's tests run."""
+    with installed(client, chart_objects, system_namespace):
+        yield client
+
+
+@pytest.fixture
+def stage(guarded: httpx.Client) -> Iterator[Stage]:
+    """A namespace with people of several rights in it, behind the policies."""
+    with people(guarded, f"guarded-{next(COUNTER)}") as made_here:
+        yield made_here
+
+
 @pytest.fixture
 def space(client: httpx.Client) -> Iterator[Space]:
     yield from _namespace(client)
@@ -69,11 +104,3 @@ def _namespace(client: httpx.Client) -> Iterator[Space]:
 
 def is_served(client: httpx.Client, path: str) -> bool:
     return client.get(path).status_code == 200
-
-
-def eventually(holds: Callable[[], bool], what: str, seconds: float = 20) -> None:
-    """Wait until `holds`; the API server needs a moment for what it learns from itself."""
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until, f"after {seconds:.0f} s it must be true that {what}"
-        time.sleep(0.05)

@@ -3,6 +3,8 @@
 import copy
 import ssl
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,14 @@ def connect(cluster: LocalCluster) -> httpx.Client:
     context = ssl.create_default_context(cafile=pki / "ca.crt")
     context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
     return httpx.Client(base_url=cluster.network.api_url, verify=context, timeout=30, trust_env=False)
+
+
+def eventually(holds: Callable[[], bool], what: str, seconds: float = 20) -> None:
+    """Wait until `holds`; the API server needs a moment for what it learns from itself."""
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, f"after {seconds:.0f} s it must be true that {what}"
+        time.sleep(0.05)
 
 
 def kubectl(cluster: LocalCluster, *arguments: str) -> str:

@@ -3,6 +3,9 @@
 Agents are planned as soon as something of theirs changes. The cluster is planned when an Agent needs a place and when what is offered or
 taken has changed, after changes were collected for a moment. While an Agent's writes are under way it is not planned again; what was
 decided for it counts as taken.
+
+No more is planned than can be written at once. Who has to wait is planned from what is true when its turn comes, so that many changes
+under load cost one write; and those whose claims or pods are still to be made go first, since a status can wait.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import NamedTuple, get_args
 from aios_kube.errors import ApiError
 from aios_operator.act.executor import Executor
 from aios_operator.act.report import Reporter
+from aios_operator.batches import Batches
 from aios_operator.decide import effects as do
 from aios_operator.decide.agent import plan_agent, plan_namespace
 from aios_operator.decide.bindings import plan_bindings
@@ -85,6 +89,7 @@ class Loop:
     _waiting: set[Key] = field(default_factory=set)
     _orders: dict[Key, Order] = field(default_factory=dict)
     """Orders that take a place which no bound pod takes yet; those under way to the server included."""
+    _batches: Batches = field(default_factory=Batches)
     _stopped: bool = False
     _cluster_at: datetime | None = None
     _sweep_at: datetime | None = None
@@ -113,6 +118,7 @@ class Loop:
         now = self.clock()
         self._sweep(now)
         self._wake_timers(now)
+        self.store.dirty |= self._batches.expired(now)
         self._plan_namespaces(now)
         self._plan_quotas(now)
         self._plan_agents(now)
@@ -135,11 +141,17 @@ class Loop:
         bindings = (Bindings(namespace) for namespace in self.store.dirty_bindings)
         exposures = (Exposure(key) for key in self.store.dirty_exposures)
         dirty: list[Subject] = [*self.store.dirty, *self.store.dirty_namespaces, *quotas, *bindings, *exposures]
-        return any(self._may(subject, now) for subject in dirty) or self._cluster_at is not None
+        return any(self._may(subject, now) for subject in dirty) or self._cycle_at is not None
+
+    @property
+    def _cycle_at(self) -> datetime | None:
+        """When the cluster is to be planned; not before the claims of the last cycle are written."""
+        return None if len(self._batches) else self._cluster_at
 
     async def _sleep(self) -> None:
         now = self.clock()
-        until = [at for at in (self._cluster_at, self._timers[0][0] if self._timers else None) if at is not None]
+        timer = self._timers[0][0] if self._timers else None
+        until = [at for at in (self._cycle_at, timer, self._batches.until) if at is not None]
         seconds = min([LONGEST_SLEEP_SECONDS, *((at - now).total_seconds() for at in until)])
         try:
             async with asyncio.timeout(max(seconds, 0.005)):
@@ -212,13 +224,18 @@ class Loop:
                 self._begin(subject, plan_exposure(self.store.state(subject.key)))
 
     def _plan_agents(self, now: datetime) -> None:
-        keys = [key for key in self.store.dirty if self._may(key, now)]
-        if not keys:
+        dirty = self.store.dirty
+        if not dirty:
             return
         began = time.perf_counter()
-        for key in keys:
-            self.store.dirty.discard(key)
-            self._plan_agent(key, now)
+        urgent = [key for key in self._batches if key in dirty]
+        for key in [*urgent, *dirty]:
+            if len(self._busy) >= self.settings.concurrent_writes:
+                break
+            if key in dirty and self._may(key, now):
+                self.metrics.queued(dirty.seconds(key))
+                dirty.discard(key)
+                self._plan_agent(key, now)
         self.metrics.cycle("agents", time.perf_counter() - began)
 
     def _plan_agent(self, key: Key, now: datetime) -> None:
@@ -242,7 +259,16 @@ class Loop:
                 self._plan_again(key, effect.at)
         if state.agent is None and not (state.runtime or state.claims or state.pods):
             self._forget(key)
+        if any(isinstance(e, do.CreatePod) for e in effects) and self._batches.holds(key, now):
+            effects = [e for e in effects if not isinstance(e, do.CreatePod)]
+        if order is None or any(claim.attempt == order.runtime.attempt for claim in state.claims):
+            self._leave_batch(key)
         self._begin(key, [e for e in effects if isinstance(e, (*_WRITES, do.RecordEvent, do.Exclude))])
+
+    def _leave_batch(self, key: Key) -> None:
+        if released := self._batches.leave(key):
+            self.store.dirty |= released
+            self._news.set()
 
     def _plan_cluster(self, now: datetime) -> None:
         """Places for those who wait, once what changed has been collected."""
@@ -252,15 +278,18 @@ class Loop:
         if self._cluster_at is None:
             self._cluster_at = now + timedelta(seconds=self.settings.cycle_seconds)
             return
-        if now < self._cluster_at:
+        if self._cycle_at is None or now < self._cycle_at:
             return
         self._cluster_at, self.store.cluster_dirty = None, False
         began = time.perf_counter()
         states = [self.store.state(key) for key in sorted(self._waiting) if key not in self._busy]
         unlimited = self.settings.without_quota == "Unlimited"
         view = self.store.cluster(states, self._orders.values(), now, unlimited_without_quota=unlimited)
-        effects = plan_cluster(view, now)
+        effects = plan_cluster(view, now, self.settings.batch_agents)
         self.metrics.cycle("cluster", time.perf_counter() - began)
+        placed = [effect.key for effect in effects if isinstance(effect, do.ApplyRuntime)]
+        self.store.dirty |= self._batches.begin(placed, now)
+        self.store.cluster_dirty |= len(placed) == self.settings.batch_agents
         by_key: dict[Key, AgentState] = {state.key: state for state in states}
         for effect in effects:
             if isinstance(effect, do.Wait):
@@ -324,6 +353,8 @@ class Loop:
             self.store.exclude(effect.key, effect.exclusion)
         elif isinstance(effect, _WRITES):
             await self.executor.perform(effect)
+            if isinstance(effect, do.CreateClaim):
+                self._leave_batch(effect.key)
             self.metrics.decision(type(effect).__name__)
             self.reporter.done(effect)
 
@@ -332,6 +363,7 @@ class Loop:
         wait = self.settings.retry.wait(failures, self.chance, error.retry_after_seconds if error else None)
         at = self._not_before[subject] = now + timedelta(seconds=wait)
         if isinstance(subject, Key):
+            self._leave_batch(subject)
             self.store.dirty.add(subject)
             self._plan_again(subject, at)
         elif isinstance(subject, Quotas):

@@ -37,6 +37,12 @@ class Metrics:
         self._queue = prometheus_client.Gauge(
             "aios_operator_agents_in", "Agents to plan, with writes under way, and waiting for a place.", ["queue"], registry=self.registry
         )
+        self._queued = prometheus_client.Histogram(
+            "aios_operator_queue_seconds",
+            "Time from a change that concerns an Agent to its planning; while its writes are under way or in back-off it waits.",
+            registry=self.registry,
+            buckets=(0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+        )
         self._events = prometheus_client.Counter("aios_operator_watch_events", "Watch events.", ["resource"], registry=self.registry)
 
     def watch_store(self, store: Store) -> None:
@@ -45,6 +51,10 @@ class Metrics:
 
     def cycle(self, planner: str, seconds: float) -> None:
         self._cycle.labels(planner).observe(seconds)
+
+    def queued(self, seconds: float) -> None:
+        """An Agent is planned so long after something of it had changed."""
+        self._queued.observe(seconds)
 
     def decision(self, outcome: str) -> None:
         self._decisions.labels(outcome).inc()

@@ -57,6 +57,10 @@ class OperatorSettings:
     """How long changes are collected before the cluster is planned. Applying twenty Agents is one cycle; a single one waits 100 ms, far
     below what its pod takes to start."""
 
+    batch_agents: int = 64
+    """How many Agents get an order in one cycle; the next cycle begins when their claims are written. Enough to keep API server and
+    kube-scheduler busy, few enough that the first pods of a thousand Agents start within a second."""
+
     sweep_seconds: float = 300.0
     """Between two sweeps over all Agents. A sweep heals what a bug in our bookkeeping missed; at rest it writes nothing. 10,000
     Agents take about a second."""

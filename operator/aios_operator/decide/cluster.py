@@ -15,13 +15,15 @@ SAID_AGAIN_AFTER = timedelta(seconds=10)
 """How long the text of a refusal stands when only its numbers change."""
 
 
-def plan_cluster(view: ClusterView, now: datetime) -> list[Effect]:
+def plan_cluster(view: ClusterView, now: datetime, most: int | None = None) -> list[Effect]:
     """An order for each Agent that gets quota and a place, and a refusal for each that does not: by priority, then by age. Everything
-    that is given out within the cycle counts for the next Agent in line. Quota is taken with the place, so who finds none holds none."""
+    that is given out within the cycle counts for the next Agent in line. Quota is taken with the place, so who finds none holds none.
+    After `most` orders nobody else is looked at: it is the next cycle's turn."""
     board = placement.Board.of(view)
     ledgers = {namespace: quota.Ledger(namespace, grant) for namespace, grant in view.grants.items()}
     effects: list[Effect] = []
     failed: dict[object, Refusal] = {}
+    placed = 0
     for state in sorted(view.waiting, key=_turn):
         agent = state.agent
         if agent is None:
@@ -41,6 +43,9 @@ def plan_cluster(view: ClusterView, now: datetime) -> list[Effect]:
             continue
         node, gpu = found
         effects += [_order(state, agent, node, gpu), Wait(agent.key, None)]
+        placed += 1
+        if placed == most:
+            break
         ledger.take(agent)
         board.take(agent.uid, node, gpu.uuid if gpu else None, gpu.mebibytes if gpu else 0, 1, agent.requests)
     return effects

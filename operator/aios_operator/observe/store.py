@@ -44,6 +44,7 @@ from aios_operator.decide.views import (
     Taint,
 )
 from aios_operator.observe import parse, reach
+from aios_operator.observe.dirty import Dirty
 from aios_operator.observe.selection import Selections
 
 BURIED = 20_000
@@ -154,7 +155,7 @@ class Store:
         self.refused_templates: dict[Key, tuple[str, str]] = {}
         self.refused_orders: dict[Key, OrderRefusal] = {}
         self.refused_exposures: dict[Key, tuple[str, str]] = {}
-        self.dirty: set[Key] = set()
+        self.dirty: Dirty[Key] = Dirty()
         """Agents to plan."""
         self.dirty_namespaces: set[str] = set()
         self.dirty_quotas: set[str] = set()

@@ -24,7 +24,8 @@ GPU = "GPU-00000000-0000-4000-8000-00000000000a"
 class World:
     """`await settled()` lets the operator see what is and do what it wants, until it wants nothing more."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
+        self.settings = OperatorSettings(cycle_seconds=0, **settings)
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.cluster = FakeCluster(clock=lambda: self.now, lingering={"pods"})
         self.gateway_answers = True
@@ -39,8 +40,7 @@ class World:
         self.metrics = Metrics()
         self.events = EventRecorder(self.cluster, "aios.dev/operator", "test", lambda: self.now)
         executor = Executor(self.cluster, self.store)
-        settings = OperatorSettings(cycle_seconds=0)
-        self.loop = Loop(self.store, executor, Reporter(self.events), self.metrics, settings, lambda: self.now, chance=lambda: 0.5)
+        self.loop = Loop(self.store, executor, Reporter(self.events), self.metrics, self.settings, lambda: self.now, chance=lambda: 0.5)
 
     def node(self, name: str = "n1", *, gpu: str | None = "80Gi", slots: int = 16) -> None:
         self.cluster.put(

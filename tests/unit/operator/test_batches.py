@@ -1,0 +1,161 @@
+"""Claims of a batch before its pods: who waits for whom, and for how long at most."""
+
+import asyncio
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from aios_kube import resources
+from aios_kube.errors import Unreachable
+from aios_kube.fake import Call
+from aios_operator.batches import PATIENCE, Batches
+from aios_operator.decide.views import Key
+from aios_operator.observe.dirty import Dirty
+from unit.operator.world import World
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+A, B, C = (Key("ns", name) for name in "abc")
+
+
+def batch(*keys: Key) -> Batches:
+    batches = Batches()
+    assert batches.begin(keys, NOW) == set()
+    return batches
+
+
+def test_pods_wait_until_the_last_claim_is_written():
+    batches = batch(A, B, C)
+    assert batches.holds(A, NOW)
+    assert batches.leave(A) == set()
+    assert batches.holds(B, NOW)
+    assert batches.leave(B) == set()
+    assert not batches.holds(C, NOW), "the last one need not wait for its own"
+    assert batches.leave(C) == {A, B}
+    assert not batches.holds(A, NOW)
+    assert len(batches) == 0
+
+
+def test_a_lone_agent_waits_for_nobody():
+    assert not batch(A).holds(A, NOW)
+    assert len(batch(A)) == 0
+
+
+def test_nobody_waits_for_longer_than_patience():
+    batches = batch(A, B)
+    assert batches.holds(A, NOW)
+    assert batches.expired(NOW) == set()
+    assert batches.until == NOW + PATIENCE
+    assert not batches.holds(B, NOW + PATIENCE)
+    assert batches.expired(NOW + PATIENCE) == {A}
+    assert batches.until is None
+
+
+def test_who_is_placed_anew_is_waited_for_only_there():
+    batches = batch(A, B)
+    assert batches.holds(A, NOW)
+    assert batches.begin([B, C], NOW) == set()
+    assert batches.leave(A) == {A}, "of its batch nobody else is left to wait for"
+    assert batches.holds(B, NOW)
+    assert batches.leave(B) == set()
+    assert batches.leave(C) == {B}
+
+
+def test_the_dirty_are_planned_in_the_order_in_which_they_came():
+    now = [0.0]
+    dirty = Dirty[str](lambda: now[0])
+    for name in ("b", "a", "b", "c"):
+        dirty.add(name)
+        now[0] += 1
+    assert list(dirty) == ["b", "a", "c"]
+    assert [dirty.seconds(name) for name in dirty] == [4.0, 3.0, 1.0]
+    dirty.discard("b")
+    dirty |= {"b"}
+    assert list(dirty) == ["a", "c", "b"]
+
+
+def created(world: World, *kinds: str) -> list[str]:
+    return [call.resource.kind for call in world.cluster.writes() if call.verb == "create" and call.resource.kind in kinds]
+
+
+def apply(world: World, names: Iterable[str]) -> list[Key]:
+    return [world.apply(name, "1Gi") for name in names]
+
+
+async def test_the_claims_of_a_batch_are_written_before_its_pods():
+    world = World()
+    world.node()
+    apply(world, map(str, range(10)))
+    await world.settled()
+    assert created(world, "ResourceClaim", "Pod") == ["ResourceClaim"] * 10 + ["Pod"] * 10
+
+
+async def test_a_claim_that_can_not_be_written_holds_up_no_other_pod():
+    world = World()
+    world.node()
+    apply(world, "ab")
+
+    def refused(call: Call) -> Unreachable | None:
+        ours = (call.verb, call.resource, call.name) == ("create", resources.RESOURCE_CLAIMS, "a-1")
+        return Unreachable("cut") if ours else None
+
+    world.cluster.refuse.append(refused)
+    await world.settled()
+    assert [pod["metadata"]["name"] for pod in world.cluster.all(resources.PODS)] == ["b-1"]
+    world.cluster.refuse.clear()
+    await world.settled(forward_seconds=5)
+    assert [pod["metadata"]["name"] for pod in world.cluster.all(resources.PODS)] == ["a-1", "b-1"]
+
+
+async def test_a_claim_that_hangs_holds_up_other_pods_for_two_seconds_only():
+    world = World()
+    world.node()
+    apply(world, "ab")
+    hangs, create = asyncio.Event(), world.cluster.create
+
+    async def slow(resource, body, **more):
+        if body["metadata"]["name"] == "a-1" and resource is resources.RESOURCE_CLAIMS:
+            await hangs.wait()
+        return await create(resource, body, **more)
+
+    world.cluster.create = slow  # type: ignore[method-assign]
+    world.deliver()
+
+    async def turns() -> list[str]:
+        for _ in range(50):
+            world.loop.turn()
+            await asyncio.sleep(0)
+        return [pod["metadata"]["name"] for pod in world.cluster.all(resources.PODS)]
+
+    assert await turns() == []
+    assert len(world.cluster.all(resources.RESOURCE_CLAIMS)) == 1
+    world.now += PATIENCE
+    assert await turns() == ["b-1"]
+    hangs.set()
+    await world.settled()
+    assert len(world.cluster.all(resources.PODS)) == 2
+
+
+async def test_a_cycle_gives_out_no_more_places_than_a_batch_has_and_the_most_urgent_come_first():
+    world = World(batch_agents=3)
+    world.node()
+    for number in range(7):
+        world.apply(f"a{number}", "1Gi", priority=number)
+    await world.settled()
+    orders = [call.name for call in world.cluster.writes() if (call.verb, call.resource.kind) == ("create", "AgentRuntime")]
+    assert [set(orders[0:3]), set(orders[3:6]), set(orders[6:])] == [{"a6", "a5", "a4"}, {"a3", "a2", "a1"}, {"a0"}]
+    kinds = created(world, "ResourceClaim", "Pod")
+    assert kinds == ["ResourceClaim"] * 3 + kinds[3:]
+    assert len(world.cluster.all(resources.PODS)) == 7
+
+
+async def test_no_more_is_planned_than_can_be_written_at_once_and_what_waits_is_planned_from_the_newest_picture():
+    world = World(concurrent_writes=2)
+    world.node()
+    keys = apply(world, "abcdef")
+    world.deliver()
+    world.loop.turn()
+    assert set(world.loop._busy) == {"ns", keys[0]}, "the namespace's policy, and who came first"
+    assert list(world.store.dirty) == keys[1:]
+    for key in keys[2:]:
+        world.cluster.alter(resources.AGENTS, key.name, {"spec": {"operatingMode": "Stopped"}}, key.namespace)
+    await world.running()
+    assert sorted(pod["metadata"]["name"] for pod in world.cluster.all(resources.PODS)) == ["a-1", "b-1"]

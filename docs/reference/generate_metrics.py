@@ -19,6 +19,7 @@ from aios_operator.decide import effects
 from aios_operator.observe.store import Store
 from aios_sidecar.contracts import FaultGroup
 from aios_sidecar.gateway import metrics as gateway
+from aios_sidecar.gateway.contexts.metrics import REFUSALS
 from aios_sidecar.gateway.egress.connect import Connect
 from aios_sidecar.gateway.egress.ended import Ended
 from aios_sidecar.gateway.egress.forward import Forward
@@ -104,6 +105,7 @@ LABELS = {
         "route",
     ): f"{_words(sorted([*_ROUTE_NAMES, Connect.name, Forward.name]))}, `none` for what no route took",
     ("aios_gateway_requests_total", "code"): f"{_words(_GATEWAY_CODES)}; for what a host answered its class (`200`, `300`, `400`, `500`)",
+    ("aios_context_refusals_total", "reason"): _words(kind.value for kind in REFUSALS),
     ("aios_gateway_egress_total", "verdict"): _words(["allow", "would_deny", "deny"]),
     ("aios_gateway_egress_total", "reason"): f"how it ended: {_words(Ended)}; why it was refused or failed: {_words(_REFUSALS)}",
     ("aios_gateway_egress_bytes_total", "direction"): _words(["up", "down"]),

@@ -91,6 +91,19 @@ class Receipt:
     places: Mapping[str, int] = field(default_factory=dict)
 
 
+class Observer:
+    """Told of what a store does beside its answers, in the threads that do it. This one takes no notice."""
+
+    def committed(self, writes: int, items: int, retired: int) -> None:
+        """So many writes went to the disk together; they added `items`, and retention removed `retired`."""
+
+    def erased(self, items: int) -> None:
+        """So many items were erased."""
+
+    def damaged(self, key: AgentKey, why: str) -> None:
+        """This agent's file was damaged and is set aside."""
+
+
 class Context(Protocol):
     """One agent's context. Every method may be called from any thread, and blocks it; every write is whole or not at all.
 
@@ -152,6 +165,9 @@ class ContextStore(Protocol):
 
     def existing(self, key: AgentKey, attempt: int) -> Context:
         """As `context`, without looking yet whether this can be: also for one that is damaged, which only erasing everything changes."""
+
+    def holds(self, key: AgentKey) -> bool:
+        """Whether there is anything of this agent, be it damaged."""
 
     def close(self) -> None:
         """Every write that was acknowledged is in its file, and the files are closed."""

@@ -261,6 +261,9 @@ class VolatileStore:
     def existing(self, key: AgentKey, attempt: int) -> VolatileContext:
         return VolatileContext(self._logs.setdefault(key.uid, _Log(attempt, attempt, Limits())), attempt, self._clock)
 
+    def holds(self, key: AgentKey) -> bool:
+        return key.uid in self._logs
+
     def close(self) -> None:
         self._logs.clear()
 

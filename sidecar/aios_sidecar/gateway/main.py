@@ -17,6 +17,7 @@ from aios_sidecar.context.tokens.files import load_all
 from aios_sidecar.contracts import machine_seconds
 from aios_sidecar.gateway.agents import Agents
 from aios_sidecar.gateway.contexts.desk import Desk
+from aios_sidecar.gateway.contexts.metrics import ContextMetrics
 from aios_sidecar.gateway.egress.agent import Outside
 from aios_sidecar.gateway.egress.audit import Audit, AuditFile, NoAudit
 from aios_sidecar.gateway.egress.names import SystemNames
@@ -34,7 +35,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Serve agents until `stop` is set, then drain. Raises OSError when the operations address can't be had."""
     metrics = Metrics()
     freshness = Freshness(settings.mute_seconds, machine_seconds, metrics)
-    desk = _desk(settings)
+    desk = _desk(settings, metrics.contexts)
     audit = _audit(settings, metrics)
     names = SystemNames(settings.egress)
     internal = Internal.with_cluster(settings.internal_cidrs)
@@ -46,7 +47,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     )
     operations.listen_on([("operations", _operations_listener(settings))])
     stopped = asyncio.create_task(stop.wait())
-    tasks = (asyncio.create_task(link.run()), asyncio.create_task(freshness.run(agents.cut)), stopped)
+    keeping = [asyncio.create_task(desk.keep())] if desk is not None else []
+    tasks = (asyncio.create_task(link.run()), asyncio.create_task(freshness.run(agents.cut)), stopped, *keeping)
     try:
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in ended - {stopped}:
@@ -71,11 +73,12 @@ def _audit(settings: Settings, metrics: Metrics) -> Audit:
     return audit
 
 
-def _desk(settings: Settings) -> Desk | None:
+def _desk(settings: Settings, metrics: ContextMetrics) -> Desk | None:
     if settings.context_dir is None:
         return None
     given = {} if settings.tokenizers_dir is None else load_all(settings.tokenizers_dir)
-    return Desk(partial(SqliteStore, settings.context_dir), Models(given))
+    metrics.watch_disk(settings.context_dir)
+    return Desk(partial(SqliteStore, settings.context_dir, observer=metrics), metrics, Models(given))
 
 
 def _operations_listener(settings: Settings) -> socket.socket:

@@ -7,6 +7,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from aios_sidecar.gateway.contexts.metrics import ContextMetrics
 from aios_sidecar.gateway.http import Head, Response
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 
@@ -30,6 +31,7 @@ class Metrics:
         )
         self.mutes = Counter("aios_gateway_mutes", "How often that began.", registry=self.registry)
         self.egress = EgressMetrics(self.registry)
+        self.contexts = ContextMetrics(self.registry)
         self._links = Counter("aios_gateway_links", "Connections to the node agent since the start.", registry=self.registry)
 
     def answered(self, route: str, status: int) -> None:

@@ -15,7 +15,7 @@ from aios_sidecar.context.items import Draft, Kind, Role
 from aios_sidecar.context.limits import Limits
 from aios_sidecar.context.sqlite import schema
 from aios_sidecar.context.sqlite.store import FILE, SqliteStore
-from aios_sidecar.context.store import Appended, Scope
+from aios_sidecar.context.store import AgentKey, Appended, Observer, Scope
 from unit.context.support import KEY, said
 
 SECRET = "sesquipedalian"
@@ -32,6 +32,42 @@ def kept(store: SqliteStore, attempt: int = 1) -> list[str]:
 
 def raw(root: Path) -> bytes:
     return b"".join(path.read_bytes() for path in root.rglob("*") if path.is_file())
+
+
+class Told(Observer):
+    def __init__(self) -> None:
+        self.damages: list[str] = []
+        self.commits: list[tuple[int, int, int]] = []
+        self.erasures: list[int] = []
+
+    def committed(self, writes: int, items: int, retired: int) -> None:
+        self.commits.append((writes, items, retired))
+
+    def erased(self, items: int) -> None:
+        self.erasures.append(items)
+
+    def damaged(self, key: AgentKey, why: str) -> None:
+        self.damages.append(f"{key.name}: {why}")
+
+
+def test_an_observer_is_told_what_was_written_retired_and_erased(sqlite):
+    observer = Told()
+    context = sqlite(observer=observer).context(KEY, 1, Limits(items=3))
+    context.append(said("a", "b", "c"))
+    context.append(said("d"))
+    context.erase(Scope(items=(3, 4)))
+    assert observer.commits == [(1, 3, 0), (1, 1, 2)]
+    assert observer.erasures == [2]
+
+
+def test_what_waits_together_is_committed_together(sqlite):
+    observer = Told()
+    context = sqlite(observer=observer).context(KEY, 1)
+    done = [context.submit(said(str(number))) for number in range(200)]
+    for each in done:
+        each.result(10)
+    assert sum(writes for writes, _, _ in observer.commits) == 200
+    assert len(observer.commits) < 100
 
 
 def test_all_is_found_again_by_the_next_program(sqlite):
@@ -92,8 +128,8 @@ def test_a_uid_is_a_name_of_a_folder_and_nothing_else(sqlite, uid):
 
 @pytest.mark.parametrize("damage", ["header", "middle", "truncated", "text"])
 def test_a_damaged_file_is_set_aside_reported_and_not_replaced(sqlite, damage):
-    told: list[str] = []
-    store = sqlite(damaged=lambda key, why: told.append(f"{key.name}: {why}"))
+    observer = Told()
+    store = sqlite(observer=observer)
     store.context(KEY, 1).append([Draft(Role.USER, f"{number} {'long ' * 100}") for number in range(200)])
     path = folder(store) / FILE
     store.close()
@@ -108,11 +144,11 @@ def test_a_damaged_file_is_set_aside_reported_and_not_replaced(sqlite, damage):
         }[damage]
     )
     damaged_bytes = path.read_bytes()
-    store = sqlite(damaged=lambda key, why: told.append(f"{key.name}: {why}"))
+    store = sqlite(observer=observer)
     with pytest.raises(Damaged):
         kept(store)
-    assert len(told) == 1
-    assert told[0].startswith("coder: ")
+    assert len(observer.damages) == 1
+    assert observer.damages[0].startswith("coder: ")
     (aside,) = (folder(store) / "damaged").glob(f"*/{FILE}")
     if damage != "header":
         assert aside.read_bytes()[:page] == damaged_bytes[:page]
@@ -121,7 +157,7 @@ def test_a_damaged_file_is_set_aside_reported_and_not_replaced(sqlite, damage):
         for use in (lambda: kept(store), lambda: store.context(KEY, 1).append(said("x")), lambda: store.context(KEY, 2)):
             with pytest.raises(Damaged):
                 use()
-    assert len(told) == 1
+    assert len(observer.damages) == 1
     assert store.context(KEY._replace(uid="77"), 1).append(said("x")) == Appended(1, 1), "others are not disturbed"
 
 

@@ -52,7 +52,7 @@ def talking(serving, tmp_path):
     @asynccontextmanager
     async def talk(limits: Limits | None = None):
         metrics = Metrics()
-        desk = Desk(partial(SqliteStore, tmp_path / "contexts"))
+        desk = Desk(partial(SqliteStore, tmp_path / "contexts", observer=metrics.contexts), metrics.contexts)
         try:
             claim = f"{time.monotonic_ns():x}"
             async with serving(
@@ -328,6 +328,29 @@ async def test_a_damaged_context_says_so_until_everything_is_erased(talking, tmp
             assert (status, reason) == (500, "ContextDamaged")
         assert (await agent.post("/erase", {"everything": True}))["places"] == {"damaged": 2}
         assert (await agent.get(""))["items"] == 0
+
+
+async def test_what_contexts_do_is_counted(talking):
+    async with talking() as agent:
+        await agent.post("/items", {"items": [user("a"), user("b")]})
+        await agent.refused("/fork", {"at": 1, "into": "main"})
+        await agent.refused("/pin", {"items": [99]})
+        await agent.post("/erase", {"items": [1]})
+        value = agent.served.agents._metrics.registry.get_sample_value
+        assert value("aios_context_appended_items_total") == 2
+        assert value("aios_context_erased_items_total") == 1
+        assert value("aios_context_refusals_total", {"reason": "ContextConflict"}) == 1
+        assert value("aios_context_commits_total") >= 1
+
+
+async def test_an_agent_without_a_context_gets_none_by_being_looked_after(talking, tmp_path):
+    async with talking() as agent:
+        context = next(iter(agent.served.agents))[1].context
+        await context.retire()
+        assert list((tmp_path / "contexts").iterdir()) == []
+        await agent.post("/items", {"items": [user("a")]})
+        await context.retire()
+        assert len((await agent.get("/items"))["items"]) == 1
 
 
 async def test_a_directory_that_is_not_ours_yet_is_tried_again(talking, tmp_path):

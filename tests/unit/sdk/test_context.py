@@ -10,11 +10,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 
 from aios_sdk import RefusedError, UnreachableError
 from aios_sdk.context import AsyncContext, Context, assistant, note, summary, tool_call, tool_result, user
 from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.gateway.contexts.desk import Desk
+from aios_sidecar.gateway.contexts.metrics import ContextMetrics
 from unit.sdk.test_whoami import Gateway
 
 WISH = "Ann wants the report by Tuesday."
@@ -23,7 +25,7 @@ WISH = "Ann wants the report by Tuesday."
 @pytest.fixture
 def environment() -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="aios-") as directory:
-        desk = Desk(partial(SqliteStore, Path(directory, "contexts")))
+        desk = Desk(partial(SqliteStore, Path(directory, "contexts")), ContextMetrics(CollectorRegistry()))
         gateway = Gateway(Path(directory), desk)
         yield {"AIOS_SOCKET": str(gateway.path)}
         gateway.end()

@@ -23,7 +23,9 @@ def erase(file: OpenFile, scope: Scope, attempt: int) -> Receipt:
         file.writes().require_attempt(attempt)
         return _erase(file, base, scope)
 
-    return file.alone(act)
+    receipt = file.alone(act)
+    file.observer.erased(receipt.items)
+    return receipt
 
 
 def _erase(file: OpenFile, base: sqlite3.Connection, scope: Scope) -> Receipt:

@@ -16,6 +16,7 @@ from aios_sidecar.context.sqlite.queue import FileQueue, Work
 from aios_sidecar.context.sqlite.rows import SqliteReader
 from aios_sidecar.context.sqlite.totals import Totals
 from aios_sidecar.context.sqlite.writes import Writes
+from aios_sidecar.context.store import Observer
 
 T = TypeVar("T")
 IDLE_READERS: Final = 2
@@ -26,10 +27,11 @@ _MALFORMED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 class OpenFile:
     """Opened by whoever creates it. Raises Damaged; a file that can be read and not written is open for reading."""
 
-    def __init__(self, path: Path, limits: Limits, clock: Callable[[], int], pool: Executor) -> None:
+    def __init__(self, path: Path, limits: Limits, clock: Callable[[], int], pool: Executor, observer: Observer) -> None:
         self.path = path
         self.limits = limits
         self._clock = clock
+        self.observer = observer
         self._write = threading.Lock()
         self._due: dict[int, int] = {}
         self._waits: bool | None = None
@@ -80,15 +82,17 @@ class OpenFile:
         self._wait_for_disk(any(work.durable for work in works))
         self._base.execute("BEGIN IMMEDIATE")
         writes = Writes(self._base, self.totals, self.limits, self._clock())
+        before = self.totals.last_seq
         settled: list[tuple[Work[Any], Any, Exception | None]] = []
         for work in works:
             try:
                 settled.append((work, work.apply(writes), None))
             except (ContextError, InvalidItem) as refusal:  # nothing of it was written
                 settled.append((work, None, refusal))
-        writes.retire(self._due)
+        retired = writes.retire(self._due)
         self.totals.save(self._base)
         self._base.execute("COMMIT")
+        self.observer.committed(len(works), self.totals.last_seq - before, retired)
         return settled
 
     def _wait_for_disk(self, yes: bool) -> None:

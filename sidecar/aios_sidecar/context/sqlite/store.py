@@ -24,7 +24,7 @@ from aios_sidecar.context.sqlite.erasure import DAMAGED
 from aios_sidecar.context.sqlite.file import OpenFile, refusals, with_log
 from aios_sidecar.context.sqlite.queue import Work
 from aios_sidecar.context.sqlite.totals import Totals
-from aios_sidecar.context.store import AgentKey
+from aios_sidecar.context.store import AgentKey, Observer
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ class SqliteStore:
         open_files: int = 64,
         writers: int = 16,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        damaged: Callable[[AgentKey, str], None] = lambda key, why: None,
+        observer: Observer | None = None,
     ) -> None:
         self._root = root
         self._open_files = open_files
         self._clock = lambda: microseconds(clock())
-        self._damaged = damaged
+        self._observer = observer or Observer()
         self._lock = threading.Lock()
         self._closed = False
         self._holders: dict[str, Holder] = {}
@@ -93,6 +93,9 @@ class SqliteStore:
             if holder is None:
                 holder = self._holders[key.uid] = Holder(key, limits or Limits())
             return holder
+
+    def holds(self, key: AgentKey) -> bool:
+        return (self.folder(key.uid) / IDENTITY).exists()
 
     def folder(self, uid: str) -> Path:
         """Where the agent's files are."""
@@ -152,7 +155,7 @@ class SqliteStore:
         folder = self.folder(holder.key.uid)
         try:
             self._exists(folder, holder, attempt)
-            return OpenFile(folder / FILE, holder.limits, self._clock, self._pool)
+            return OpenFile(folder / FILE, holder.limits, self._clock, self._pool, self._observer)
         except Damaged as error:
             if (folder / FILE).exists():
                 self._move_aside(folder, holder.key, str(error))
@@ -195,7 +198,7 @@ class SqliteStore:
             if path.exists():
                 path.rename(aside / path.name)
         _sync(folder)
-        self._damaged(key, why)
+        self._observer.damaged(key, why)
 
     def _aside_name(self) -> str:
         return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 from aios_sidecar.context.errors import BudgetTooSmall, Busy, Conflict, ContextError, Damaged, Fenced, LimitReached, NotThere, Unwritable
 from aios_sidecar.context.items import InvalidItem
@@ -19,6 +20,7 @@ from aios_sidecar.context.tokens import Models
 from aios_sidecar.context.tokens.errors import UnknownTokenizer
 from aios_sidecar.context.window import Memory, WindowRequest, build_window
 from aios_sidecar.contracts import AgentIdentity
+from aios_sidecar.gateway.contexts.metrics import ContextMetrics
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 
 log = logging.getLogger(__name__)
@@ -50,12 +52,14 @@ _KINDS: Final[dict[type[Exception], ProblemKind]] = {
 class Desk:
     """The contexts of all agents of this node."""
 
-    def __init__(self, open_store: Callable[[], ContextStore], models: Models | None = None) -> None:
+    def __init__(self, open_store: Callable[[], ContextStore], metrics: ContextMetrics, models: Models | None = None) -> None:
         """`open_store` is called at the first use, and again after it failed: the node agent may not have made the directory yet."""
         self._open_store = open_store
         self._opening = threading.Lock()
         self._store: ContextStore | None = None
+        self.metrics = metrics
         self.models = models or Models()
+        self._served: WeakSet[AgentContext] = WeakSet()
         self._memories: OrderedDict[str, Remembered] = OrderedDict()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="desk")
 
@@ -69,7 +73,9 @@ class Desk:
 
     def of(self, identity: AgentIdentity) -> "AgentContext":
         """The context of this agent. It is opened, and earlier attempts are fenced off, at its first use."""
-        return AgentContext(self, identity)
+        context = AgentContext(self, identity)
+        self._served.add(context)
+        return context
 
     def remembered(self, uid: str) -> "Remembered":
         """What windows of this agent's context were made with. Of the agents that asked last; of others it is made anew."""
@@ -84,6 +90,16 @@ class Desk:
         """Nothing of this agent's context is in memory."""
         with self._opening:
             self._memories.pop(uid, None)
+
+    async def keep(self) -> None:
+        """Until cancelled: what is too old goes, also where nobody appends."""
+        while True:
+            await asyncio.sleep(RETIRE_SECONDS)
+            for context in list(self._served):
+                try:
+                    await context.retire()
+                except Problem as problem:
+                    log.warning("what is too old in a context stays for now: %s", problem.detail)
 
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` returns, done in a thread."""
@@ -144,36 +160,46 @@ class AgentContext:
     async def do(self, work: Callable[[Context], T]) -> T:
         """What `work` returns for the agent's context. Raises Problem."""
         async with self._turns:
-            with refusals():
+            with self._refusals():
                 return await self._desk.run(lambda: work(self._opened()))
+
+    async def retire(self) -> None:
+        """What is too old is gone; an agent that has no context yet gets none. Raises Problem."""
+
+        def work() -> None:
+            if self._desk.store.holds(self._key):
+                self._opened().retire()
+
+        with self._refusals():
+            await self._desk.run(work)
 
     async def do_anyway(self, work: Callable[[Context], T]) -> T:
         """As `do`, also for a context that is damaged: `work` says what may be done with it."""
         async with self._turns:
-            with refusals():
+            with self._refusals():
                 return await self._desk.run(lambda: work(self._desk.store.existing(self._key, self._attempt)))
 
     async def submit(self, work: Callable[[Context], "Future[T]"]) -> T:
         """As `do`, for work that only begins in the thread: what it waits for keeps no other request waiting."""
         async with self._turns:
-            with refusals():
+            with self._refusals():
                 future = await self._desk.run(lambda: work(self._opened()))
-        with refusals():
+        with self._refusals():
             return await asyncio.wrap_future(future)
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """What the store refuses becomes a Problem."""
+        try:
+            yield
+        except (ContextError, InvalidItem, UnknownTokenizer) as error:
+            if isinstance(error, Damaged | Unwritable):
+                log.error("%s", error)
+            kind = next(_KINDS[each] for each in type(error).__mro__ if each in _KINDS)
+            self._desk.metrics.refused(kind)
+            raise Problem(kind, str(error)) from error
 
     def _opened(self) -> Context:
         if self._context is None:
             self._context = self._desk.store.context(self._key, self._attempt, self._limits)
         return self._context
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """What the store refuses becomes a Problem."""
-    try:
-        yield
-    except (ContextError, InvalidItem, UnknownTokenizer) as error:
-        if isinstance(error, Damaged | Unwritable):
-            log.error("%s", error)
-        kind = next(_KINDS[each] for each in type(error).__mro__ if each in _KINDS)
-        raise Problem(kind, str(error)) from error

@@ -146,6 +146,13 @@ class CountedRun(Model):
     )
 
 
+class LeavingAttempt(Model):
+    """An attempt whose node is out of touch, so that it may still run and speak there."""
+
+    node_name: Name = Field(alias="nodeName", description="Its node.")
+    attempt: Attempt = Field(description="Its number.")
+
+
 class Failure(Model):
     """The last attempt that failed."""
 
@@ -199,6 +206,10 @@ class AgentStatus(Model):
     )
     pending: Pending | None = Field(default=None, description="Set while the Agent waits for a place.")
     run: CountedRun | None = Field(default=None, description="The present run. Absent before its first pod is bound, and while stopped.")
+    leaving: LeavingAttempt | None = Field(
+        default=None,
+        description="An attempt before, on a node that is out of touch. The next one is made when that node must have fallen silent.",
+    )
     failed_attempts: Attempt | None = Field(
         default=None,
         alias="failedAttempts",

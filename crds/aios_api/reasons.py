@@ -108,6 +108,10 @@ class Reason(_Explained):
         "The API server does not let the claim or the pod be made now (a quota, a Pod Security standard, a policy); it is tried again.",
     )
     WaitingForRelease = "WaitingForRelease", "The pod or claim of the attempt before is still going away; two never run at once."
+    WaitingForMute = (
+        "WaitingForMute",
+        "The attempt before may still speak from a node that is out of touch; the next one starts when that node must have fallen silent.",
+    )
     BackOff = "BackOff", "Attempts failed in a row; the next one waits, longer each time."
 
     # Has the node done its part?
@@ -153,6 +157,10 @@ class Reason(_Explained):
     PodPending = "PodPending", "The pod is bound to its node and its containers have not started yet."
     ImagePull = "ImagePull", "An image of the pod cannot be pulled; the message is the kubelet's."
     ContainerWaiting = "ContainerWaiting", "A container cannot start or keeps crashing; the message is the kubelet's."
+    NodeSilent = (
+        "NodeSilent",
+        "The node agent was not heard for longer than the mute time: the node's gateway answers nobody until it is heard again.",
+    )
     NotFenced = "NotFenced", "The pod is ready, but the node has not confirmed the fence or the listeners of this attempt."
     Stopping = "Stopping", "The Agent is to be stopped; its pod and claim are still going away."
     Stopped = "Stopped", "spec.operatingMode is Stopped: no pod, no claim, nothing booked."
@@ -169,7 +177,11 @@ class Reason(_Explained):
 
     # Why an attempt failed or was given up.
     PodFailed = "PodFailed", "The pod ended in failure; the message says which container and its exit code."
-    PodVanished = "PodVanished", "The pod was deleted by someone else, or its node is gone."
+    PodVanished = "PodVanished", "The pod was deleted by someone else."
+    NodeLost = (
+        "NodeLost",
+        "The node was deleted, is out of service, or is not ready and was not heard for longer than the mute time; another attempt comes.",
+    )
     ClaimVanished = "ClaimVanished", "The claim was deleted by someone else, so that nothing is booked for the pod any more."
     NameTaken = (
         "NameTaken",

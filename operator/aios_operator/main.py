@@ -29,6 +29,7 @@ from aios_operator.metrics import Metrics
 from aios_operator.observe import foreign
 from aios_operator.observe.audit import Audit, WatchIsDead
 from aios_operator.observe.feed import Feed
+from aios_operator.observe.heartbeats import Heard, Heartbeats
 from aios_operator.observe.store import Store
 from aios_operator.probes import Health, serve
 from aios_operator.settings import InvalidSetting, OperatorSettings, from_environment
@@ -91,12 +92,15 @@ async def run(settings: OperatorSettings) -> bool:
     health = Health(settings.cycle_age_limit_seconds, settings.audit_seconds, lambda: loop.last_turn)
     audit = Audit(client, store, settings.audit_seconds, settings.audit_after_relist_seconds, on_done=lambda: _audited(health))
     feed = Feed(store, Credentials(settings.kubeconfig), settings, audit.relisted, lambda resource: _seen(health, metrics, resource))
+    heartbeats = listen(client, store, settings)
     stop = asyncio.Event()
     async with serve(settings.http_host, settings.http_port, health, metrics):
         for resource in (resources.AGENTS, resources.AGENT_RUNTIMES, resources.GPU_QUOTAS, resources.TOOL_BINDINGS):
             await established(client, resource)
         await audit.fill()
         store.set_foreign(await foreign.count(client))
+        if heartbeats is not None:
+            await heartbeats.read()
         _audited(health)
         health.ready = True
         log.info("the cluster is read: %d Agents, %d nodes, %d slices", *(len(t.views) for t in (store.agents, store.nodes, store.slices)))
@@ -106,6 +110,7 @@ async def run(settings: OperatorSettings) -> bool:
             "foreign pods": foreign.refresh(client, store, settings.foreign_seconds),
             "events": events.run(),
             **({"lease": keep(lease)} if lease else {}),
+            **({"heartbeats": heartbeats.run()} if heartbeats else {}),
             "kopf": feed.run(stop),  # last: when it ends, it waits for every task that began after it
         }
         try:
@@ -122,6 +127,14 @@ def a_lease(client: ClusterClient, settings: OperatorSettings) -> Lease | None:
     if settings.lease_namespace is None:
         return None
     return Lease(client, settings.lease_namespace, names.MANAGED_BY, settings.identity, names.FIELD_MANAGER_OPERATOR, _now)
+
+
+def listen(client: ClusterClient, store: Store, settings: OperatorSettings) -> Heartbeats | None:
+    """What reads the Leases of node agents; None where there is no namespace for them."""
+    if settings.lease_namespace is None:
+        return None
+    store.heard = Heard(settings.mute_seconds, settings.mute_seconds + settings.lost_margin_seconds)
+    return Heartbeats(client, store, settings.lease_namespace, store.heard)
 
 
 async def keep(lease: Lease) -> None:

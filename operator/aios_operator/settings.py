@@ -26,8 +26,17 @@ class OperatorSettings:
     """Who we are in events, in the log and in the Lease; the chart gives the pod's name."""
 
     lease_namespace: str | None = None
-    """Namespace of the Lease `aios-operator`, by which one of several operators decides; the chart gives its own. None: no other
-    operator runs, and none is asked. How long a Lease lasts is `aios_kube.lease.LeaseSettings`."""
+    """Namespace of the Lease `aios-operator`, by which one of several operators decides, and of those that node agents renew; the chart
+    gives its own. None: no other operator runs, and none is asked; no node is heard, and none is given up. How long a Lease lasts is
+    `aios_kube.lease.LeaseSettings`."""
+
+    mute_seconds: float = 60.0
+    """After so long without fresh orders a node's gateway answers no agent. Node agents must have the same: the chart gives both its
+    `muteSeconds`."""
+
+    lost_margin_seconds: float = 30.0
+    """How much longer than that a node must be silent before its agents start elsewhere: room for two renewals of its Lease that were
+    late, and for a network that is just coming back. Above a kubelet's own 40 to 50 s until its node is not ready."""
 
     http_host: str = "0.0.0.0"  # noqa: S104 - the kubelet and Prometheus come from outside the pod
     """Address on which metrics and probes are served."""

@@ -55,8 +55,8 @@ class Executor:
                 await self._create_for(key, digest, self.store.pods, body)
             case do.ApplyPolicy(namespace, body):
                 await self._policy(namespace, body)
-            case do.DeletePod(key, name, uid):
-                await self._delete(self.store.pods, key.namespace, name, uid)
+            case do.DeletePod(key, name, uid, at_once):
+                await self._delete(self.store.pods, key.namespace, name, uid, grace_seconds=0 if at_once else None)
             case do.NudgePod(key, name, uid, at):
                 path = f"/metadata/annotations/{names.ANNOTATION_NUDGED.replace('/', '~1')}"
                 nudge = [{"op": "add", "path": path, "value": at.isoformat()}]
@@ -185,16 +185,16 @@ class Executor:
         else:
             table.upsert(answer)
 
-    async def _delete(self, table: Table[Any], namespace: str, name: str, uid: str) -> None:
+    async def _delete(self, table: Table[Any], namespace: str, name: str, uid: str, grace_seconds: int | None = None) -> None:
         try:
-            await self.client.delete(table.resource, name, namespace, uid=uid, propagation="Background")
+            await self.client.delete(table.resource, name, namespace, uid=uid, grace_seconds=grace_seconds, propagation="Background")
         except NotFound:
             table.remove(namespace, name, uid)
         except Conflict:
             table.remove(namespace, name, uid)  # the uid is a precondition: another object has the name
             await self._look(table, namespace, name, uid)
         else:
-            table.is_being_deleted(namespace, name, uid)
+            table.is_being_deleted(namespace, name, uid, **({"at_once": True} if grace_seconds == 0 else {}))
 
     async def _look(self, table: Table[Any], namespace: str, name: str, uid: str) -> None:
         """After a conflict the store shows what is there, without waiting for the watch."""

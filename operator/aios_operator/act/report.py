@@ -35,8 +35,8 @@ class Reporter:
             case do.CreateClaim(key, body, _) | do.CreatePod(key, body, _):
                 attempt = body["metadata"]["labels"][names.LABEL_ATTEMPT]
                 self._line(logging.INFO, key, f"made {body['kind']} {body['metadata']['name']}", attempt=int(attempt))
-            case do.DeletePod(key, name, _):
-                self._line(logging.INFO, key, f"removed Pod {name}")
+            case do.DeletePod(key, name, _, at_once):
+                self._line(logging.INFO, key, f"removed Pod {name}" + (" without its kubelet, which is out of reach" if at_once else ""))
             case do.NudgePod(key, name, _, _):
                 self._line(logging.INFO, key, f"Pod {name} is not prepared yet; asked the kubelet to look again")
             case do.DeleteClaim(key, name, _):

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from aios_api.names import FINALIZER
 from aios_api.reasons import ConditionType, Reason
-from aios_operator.decide import attempts, conditions, egress, objects
+from aios_operator.decide import attempts, conditions, egress, endings, lost, objects
 from aios_operator.decide.attempts import Situation
 from aios_operator.decide.effects import (
     AddFinalizer,
@@ -85,20 +85,22 @@ def _events(s: Situation) -> list[Effect]:
     action = "Stop" if s.ending.reason == Reason.Stopped else "EndAttempt"
     events: list[Effect] = [RecordEvent(s.agent.key, s.agent.uid, not quiet, str(s.ending.reason), action, s.ending.message)]
     if s.ending.reason == Reason.SchedulerRefused and s.order is not None and s.pod is not None and s.pod.unschedulable_since is not None:
-        until = s.pod.unschedulable_since + attempts.SCHEDULER_PATIENCE + EXCLUDED_FOR
+        until = s.pod.unschedulable_since + endings.SCHEDULER_PATIENCE + EXCLUDED_FOR
         events.append(Exclude(s.agent.key, Exclusion(s.order.node_name, until)))
     return events
 
 
 def _follow(s: Situation) -> list[Effect]:
     """What the order asks for, and no more: the old away first, then claim, then pod; never two attempts at once."""
-    if stale := _release(s.agent, s.stale_pods, s.stale_claims):
+    if stale := _release(s.state, s.stale_pods, s.stale_claims):
         return stale
     if s.stale_pods or s.stale_claims:
         return []
     if not s.open:
         return _release_attempt(s)
     policy = s.state.policy
+    if s.waits_for_mute:
+        return []
     if s.order is None or not s.recorded or s.outdated or s.agent.spec_error is not None or policy is None or not policy.current:
         return []
     effects: list[Effect] = []
@@ -112,14 +114,19 @@ def _follow(s: Situation) -> list[Effect]:
 def _release_attempt(s: Situation) -> list[Effect]:
     """Pod and claim of a closed order. A pod that has ended stays until the next attempt, so that its log can be read."""
     pods = () if s.pod is None or (s.pod.phase in ("Succeeded", "Failed") and s.agent.running) else (s.pod,)
-    return _release(s.agent, pods, () if s.claim is None else (s.claim,))
+    return _release(s.state, pods, () if s.claim is None else (s.claim,))
 
 
-def _release(agent: AgentView, pods: tuple[PodView, ...], claims: tuple[ClaimView, ...]) -> list[Effect]:
-    """Pods first; claims when no pod that may still use them is left, since the kubelet needs the claim to end the pod."""
-    effects: list[Effect] = [DeletePod(agent.key, pod.name, pod.uid) for pod in pods if not pod.deleting]
+def _release(state: AgentState, pods: tuple[PodView, ...], claims: tuple[ClaimView, ...]) -> list[Effect]:
+    """Pods first; claims when no pod that may still use them is left, since the kubelet needs the claim to end the pod. Where no kubelet
+    will end it, because its node is lost and mute, the pod goes at once."""
+    effects: list[Effect] = []
+    for pod in pods:
+        at_once = pod.node_name is not None and lost.beyond_reach(state.nodes.get(pod.node_name))
+        if not (pod.at_once if at_once else pod.deleting):
+            effects.append(DeletePod(state.key, pod.name, pod.uid, at_once))
     if not pods:
-        effects += [DeleteClaim(agent.key, claim.name, claim.uid) for claim in claims if not claim.deleting]
+        effects += [DeleteClaim(state.key, claim.name, claim.uid) for claim in claims if not claim.deleting]
     return effects
 
 
@@ -147,7 +154,7 @@ def _ask(s: Situation, now: datetime) -> list[Effect]:
         effects.append(PlanAgainAt(s.agent.key, s.retry_at))
     pod = s.pod
     if s.open and pod is not None and pod.node_name is None and pod.unschedulable_since is not None:
-        effects.append(PlanAgainAt(s.agent.key, pod.unschedulable_since + attempts.SCHEDULER_PATIENCE))
+        effects.append(PlanAgainAt(s.agent.key, pod.unschedulable_since + endings.SCHEDULER_PATIENCE))
     ready = conditions.ready_since(s)
     if ready is not None and s.agent.status.get("failedAttempts") and now < ready + attempts.FORGIVEN_AFTER:
         effects.append(PlanAgainAt(s.agent.key, ready + attempts.FORGIVEN_AFTER))
@@ -167,7 +174,7 @@ def _plan_removal(state: AgentState, agent: AgentView, since: datetime, now: dat
             RecordEvent(agent.key, agent.uid, True, str(Reason.Deleting), "Delete", note),
             RemoveFinalizer(agent.key, agent.uid, agent.resource_version),
         ]
-    effects = [*egress.revise(state, agent), *_release(agent, state.pods, state.claims)]  # a pod has its grace, and may speak meanwhile
+    effects = [*egress.revise(state, agent), *_release(state, state.pods, state.claims)]  # a pod has its grace, and may speak meanwhile
     if not state.pods and not state.claims and state.runtime is not None and not state.runtime.deleting:
         effects.append(DeleteRuntime(agent.key, state.runtime.uid))
     return [*effects, PlanAgainAt(agent.key, since + REMOVAL_LIMIT)]

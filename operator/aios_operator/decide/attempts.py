@@ -13,12 +13,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from aios_api.reasons import ConditionType, Reason
-from aios_operator.decide import deadline, health
-from aios_operator.decide.objects import order_name
+from aios_operator.decide import deadline, endings, lost
+from aios_operator.decide.endings import Ending
 from aios_operator.decide.views import AgentState, AgentView, ClaimView, PodView, RuntimeView
 
-SCHEDULER_PATIENCE = timedelta(seconds=5)
-"""How long kube-scheduler may say Unschedulable before the place counts as refused: it may be waiting for another pod to end."""
 BACKOFF_FIRST = timedelta(seconds=10)
 BACKOFF_MOST = timedelta(minutes=5)
 """As the kubelet's own back-off for containers."""
@@ -32,6 +30,7 @@ _AT_ONCE = {
     Reason.DeadlineExceeded,
     Reason.GPUUnhealthy,
     Reason.NameTaken,
+    Reason.NodeLost,
     Reason.Replaced,
     Reason.SchedulerRefused,
     Reason.Stopped,
@@ -39,28 +38,6 @@ _AT_ONCE = {
 _CHARGED = {Reason.PodFailed, Reason.Evicted}
 _AT_ONCE_THE_FIRST_TIME = {Reason.PodVanished, Reason.Displaced}
 """Once it is somebody's hand or a drained node; in a row it is something that does it each time."""
-_BY_DEVICE_TAINT = "DeletionByDeviceTaintManager"
-_DISRUPTIONS = {
-    "EvictionByEvictionAPI": "it was evicted through the API, as a drain of its node does",
-    "DeletionByTaintManager": "its node has a taint that it does not tolerate",
-    "DeletionByPodGC": "its node is gone or out of service",
-    "PreemptionByScheduler": "kube-scheduler made room for a pod of higher priority",
-    "TerminationByKubelet": "its node was shut down or needed room for a critical pod",
-}
-"""Reasons of the pod condition DisruptionTarget."""
-_EVICTED = "Evicted"
-"""The kubelet's word in the status of a pod that it evicted."""
-_START_ERRORS = {"StartError", "RunContainerError", "CreateContainerError", "ContainerCannotRun"}
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Why an open order ends. `final`: no further attempt of the same spec follows. `charged`: it counts for the back-off."""
-
-    reason: Reason
-    message: str
-    final: bool = False
-    charged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +63,8 @@ class Situation:
     run: deadline.Run | None
     run_ends: datetime | None
     """By spec.activeDeadlineSeconds; it may have passed."""
+    leaving: lost.Leaving | None
+    """An attempt before that may still speak from a node out of touch."""
     expired: bool
     """The run of the present spec is over by its deadline."""
 
@@ -108,7 +87,7 @@ class Situation:
     @property
     def forbidden(self) -> str | None:
         """Why the API server does not let claim or pod of this order be made for now."""
-        return _create_refused(self.state, self.order, Reason.Forbidden)
+        return endings.order_refusal(self.state, self.order, Reason.Forbidden)
 
     @property
     def blocked(self) -> bool:
@@ -119,6 +98,12 @@ class Situation:
     def reserved(self) -> bool:
         """The Agent keeps its part of the quota: its order is open, or another attempt follows it."""
         return self.order is not None and (self.open or (self.wanted and holds_quota(self.agent.status, self.order)))
+
+    @property
+    def waits_for_mute(self) -> bool:
+        """Nothing of the order is made yet, so that an identity never speaks from two places. On one and the same node it can't: nothing
+        is prepared there for an order that the node has not heard of."""
+        return self.leaving is not None and (self.order is None or self.order.node_name != self.leaving.node)
 
     @property
     def recorded(self) -> bool:
@@ -139,7 +124,9 @@ def situation(state: AgentState, agent: AgentView, now: datetime) -> Situation:
     run = deadline.run(agent, None if closed else order, pod, now)
     run_ends = deadline.end(agent, run)
     over = run_ends is not None and now >= run_ends
-    ending = _ending(state, agent, order, pod, claim, now, over) if order is not None and not closed else None
+    ending = None
+    if order is not None and not closed:
+        ending = endings.find(state, agent, order, pod, claim, now, refused=refused, over=over)
     final = (
         order is not None
         and agent.running
@@ -147,13 +134,14 @@ def situation(state: AgentState, agent: AgentView, now: datetime) -> Situation:
         and (_is_final(agent.status, order) if closed else bool(ending and ending.final))
     )
     is_open = not closed and ending is None
+    stale_pods = tuple(p for p in state.pods if p is not pod)
     return Situation(
         agent=agent,
         state=state,
         order=order,
         pod=pod,
         claim=claim,
-        stale_pods=tuple(p for p in state.pods if p is not pod),
+        stale_pods=stale_pods,
         stale_claims=tuple(c for c in state.claims if c is not claim),
         ending=ending,
         open=is_open,
@@ -162,6 +150,7 @@ def situation(state: AgentState, agent: AgentView, now: datetime) -> Situation:
         retry_at=None if is_open or final else _retry_at(agent, order, ending, now),
         run=run,
         run_ends=run_ends,
+        leaving=_leaving(state, agent, order if is_open else None, pod, stale_pods, ending),
         expired=over and not final and run is not None and run.digest == agent.digest,
     )
 
@@ -181,6 +170,25 @@ def backoff(failed: int) -> timedelta:
 def condition(status: Mapping[str, Any], kind: ConditionType) -> Mapping[str, Any]:
     """The condition of that type as last written; empty when there is none."""
     return next((c for c in status.get("conditions") or () if c["type"] == kind), {})
+
+
+def _leaving(
+    state: AgentState,
+    agent: AgentView,
+    standing: RuntimeView | None,
+    pod: PodView | None,
+    stale_pods: tuple[PodView, ...],
+    ending: Ending | None,
+) -> lost.Leaving | None:
+    """`standing` is the open order."""
+    going = stale_pods if standing is not None or pod is None else (*stale_pods, pod)
+    candidates = [former] if (former := lost.written(agent)) is not None else []
+    candidates += lost.left_behind(state.nodes, going)
+    order = state.runtime
+    vanished = pod is None and ending is not None and ending.reason in (Reason.PodVanished, Reason.NodeLost)
+    if order is not None and vanished and lost.removed_by_force(state.nodes.get(order.node_name)):
+        candidates.append(lost.Leaving(order.node_name, order.attempt))
+    return lost.leaving(state.nodes, standing, state.order_stood, candidates)
 
 
 def holds_quota(status: Mapping[str, Any], order: RuntimeView) -> bool:
@@ -210,99 +218,6 @@ def _refused(state: AgentState, agent: AgentView) -> str | None:
     if written.get("reason") == Reason.TemplateRefused and written.get("observedGeneration") == agent.generation:
         return str(written["message"])
     return None
-
-
-def _create_refused(state: AgentState, order: RuntimeView | None, reason: Reason) -> str | None:
-    """What the API server said against creating claim or pod of this order, if it was for that reason."""
-    said = state.order_refused
-    return said.message if said is not None and order is not None and said.attempt == order.attempt and said.reason == reason else None
-
-
-def _ending(
-    state: AgentState, agent: AgentView, order: RuntimeView, pod: PodView | None, claim: ClaimView | None, now: datetime, over: bool
-) -> Ending | None:
-    """`over`: by its deadline."""
-    if not agent.running:
-        return Ending(Reason.Stopped, "spec.operatingMode is Stopped")
-    refused = _refused(state, agent)
-    if refused is not None and order.digest == agent.digest:
-        return Ending(Reason.TemplateRefused, refused)
-    if (taken := _create_refused(state, order, Reason.NameTaken)) is not None:
-        return Ending(Reason.NameTaken, taken)
-    ended = _by_itself(agent, pod) if pod is not None else None
-    if over and not (ended is not None and ended.final):
-        return Ending(Reason.DeadlineExceeded, f"ran for spec.activeDeadlineSeconds, {agent.active_deadline_seconds} s")
-    if (unhealthy := _unhealthy(state, order, pod)) is not None:
-        return unhealthy
-    if pod is None:
-        return _without_pod(agent, order)
-    if pod.disruption is not None and (pod.deleting or pod.phase == "Failed") and pod.reason != _EVICTED:
-        return _displaced(order, pod, *pod.disruption)
-    if pod.deleting:
-        return Ending(Reason.PodVanished, f"pod {pod.name} is being deleted, and not by the operator", charged=True)
-    if ended is not None:
-        return ended
-    if claim is None:
-        return Ending(Reason.ClaimVanished, f"claim {order_name(order)} was deleted, and not by the operator: nothing is booked any more")
-    since = pod.unschedulable_since
-    if pod.node_name is None and since is not None and now - since >= SCHEDULER_PATIENCE:
-        return Ending(
-            Reason.SchedulerRefused, f"kube-scheduler did not bind pod {pod.name} on {order.node_name}: {pod.unschedulable_message}"
-        )
-    return None
-
-
-def _without_pod(agent: AgentView, order: RuntimeView) -> Ending | None:
-    if agent.status.get("attempt") == order.attempt and agent.status.get("podName") == order_name(order):
-        return Ending(Reason.PodVanished, f"pod {order_name(order)} was deleted, and not by the operator", charged=True)
-    if order.digest != agent.digest:  # its pod can't be made any more: the template it is for is gone
-        return Ending(Reason.Replaced, "the spec changed before the pod was made")
-    return None
-
-
-def _unhealthy(state: AgentState, order: RuntimeView, pod: PodView | None) -> Ending | None:
-    """The GPU lets nobody stay, or, before the pod is bound, nobody come."""
-    bound = pod is not None and pod.node_name is not None
-    taints = health.ending(state.gpu_taints) if bound else health.closing(state.gpu_taints)
-    if not taints or order.gpu is None:
-        return None
-    return Ending(Reason.GPUUnhealthy, f"GPU {order.gpu.uuid} on {order.node_name} {health.why(taints)}")
-
-
-def _displaced(order: RuntimeView, pod: PodView, reason: str, message: str) -> Ending:
-    """Not the Agent's fault; charged all the same, so that what takes its pod each time does not make a loop without a pause."""
-    if reason == _BY_DEVICE_TAINT and order.gpu is not None:
-        return Ending(Reason.GPUUnhealthy, f"GPU {order.gpu.uuid} on {order.node_name} lets nobody stay: {message}")
-    said = _DISRUPTIONS.get(reason) or ": ".join(filter(None, (reason, message)))
-    return Ending(Reason.Displaced, f"pod {pod.name} was taken away from {order.node_name}: {said}", charged=True)
-
-
-def _by_itself(agent: AgentView, pod: PodView) -> Ending | None:
-    """How a pod ended that nobody took away."""
-    taken = pod.disruption is not None and pod.reason != _EVICTED
-    if pod.deleting or pod.phase not in ("Succeeded", "Failed") or (taken and pod.phase == "Failed"):
-        return None
-    if pod.phase == "Failed":
-        return _failure(agent, pod)
-    if agent.restart_policy == "Always":
-        return Ending(Reason.PodFailed, f"pod {pod.name} ended, though it is to run always", charged=True)
-    return Ending(Reason.Completed, "every container ended with exit code 0", final=True)
-
-
-def _failure(agent: AgentView, pod: PodView) -> Ending:
-    """An agent that ended by itself may end for good; what the node or the cluster did to it is followed by another attempt."""
-    if pod.reason == _EVICTED:
-        return Ending(Reason.Evicted, pod.message or "the pod was evicted", charged=True)
-    ended = pod.ended
-    if ended is None:
-        return Ending(Reason.StartFailed, pod.message or pod.reason or f"pod {pod.name} failed before any of its containers ran")
-    said = ended.message or ended.reason
-    if ended.reason in _START_ERRORS:
-        return Ending(Reason.StartFailed, f"container {ended.container} could not be started: {said}")
-    message = f"container {ended.container} ended with exit code {ended.exit_code}" + (f": {said}" if said else "")
-    if agent.restart_policy == "Never":
-        return Ending(Reason.Failed, message, final=True)
-    return Ending(Reason.PodFailed, message, charged=True)
 
 
 def _retry_at(agent: AgentView, order: RuntimeView | None, ending: Ending | None, now: datetime) -> datetime | None:

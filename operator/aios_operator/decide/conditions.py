@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from aios_api.reasons import ConditionType, Reason
-from aios_operator.decide import attempts, egress, exposure, health, objects
+from aios_operator.decide import attempts, egress, exposure, health, lost, objects
 from aios_operator.decide.attempts import Situation
 from aios_operator.decide.facts import MESSAGE_MAX, Said, dated, fact, objects_time, said_by_node
 from aios_operator.decide.views import Refusal
@@ -109,12 +109,17 @@ def ready(s: Situation) -> Said:
     """The first thing that stands against it, in the order of an Agent's life."""
     if not s.open or s.order is None:
         return _no_place(s)
+    if s.leaving is not None and s.waits_for_mute:
+        return Said("False", Reason.WaitingForMute, _waits_for_mute(s, s.leaving))
     if s.stale_pods or (s.pod is None and s.stale_claims):
         return Said("False", Reason.WaitingForRelease, "the attempt before is still going away")
     if s.pod is None and s.forbidden is not None:
         return Said("False", Reason.Forbidden, s.forbidden)
     if s.pod is None or s.pod.node_name is None:
         return Said("False", Reason.WaitingForScheduler, "kube-scheduler has not bound the pod yet")
+    if (sight := s.state.nodes.get(s.pod.node_name)) is not None and sight.has_lease and sight.silent >= sight.mute_after:
+        after = f"{sight.mute_after.total_seconds():.0f} s"
+        return Said("False", Reason.NodeSilent, f"node {sight.name} was not heard for {after}: its gateway answers nobody until it is")
     if (preparation := prepared(s)).status == "False":
         return preparation
     for kind in (ConditionType.Fenced, ConditionType.EgressFenced, ConditionType.Listening):
@@ -134,6 +139,12 @@ def ready(s: Situation) -> Said:
             return Said("False", Reason.NotFenced, known.message if known else f"the node has not confirmed {kind} for this attempt")
     until = "; the spec has changed since, and it runs until the next attempt has a place" if s.outdated else ""
     return Said("True", Reason.Ready, f"attempt {s.order.attempt} is ready, fenced and listening on {s.order.node_name}{until}")
+
+
+def _waits_for_mute(s: Situation, former: lost.Leaving) -> str:
+    sight = s.state.nodes.get(former.node)
+    against = (lost.trouble(sight.view) if sight is not None else None) or "was out of touch"
+    return f"attempt {former.attempt} may still speak from node {former.node}, which {against}; the next one starts when it must be mute"
 
 
 def _of_share(s: Situation, kind: ConditionType) -> Said | None:
@@ -245,6 +256,8 @@ def status(s: Situation, now: datetime) -> dict[str, Any]:
                 wanted["gpu"]["enforcement"] = WATCH
     if (reached := egress.in_force(s)) is not None:
         wanted["egress"] = reached
+    if s.leaving is not None:
+        wanted["leaving"] = {"nodeName": s.leaving.node, "attempt": s.leaving.attempt}
     if s.run is not None:
         wanted["run"] = {"startTime": objects_time(s.run.start), "templateDigest": s.run.digest}
     if (refusal := waits_for(s)) is not None:

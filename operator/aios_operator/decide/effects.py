@@ -96,6 +96,8 @@ class DeletePod:
     key: Key
     name: str
     uid: str
+    at_once: bool = False
+    """Without its kubelet, which is out of reach: the API forgets the pod now."""
 
 
 @dataclass(frozen=True, slots=True)

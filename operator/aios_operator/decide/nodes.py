@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
+from aios_operator.decide.lost import OUT_OF_SERVICE, out_of_service
 from aios_operator.decide.objects import format_mebibytes
 from aios_operator.decide.views import MIB, AgentView, NodeView, Requests, Taint
 
@@ -29,6 +30,8 @@ class Obstacle(NamedTuple):
 def node_obstacle(agent: AgentView, node: NodeView, free: Requests, free_slots: int) -> Obstacle | None:
     """The first thing that stands against running `agent` on `node`; None when nothing does."""
     spec = agent.template["spec"]
+    if out_of_service(node):
+        return Obstacle(9, "the node is out of service", f"take the taint {OUT_OF_SERVICE} off node {node.name} when it is back")
     if not node.ready:
         return Obstacle(9, "the node is not ready", f"bring node {node.name} back to Ready")
     cordon = (Taint(CORDONED, "", "NoSchedule"),) if node.unschedulable else ()

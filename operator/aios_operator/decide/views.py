@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from aios_api.egress import Binding, EgressPolicy
@@ -197,6 +197,8 @@ class PodView:
     message: str
     deleting: bool
     requests: Requests
+    at_once: bool = False
+    """It is being deleted with no time left to end: the API keeps it no longer."""
     disruption: tuple[str, str] | None = None
     """Reason and message of its condition DisruptionTarget: who in the cluster takes it away (a drain, a taint, the kubelet …)."""
 
@@ -225,6 +227,22 @@ class NodeView:
     taints: tuple[Taint, ...]
     labels: Mapping[str, str]
     allocatable: Requests
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSight:
+    """What is known of a node where an Agent is, or was, as of the last read of the Leases of node agents."""
+
+    name: str
+    view: NodeView | None
+    """None: there is no Node of that name."""
+    has_lease: bool
+    silent: timedelta
+    """For how long its Lease has not changed; without one, since when something was against the node."""
+    mute_after: timedelta
+    """Silent for so long, its gateway answers nobody."""
+    lost_after: timedelta
+    """More than that: silent for so long and not ready, it is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,6 +435,10 @@ class AgentState:
     """What there is of Service and NetworkPolicy for its ports."""
     exposure_refused: tuple[str, str] | None = None
     """Reason and message: the API server does not let these be made."""
+    nodes: Mapping[str, NodeSight] = field(default_factory=dict)
+    """Those of its order, its pods, and an attempt before that may still speak. Empty while nothing is heard of nodes."""
+    order_stood: timedelta | None = None
+    """For how long its order was there at the last read of the Leases; None when no read began since."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,6 +201,7 @@ def pod(raw: Raw) -> PodView | None:
         message=status.get("message", ""),
         deleting=bool(metadata.get("deletionTimestamp")),
         requests=of_pod_or_one(spec),
+        at_once=bool(metadata.get("deletionTimestamp")) and metadata.get("deletionGracePeriodSeconds") == 0,
         disruption=(target.get("reason", ""), target.get("message", "")) if target.get("status") == "True" else None,
     )
 

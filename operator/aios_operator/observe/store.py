@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from aios_api import names
 from aios_api.reasons import ConditionType
 from aios_kube import Resource, Selection, resources
-from aios_operator.decide import health, quota
+from aios_operator.decide import health, lost, quota
 from aios_operator.decide.attempts import condition
 from aios_operator.decide.objects import POLICY_NAME
 from aios_operator.decide.views import (
@@ -31,6 +31,8 @@ from aios_operator.decide.views import (
     Grant,
     Key,
     NamespaceState,
+    NodeSight,
+    NodeView,
     Order,
     OrderRefusal,
     PodView,
@@ -45,6 +47,7 @@ from aios_operator.decide.views import (
 )
 from aios_operator.observe import parse, reach
 from aios_operator.observe.dirty import Dirty
+from aios_operator.observe.heartbeats import Heard
 from aios_operator.observe.selection import Selections
 
 BURIED = 20_000
@@ -105,12 +108,13 @@ class Table(Generic[V]):
             del self.views[(namespace, name)]
             self.changed(old, None)
 
-    def is_being_deleted(self, namespace: str, name: str, uid: str) -> None:
+    def is_being_deleted(self, namespace: str, name: str, uid: str, **more: bool) -> None:
         """We know so of the object of that uid though no event has said it yet. Views that don't tell it apart wait for the event."""
         old = self.views.get((namespace, name))
-        if old is None or old.uid != uid or getattr(old, "deleting", True):
+        known = {"deleting": True, **more}
+        if old is None or old.uid != uid or all(getattr(old, field, True) == value for field, value in known.items()):
             return
-        new = dataclasses.replace(old, deleting=True)  # type: ignore[type-var]
+        new = dataclasses.replace(old, **known)  # type: ignore[type-var]
         self.views[(namespace, name)] = new
         self.changed(old, new)
 
@@ -146,9 +150,11 @@ class Store:
         self.quotas = Table(resources.GPU_QUOTAS, parse.quota, self._quota_changed)
         self.bindings = Table(resources.TOOL_BINDINGS, reach.binding, self._binding_changed)
         self.services = Table(resources.SERVICES, reach.service, self._exposure_changed, ours)
-        self.nodes = Table(resources.NODES, parse.node, self._offer_changed)
+        self.nodes = Table(resources.NODES, parse.node, self._node_changed)
         own_driver = Selection(fields=f"spec.driver={names.DRIVER}")
         self.slices = Table(resources.RESOURCE_SLICES, parse.resource_slice, self._slice_changed, own_driver)
+        self.heard: Heard | None = None
+        """What is heard of nodes. None: nobody listens, and no node is given up."""
         self.foreign: Mapping[str, Requests] = {}
         self.refusals: dict[Key, Refusal] = {}
         self.exclusions: dict[Key, tuple[Exclusion, ...]] = {}
@@ -187,14 +193,14 @@ class Store:
 
     def state(self, key: Key) -> AgentState:
         """All that is known of one Agent."""
-        runtime = self.runtimes.views.get(key)
-        agent = self.agents.views.get(key)
+        agent, runtime = self.agents.views.get(key), self.runtimes.views.get(key)
+        pods = tuple(self._pods_of.get(key, {}).values())
         return AgentState(
             key=key,
             agent=agent,
             runtime=runtime,
             claims=tuple(self._claims_of.get(key, {}).values()),
-            pods=tuple(self._pods_of.get(key, {}).values()),
+            pods=pods,
             policy=self._policy_of(key.namespace),
             quota=next(iter(self._quotas_in.get(key.namespace, ())), None),
             refusal=self.refusals.get(key),
@@ -204,7 +210,14 @@ class Store:
             exposures=tuple(self._exposures_of.get(key, {}).values()),
             exposure_refused=self.refused_exposures.get(key),
             gpu_taints=self._gpu_taints(runtime),
+            nodes=self._sights(lost.nodes_of(agent, runtime, pods)),
+            order_stood=self.heard.stood(key, runtime.attempt) if self.heard is not None and runtime is not None else None,
         )
+
+    def _sights(self, nodes: Collection[str]) -> Mapping[str, NodeSight]:
+        heard = self.heard
+        seen = [heard.sight(name, self.nodes.views.get(("", name))) for name in nodes] if heard is not None else []
+        return {sight.name: sight for sight in seen if sight is not None}
 
     def _gpu_taints(self, runtime: RuntimeView | None) -> tuple[Taint, ...]:
         if runtime is None or runtime.gpu is None:
@@ -304,6 +317,25 @@ class Store:
         others = tuple(e for e in self.exclusions.get(key, ()) if e.node != exclusion.node)
         self.exclusions[key] = (*others, exclusion)
         self.cluster_dirty = True
+
+    def attempts(self) -> dict[Key, int]:
+        """The attempt of every order that stands."""
+        return {runtime.key: runtime.attempt for runtime in self.runtimes.views.values()}
+
+    def hear(self, began: float, ended: float, leases: Mapping[str, str], orders: Mapping[Key, int]) -> None:
+        """The Leases of node agents were read: as in `Heard.take`. Agents are planned whose nodes are, or were, in trouble or silent."""
+        assert self.heard is not None, "who listens keeps what is heard"
+        on: dict[str, list[Key]] = {}
+        for key in self.keys():
+            of_key = self.agents.views.get(key), self.runtimes.views.get(key), self._pods_of.get(key, {}).values()
+            for node in lost.nodes_of(*of_key):
+                on.setdefault(node, []).append(key)
+        troubled = {node for node in on if lost.trouble(self.nodes.views.get(("", node))) is not None}
+        before = self.heard.noteworthy()
+        self.heard.take(began, ended, leases, orders, troubled)
+        departed = {key for key, agent in ((Key(*name), view) for name, view in self.agents.views.items()) if agent.status.get("leaving")}
+        for key in {key for node in before | self.heard.noteworthy() for key in on.get(node, ())} | departed:
+            self.mark(key)
 
     def refuse_template(self, key: Key, digest: str, message: str) -> None:
         """The server finds what is made from this template invalid."""
@@ -433,6 +465,11 @@ class Store:
             self._slices_on.setdefault(new.node_name, {})[new.name] = new
         for node in {each.node_name for each in (old, new) if each is not None and any(gpu.taints for gpu in each.gpus)}:
             self._mark_on(node)
+        self._offer_changed(old, new)
+
+    def _node_changed(self, old: NodeView | None, new: NodeView | None) -> None:
+        if old is None or new is None or lost.trouble(old) != lost.trouble(new):
+            self._mark_on((new or old).name)  # type: ignore[union-attr]
         self._offer_changed(old, new)
 
     def _mark_on(self, node: str) -> None:

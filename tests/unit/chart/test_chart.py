@@ -124,9 +124,11 @@ def test_a_new_operator_is_there_before_an_old_one_ends(chart: Any, release: Any
 def test_operators_have_the_rights_to_their_lease_where_they_look_for_it_and_to_no_other(release: Any) -> None:
     settings = operator_settings(release.environment("Deployment", "aios-operator"))
     assert (settings.lease_namespace, settings.identity) == ("metadata.namespace", "metadata.name")
+    assert settings.mute_seconds == float(release.environment("DaemonSet", "aios-node")["AIOS_MUTE_SECONDS"])
     role = release.one("Role", "aios-operator")
     assert [(rule.get("resourceNames"), rule["verbs"]) for rule in role["rules"]] == [
         ([names.MANAGED_BY], ["get", "patch"]),
+        (None, ["list"]),
         (None, ["create"]),
     ]
     assert {each["metadata"]["namespace"] for each in (role, release.one("Lease", names.MANAGED_BY))} == {"aios-system"}

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from aios_api import names
 from aios_api.quantity import format_bytes, parse_bytes
+from aios_operator.decide.lost import BY_POD_GC, OUT_OF_SERVICE
 from aios_operator.decide.requests import of_pod
 from aios_operator.decide.views import Requests
 from aios_operator.observe import parse
@@ -37,6 +38,9 @@ class Cluster:
         """By Agent: why its container does not start (a `waiting` state)."""
         self.of_shares: dict[str, dict[str, tuple[str, str, str]]] = {}
         """By Agent: what its node says of its share (condition to status, reason and message)."""
+        self.cut_off: set[str] = set()
+        """Nodes that neither reach the API server nor are reached; what runs there runs on."""
+        self.pod_gc_sleeps = False
         self.no_room: list[str] = []
         """Pods that kube-scheduler could not bind because what the operator gave out was not there."""
         self._serial = 0
@@ -72,6 +76,9 @@ class Cluster:
         before = self._serial, len(self.objects)
         self._collect_garbage()
         self._release_claims()
+        if not self.pod_gc_sleeps:
+            for pod in self._pods_of_agents():
+                self._collect_pod(pod)
         if not self.scheduler_sleeps:
             for pod in self._pods_of_agents():
                 self._schedule(pod)
@@ -79,11 +86,32 @@ class Cluster:
             self._tell_facts(runtime)
         if not self.kubelet_sleeps:
             for pod in self._pods_of_agents():
-                self._run(pod)
+                if not pod["spec"].get("nodeName") or self.is_reached(pod["spec"]["nodeName"]):
+                    self._run(pod)
         return before != (self._serial, len(self.objects))
 
     def _pods_of_agents(self) -> list[Object]:
         return [pod for pod in self.all("Pod") if names.LABEL_AGENT in (pod["metadata"].get("labels") or {})]
+
+    def is_reached(self, node: str) -> bool:
+        """The node and the API server hear each other."""
+        return node not in self.cut_off and self.find("Node", node) is not None
+
+    def _collect_pod(self, pod: Object) -> None:
+        """The pod garbage collector: pods of nodes that are gone or out of service are failed, and removed without their kubelet."""
+        name = pod["spec"].get("nodeName")
+        node = self.find("Node", name) if name else None
+        taints = [taint["key"] for taint in node["spec"].get("taints") or ()] if node else []
+        if name is None or (node is not None and OUT_OF_SERVICE not in taints):
+            return
+        if any(c.get("reason") == BY_POD_GC for c in pod["status"].get("conditions") or ()):
+            del self.objects[self._id(pod)]
+            return
+        gone = {"type": "DisruptionTarget", "status": "True", "reason": BY_POD_GC, "message": "PodGC"}
+        phase = pod["status"]["phase"] if pod["status"]["phase"] == "Succeeded" else "Failed"
+        pod["status"] = {**pod["status"], "phase": phase, "conditions": [*pod["status"].get("conditions", ()), gone]}
+        pod["metadata"].setdefault("deletionTimestamp", self._time())
+        self._touch(pod)
 
     def _collect_garbage(self) -> None:
         uids = {obj["metadata"]["uid"] for obj in self.objects.values()}
@@ -135,7 +163,7 @@ class Cluster:
     def _has_room(self, pod: Object, name: str) -> bool:
         """Whether CPU, memory and number of pods allow the pod on the node."""
         node = self.find("Node", name)
-        if node is None:
+        if node is None or not parse.node(node).ready:
             return False
         bound = [p for p in self.all("Pod") if p["spec"].get("nodeName") == name]
         alive = [p for p in bound if p["status"]["phase"] not in ("Succeeded", "Failed")]
@@ -170,6 +198,8 @@ class Cluster:
         spec = runtime["spec"]
         claim, pod = self.find("ResourceClaim", spec["claimName"]), self.find("Pod", spec["podName"])
         if claim is None or not (claim.get("status") or {}).get("allocation") or runtime["metadata"]["name"] in self.unprepared:
+            return
+        if not self.is_reached(spec["nodeName"]):
             return
         running = pod is not None and (pod.get("status") or {}).get("phase") == "Running"
         said = {"Prepared": "True", "Fenced": "True" if running else "Unknown", "Listening": "True" if running else "False"}

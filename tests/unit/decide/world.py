@@ -13,9 +13,11 @@ from aios_api.quantity import mebibytes
 from aios_api.quota import GPUQuotaStatus
 from aios_api.runtime import AgentRuntimeSpec
 from aios_operator.decide import effects as do
+from aios_operator.decide import lost
 from aios_operator.decide.agent import plan_agent, plan_namespace
 from aios_operator.decide.cluster import plan_cluster, standing_order
 from aios_operator.decide.health import taints_of
+from aios_operator.decide.lost import OUT_OF_SERVICE
 from aios_operator.decide.quota import holdings, oldest_first, plan_quotas
 from aios_operator.decide.views import (
     AgentState,
@@ -24,6 +26,7 @@ from aios_operator.decide.views import (
     Grant,
     Key,
     NamespaceState,
+    NodeView,
     Order,
     OrderRefusal,
     QuotaState,
@@ -33,6 +36,7 @@ from aios_operator.decide.views import (
     Taint,
 )
 from aios_operator.observe import parse
+from aios_operator.observe.heartbeats import Heard
 from unit.decide.cluster import NAMESPACE, Cluster, Object
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -73,6 +77,10 @@ class World(Cluster):
         self.policies_forbidden = False
         self.nudges_help = True
         self.unlimited_without_quota = True
+        self.heard = Heard(mute_seconds=60, lost_seconds=90)
+        self.without_lease: set[str] = set()
+        """Nodes whose agent renews none."""
+        self._renewed: dict[str, str] = {}
 
     # What a user does.
 
@@ -95,6 +103,25 @@ class World(Cluster):
     def _gpu_device(uuid: str, size: str) -> Object:
         attributes = {"kind": {"string": "gpu"}, "uuid": {"string": uuid}, "model": {"string": H100}}
         return {"name": f"gpu-{uuid.lower()}", "attributes": attributes, "capacity": {"memory": {"value": size}}}
+
+    def lose_contact(self, name: str) -> World:
+        """The node is cut off from the API server, and goes on with what it does. It is still Ready for a while."""
+        self.cut_off.add(name)
+        return self
+
+    def say_ready(self, name: str, word: str) -> World:
+        """What the node controller, or the kubelet, says of the node."""
+        self._edit("Node", name, lambda node: node["status"]["conditions"][0].update(status=word))
+        return self
+
+    def regain_contact(self, name: str) -> World:
+        self.cut_off.discard(name)
+        return self.say_ready(name, "True")
+
+    def take_out_of_service(self, name: str) -> World:
+        taint = {"key": OUT_OF_SERVICE, "value": "nodeshutdown", "effect": "NoExecute"}
+        self._edit("Node", name, lambda node: node["spec"].setdefault("taints", []).append(taint))
+        return self
 
     def taint_gpu(self, uuid: str, value: str = "xid79", effect: str = "NoExecute", key: str = names.TAINT_UNHEALTHY) -> World:
         """The node agent, or another, says something against a GPU."""
@@ -172,6 +199,7 @@ class World(Cluster):
 
     def forget(self) -> World:
         """The operator was restarted: what only it knew is gone."""
+        self.heard = Heard(mute_seconds=60, lost_seconds=90)
         self.refusals, self.exclusions, self.refused_templates, self.refused_orders = {}, {}, {}, {}
         return self
 
@@ -184,6 +212,7 @@ class World(Cluster):
     def operate(self, budget: int | None = None) -> int:
         """Plans everything once and carries it out, up to `budget` writes; how many there were."""
         before = len(self.written)
+        self.hear()
         left = (lambda: True) if budget is None else (lambda: len(self.written) - before < budget)
         for namespace in sorted({NAMESPACE}):
             self._perform(plan_namespace(self._namespace_state(namespace)), left)
@@ -196,22 +225,43 @@ class World(Cluster):
         self._perform(plan_quotas(QuotaState(self._quotas(), members), self.now), left)
         return len(self.written) - before
 
+    def hear(self) -> None:
+        """Node agents that reach the API server renew their Leases, and the operator reads all of them."""
+        nodes = set(self.names("Node")) - self.without_lease
+        self._renewed |= {name: f"{name} at {self._serial} {self.now}" for name in nodes if self.is_reached(name)}
+        states = {key: self.state(key) for key in self._keys()}
+        referred = {name for state in states.values() for name in lost.nodes_of(state.agent, state.runtime, state.pods)}
+        troubled = {name for name in referred if lost.trouble(self._node(name)) is not None}
+        attempts = {key: state.runtime.attempt for key, state in states.items() if state.runtime is not None}
+        moment = self.now.timestamp()
+        self.heard.take(moment, moment, self._renewed, attempts, troubled)
+
+    def _node(self, name: str) -> NodeView | None:
+        raw = self.find("Node", name)
+        return parse.node(raw) if raw else None
+
     def state(self, key: Key) -> AgentState:
         raw = self.find("Agent", key.name)
         runtime = self.find("AgentRuntime", key.name)
         namespace = self._namespace_state(key.namespace)
+        agent = parse.agent(raw) if raw else None
+        order = parse.runtime(runtime) if runtime else None
+        pods = tuple(p for p in map(parse.pod, self.all("Pod")) if p is not None and p.agent == key)
+        sights = [self.heard.sight(name, self._node(name)) for name in lost.nodes_of(agent, order, pods)]
         return AgentState(
             key=key,
-            agent=parse.agent(raw) if raw else None,
-            runtime=parse.runtime(runtime) if runtime else None,
+            agent=agent,
+            runtime=order,
             claims=tuple(c for c in map(parse.claim, self.all("ResourceClaim")) if c is not None and c.agent == key),
-            pods=tuple(p for p in map(parse.pod, self.all("Pod")) if p is not None and p.agent == key),
+            pods=pods,
             policy=namespace.policy,
             quota=next(iter(self._quotas()), None),
             refusal=self.refusals.get(key),
             template_refused=self.refused_templates.get(key),
             order_refused=self.refused_orders.get(key),
-            gpu_taints=self._gpu_taints(parse.runtime(runtime)) if runtime else (),
+            gpu_taints=self._gpu_taints(order) if order else (),
+            nodes={sight.name: sight for sight in sights if sight is not None},
+            order_stood=self.heard.stood(key, order.attempt) if order else None,
         )
 
     def _gpu_taints(self, order: RuntimeView) -> tuple[Taint, ...]:
@@ -292,8 +342,11 @@ class World(Cluster):
                 self._edit("Pod", name, lambda obj: obj["metadata"].setdefault("annotations", {}).update(nudged))
                 if self.nudges_help:
                     self.unprepared.discard(key.name)
-            case do.DeletePod(_, name):
-                self.delete("Pod", name)
+            case do.DeletePod(_, name, _, at_once):
+                if at_once:
+                    self.objects.pop(("Pod", NAMESPACE, name), None)
+                else:
+                    self.delete("Pod", name)
             case do.DeleteClaim(_, name):
                 self.delete("ResourceClaim", name)
             case do.DeleteRuntime(key):

@@ -79,6 +79,27 @@ def test_the_gateway_understands_its_environment(release: Any) -> None:
     assert settings.context_dir == NodeSettings("x").context_dir
 
 
+def test_the_audit_is_written_where_there_is_room_for_it(chart: Any) -> None:
+    for given, size in ((None, "256Mi"), ({"gateway": {"audit": {"fileMiB": 100, "files": 3}}}, "348Mi")):
+        release = chart.render(given)
+        settings = GatewaySettings.from_environment(release.environment("DaemonSet", "aios-gateway"))
+        mounts = {mount["name"]: mount["mountPath"] for mount in release.container("DaemonSet", "aios-gateway")["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in release.pod("DaemonSet", "aios-gateway")["volumes"]}
+        assert settings.audit_file is not None
+        assert str(settings.audit_file.parent) == mounts["audit"]
+        assert volumes["audit"]["emptyDir"]["sizeLimit"] == size
+    assert (settings.audit_file_bytes, settings.audit_files) == (100 << 20, 3)
+
+
+def test_what_is_internal_and_who_resolves_are_the_clusters_to_say(chart: Any) -> None:
+    dns = {"nameservers": ["203.0.113.53"], "options": [{"name": "ndots", "value": "1"}]}
+    release = chart.render({"gateway": {"internalCIDRs": ["198.51.100.0/24", "2001:db8::/48"], "dnsPolicy": "None", "dnsConfig": dns}})
+    settings = GatewaySettings.from_environment(release.environment("DaemonSet", "aios-gateway"))
+    assert settings.internal_cidrs == ("198.51.100.0/24", "2001:db8::/48")
+    pod = release.pod("DaemonSet", "aios-gateway")
+    assert (pod["dnsPolicy"], pod["dnsConfig"]) == ("None", dns)
+
+
 def test_the_operator_understands_its_environment(release: Any) -> None:
     settings = operator_settings(release.environment("Deployment", "aios-operator"))
     assert settings.http_port == release.container("Deployment", "aios-operator")["ports"][0]["containerPort"]

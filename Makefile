@@ -5,7 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup check test-fast test test-gpu demo demo-down generate format locks native bench clean
+.PHONY: help setup check test-fast test test-gpu demo demo-down generate format locks native soak bench clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ test: setup ## Check and every tier that this machine can run, with one summary
 
 test-gpu: setup ## What needs a real NVIDIA GPU and driver; skips with one line elsewhere
 	@$(PY) tests/run.py gpu
+
+soak: setup ## The long forms of tests: fuzzing (FUZZ_SECONDS=600 for each of three)
+	@AIOS_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(PY) -m pytest tests/property/test_egress_fuzz.py -s --timeout=0
 
 bench: setup ## A bench on the running demo, kept in bench/results (NAME=start)
 	@$(VENV)/bin/aiosctl bench $(or $(NAME),start) --json bench/results/$(or $(NAME),start).json

@@ -20,7 +20,7 @@ from aios_sidecar.gateway.contexts.desk import Desk
 from aios_sidecar.gateway.contexts.metrics import ContextMetrics
 from aios_sidecar.gateway.egress.agent import Outside
 from aios_sidecar.gateway.egress.audit import Audit, AuditFile, NoAudit
-from aios_sidecar.gateway.egress.names import SystemNames
+from aios_sidecar.gateway.egress.names import Names, SystemNames
 from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.link import NodeLink
 from aios_sidecar.gateway.metrics import Metrics, Operations
@@ -31,15 +31,16 @@ from aios_sidecar.gateway.turns import Turns
 log = logging.getLogger(__name__)
 
 
-async def serve(settings: Settings, stop: asyncio.Event) -> None:
-    """Serve agents until `stop` is set, then drain. Raises OSError when the operations address can't be had."""
+async def serve(settings: Settings, stop: asyncio.Event, names: Names | None = None) -> None:
+    """Serve agents until `stop` is set, then drain. `names` stands for the system's resolver. Raises OSError when the operations address
+    can't be had."""
     metrics = Metrics()
     freshness = Freshness(settings.mute_seconds, machine_seconds, metrics)
     desk = _desk(settings, metrics.contexts)
     audit = _audit(settings, metrics)
-    names = SystemNames(settings.egress)
+    system = SystemNames(settings.egress)
     internal = Internal.with_cluster(settings.internal_cidrs)
-    outside = Outside(names, settings.egress, Turns(), audit, metrics.egress, internal)
+    outside = Outside(names or system, settings.egress, Turns(), audit, metrics.egress, internal)
     agents = Agents(settings.limits, outside, metrics, freshness, desk)
     link = NodeLink(settings, agents, freshness, metrics, random.Random())  # noqa: S311  spreads reconnects, protects nothing
     operations = Server(
@@ -59,7 +60,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         await agents.drain(settings.drain_seconds)
         operations.end()
-        names.close()
+        system.close()
         await audit.close()
         if desk is not None:
             desk.close()

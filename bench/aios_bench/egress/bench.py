@@ -1,0 +1,151 @@
+"""Measures the way out on loopback, without a cluster."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from aios_bench.egress import bypasses
+from aios_bench.egress.house import Beside, House, a_house, a_policy, done
+from aios_bench.result import Options, Result, percentile
+
+HERE: Final = "127.0.0.1"
+CONNECTIONS: Final = 16
+FLOOD_CONNECTIONS: Final = 64
+LOAD: Final = 0.6
+QUIET_PER_SECOND: Final = 50
+
+METHOD: Final = (
+    "Gateway (one process, asyncio), hosts and clients are processes of their own on loopback of one machine, whose cores they share. "
+    "requests_per_s_per_worker: 16 connections of one Agent, each asking again when it is answered, GET with 1 KiB in the response, kept "
+    "alive on both sides, each request judged and audited. request_added_ms_*: the same at {load:.0%} of that rate, times from when each "
+    "request was due; percentile through the gateway less percentile straight to the host at the same rate; the middle of three rounds. "
+    "connect_gbit_per_s: one tunnel, the slower of the two directions. idle_connections_mib: resident memory of the gateway with {idle} "
+    "idle connections over {agents} Agents, half of them tunnels, which have a second socket each. flood_p99_ratio: p99 of {quiet} "
+    "requests/s of one Agent while another keeps its 64 connections busy, over p99 without; the middle of three rounds. "
+    "policy_in_force_s_p95: {agents} Agents' orders change at once in the node agent's store; until its link has the gateway's word, each. "
+    "bypasses_*: those of bench/aios_bench/egress/bypasses.py. load_average_*: of the machine over one minute, before and after: what else "
+    "it had to do."
+)
+
+
+def resident_mib(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def load_average() -> float:
+    return float(Path("/proc/loadavg").read_text().split()[0])
+
+
+@asynccontextmanager
+async def some_hosts() -> AsyncIterator[dict[str, int]]:
+    process = await Beside.start("hosts")
+    try:
+        yield await process.said()
+    finally:
+        await process.end()
+
+
+async def asked(port: int, host: int, seconds: float, per_second: float = 0, connections: int = CONNECTIONS, direct: bool = False) -> Any:
+    """Load on the host's HTTP port: through the gateway's `port`, or straight to it."""
+    where = f"{HERE}:{host}"
+    url = "/" if direct else f"http://{where}/"
+    given = {"port": host if direct else port, "url": url, "host": where, "connections": connections}
+    return await done("ask", **given, seconds=seconds, per_second=per_second)
+
+
+async def requests(house: House, http: int, seconds: float) -> tuple[dict[str, float], dict[str, list[float]]]:
+    port = house.ports[0]
+    saturated = await asked(port, http, seconds)
+    rate = len(saturated["ms"]) / saturated["seconds"]
+    added: dict[str, list[float]] = {"p50": [], "p99": []}
+    for _ in range(3):  # direct and through in turns: the machine is not the same from one minute to the next
+        direct = (await asked(port, http, seconds, LOAD * rate, direct=True))["ms"]
+        through = (await asked(port, http, seconds, LOAD * rate))["ms"]
+        for name, percent in (("p50", 50), ("p99", 99)):
+            added[name].append(percentile(through, percent) - percentile(direct, percent))
+    middle = {f"request_added_ms_{name}": round(sorted(each)[1], 3) for name, each in added.items()}
+    raw = {f"request_added_ms_{name}": [round(one, 3) for one in each] for name, each in added.items()}
+    return {"requests_per_s_per_worker": round(rate), **middle}, raw
+
+
+async def flood(house: House, http: int, seconds: float) -> tuple[dict[str, float], dict[str, list[float]]]:
+    noisy, quiet = house.ports[:2]
+    ratios, flooded = [], 0.0
+    for _ in range(3):
+        before = (await asked(quiet, http, seconds, QUIET_PER_SECOND, connections=4))["ms"]
+        flooding = asyncio.create_task(asked(noisy, http, seconds * 2, connections=FLOOD_CONNECTIONS))
+        await asyncio.sleep(seconds / 2)
+        during = (await asked(quiet, http, seconds, QUIET_PER_SECOND, connections=4))["ms"]
+        result = await flooding
+        flooded = len(result["ms"]) / result["seconds"]
+        ratios.append(percentile(during, 99) / percentile(before, 99))
+    figures = {"flood_p99_ratio": round(sorted(ratios)[1], 2), "flood_requests_per_s": round(flooded)}
+    return figures, {"flood_p99_ratio": [round(each, 2) for each in ratios]}
+
+
+async def tunnels(house: House, pump: int, seconds: float) -> dict[str, float]:
+    figures = {}
+    for direction, name in (("d", "down"), ("u", "up")):
+        carried = await done("carry", port=house.ports[0], target=f"{HERE}:{pump}", direction=direction, seconds=seconds)
+        figures[f"connect_{name}_gbit_per_s"] = round(8e-9 * carried["bytes"] / carried["seconds"], 2)
+    return {"connect_gbit_per_s": min(figures.values()), **figures}
+
+
+async def idle(house: House, hosts: dict[str, int], each: int) -> dict[str, float]:
+    before = resident_mib(house.worker_pid)
+    where = f"{HERE}:{hosts['http']}"
+    holding = await Beside.start(
+        "hold", ports=house.ports, each=each, tunnels=each // 2, target=f"{HERE}:{hosts['http']}", url=f"http://{where}/", host=where
+    )
+    try:
+        held = (await holding.said())["held"]
+        return {"idle_connections": held, "idle_connections_mib": round(resident_mib(house.worker_pid)), "worker_mib_before": round(before)}
+    finally:
+        await holding.end()
+
+
+async def in_force(house: House, hosts: dict[str, int], rounds: int) -> tuple[dict[str, float], dict[str, list[float]]]:
+    seconds: list[float] = []
+    for number in range(rounds):
+        others = [f"https://host-{n}.example.com:443" for n in range(30)]
+        seconds += await house.load(a_policy(*_rules(hosts), *others, generation=number + 2))
+    return {"policy_in_force_s_p95": round(percentile(seconds, 95), 3)}, {"policy_in_force_s": [round(each, 4) for each in seconds]}
+
+
+def _rules(hosts: dict[str, int]) -> tuple[str, ...]:
+    return f"http://{HERE}:{hosts['http']}", f"tcp://{HERE}:{hosts['http']}", f"tcp://{HERE}:{hosts['pump']}"
+
+
+async def past_it() -> tuple[dict[str, float], list[str]]:
+    async with bypasses.two_hosts() as watched, a_house(4, None, bypasses.NAMES) as house:
+        passed = await bypasses.try_all(house, watched)
+    return {"bypasses_tried": len(passed), "bypasses_passed": sum(passed.values())}, [name for name, reached in passed.items() if reached]
+
+
+async def measure(options: Options) -> Result:
+    agents, each, seconds, rounds = (10, 10, 1.0, 2) if options.quick else (200, 50, 6.0, 5)
+    figures: dict[str, float] = {"agents": agents, "load_average_before": load_average()}
+    samples: dict[str, list[float]] = {}
+    through, names = await past_it()
+    figures |= through
+    async with some_hosts() as hosts, a_house(agents, a_policy(*_rules(hosts))) as house:
+        figures |= await tunnels(house, hosts["pump"], seconds)
+        for part in (requests, flood):
+            measured, raw = await part(house, hosts["http"], seconds)
+            figures |= measured
+            samples |= raw
+        measured, raw = await in_force(house, hosts, rounds)
+        figures |= measured
+        samples |= raw
+    async with some_hosts() as hosts, a_house(agents, a_policy(*_rules(hosts))) as house:
+        figures |= await idle(house, hosts, each)
+    figures["load_average_after"] = load_average()
+    method = METHOD.format(load=LOAD, idle=agents * each, agents=agents, quiet=QUIET_PER_SECOND)
+    return Result(figures=figures, samples=samples, method=method + (f" Passed: {', '.join(names)}." if names else ""))
+
+
+def bench(options: Options) -> Result:
+    return asyncio.run(measure(options))

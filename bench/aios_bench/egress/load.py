@@ -1,0 +1,220 @@
+"""Hosts and clients for the bench, each a process of its own: `python -m aios_bench.egress.load MODE JSON` prints JSON and ends.
+
+It ends by itself: after its time, or when its standard input is closed.
+"""
+
+import asyncio
+import contextlib
+import json
+import resource
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from typing import Any, Final
+
+RESPONSE: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1024\r\n\r\n" + b"x" * 1024
+PIECE: Final = 256 * 1024
+HERE: Final = "127.0.0.1"
+
+
+def say(what: Any) -> None:
+    print(json.dumps(what), flush=True)
+
+
+async def until_closed() -> None:
+    await asyncio.to_thread(sys.stdin.read)
+
+
+# Hosts
+
+
+class Answering(asyncio.Protocol):
+    """Answers each request without content with 1 KiB."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.write(RESPONSE * data.count(b"\r\n\r\n"))
+
+
+def pump(connection: socket.socket) -> None:
+    """Sends as fast as it can after a `d`, reads as fast as it can after a `u`, does nothing after anything else."""
+    with connection, contextlib.suppress(OSError):
+        wanted = connection.recv(1)
+        piece = memoryview(bytearray(PIECE))
+        if wanted == b"d":
+            while True:
+                connection.sendall(piece)
+        while connection.recv_into(piece):
+            pass
+
+
+async def hosts(_: Any) -> None:
+    """An HTTP server and a pump."""
+    loop = asyncio.get_running_loop()
+    answering = await loop.create_server(Answering, HERE, 0, backlog=1024)
+    pumping = socket.create_server((HERE, 0), backlog=4096)
+    say({"http": answering.sockets[0].getsockname()[1], "pump": pumping.getsockname()[1]})
+
+    def accept() -> None:
+        while True:
+            connection, _ = pumping.accept()
+            threading.Thread(target=pump, args=(connection,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    await until_closed()
+
+
+# Clients
+
+
+class Asking(asyncio.Protocol):
+    """One connection that asks one question at a time. All answers are equally long."""
+
+    def __init__(self, load: "Load") -> None:
+        self._load = load
+        self._length: int | None = None
+        self._head = b""
+        self._have = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._load.free(self)
+
+    def ask(self, due: float) -> None:
+        self._due = due
+        self._transport.write(self._load.request)
+
+    def data_received(self, data: bytes) -> None:
+        self._have += len(data)
+        if self._length is None:
+            self._head += data
+            head, separator, _ = self._head.partition(b"\r\n\r\n")
+            if not separator:
+                return
+            if not head.startswith(b"HTTP/1.1 200"):
+                raise RuntimeError(f"the bench was answered {head[:200]!r}")
+            self._length = len(head) + 4 + 1024
+        if self._have >= self._length:
+            self._have -= self._length
+            self._load.answered(time.perf_counter() - self._due)
+            self._load.free(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._load.lost += 1
+
+
+class Load:
+    """Many connections: a question as soon as one is free, or at a fixed rate, whose times count from when a question was due."""
+
+    def __init__(self, request: bytes, per_second: float) -> None:
+        self.request = request
+        self.seconds: list[float] = []
+        self.lost = 0
+        self._period = 1 / per_second if per_second else 0.0
+        self._due: deque[float] = deque()
+        self._idle: deque[Asking] = deque()
+        self._running = True
+
+    def free(self, asking: Asking) -> None:
+        if not self._running:
+            return
+        if not self._period:
+            asking.ask(time.perf_counter())
+        elif self._due:
+            asking.ask(self._due.popleft())
+        else:
+            self._idle.append(asking)
+
+    def answered(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+    async def pace(self, end: float) -> None:
+        due = time.perf_counter()
+        while due < end:
+            due += self._period
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            if self._idle:
+                self._idle.popleft().ask(due)
+            else:
+                self._due.append(due)
+
+    def stop(self) -> None:
+        self._running = False
+
+
+async def ask(given: Any) -> None:
+    """`{port, url, host, connections, seconds, per_second}`: how many were answered in how long, and the time of each in ms."""
+    load = Load(f"GET {given['url']} HTTP/1.1\r\nHost: {given['host']}\r\n\r\n".encode(), given["per_second"])
+    loop = asyncio.get_running_loop()
+    for _ in range(given["connections"]):
+        await loop.create_connection(lambda: Asking(load), HERE, given["port"])
+    await asyncio.sleep(given["seconds"] / 5)  # what was measured while it was being built up is not counted
+    load.seconds.clear()
+    began = time.perf_counter()
+    if given["per_second"]:
+        await load.pace(began + given["seconds"])
+    else:
+        await asyncio.sleep(given["seconds"])
+    took = time.perf_counter() - began
+    load.stop()
+    say({"seconds": took, "lost": load.lost, "ms": [round(1000 * each, 4) for each in load.seconds]})
+
+
+def a_tunnel(port: int, target: str) -> socket.socket:
+    connection = socket.create_connection((HERE, port))
+    connection.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += connection.recv(1)
+    if not head.startswith(b"HTTP/1.1 200"):
+        raise RuntimeError(f"the bench was answered {head!r}")
+    return connection
+
+
+async def carry(given: Any) -> None:
+    """`{port, target, direction, seconds}`: bytes that came through one tunnel in that time."""
+
+    def work() -> dict[str, float]:
+        piece = memoryview(bytearray(PIECE))
+        with a_tunnel(given["port"], given["target"]) as tunnel:
+            tunnel.sendall(given["direction"].encode())
+            began, count = time.perf_counter(), 0
+            while (now := time.perf_counter()) < began + given["seconds"]:
+                count += tunnel.recv_into(piece) if given["direction"] == "d" else tunnel.send(piece)
+            return {"bytes": count, "seconds": now - began}
+
+    say(await asyncio.to_thread(work))
+
+
+async def hold(given: Any) -> None:
+    """`{ports, each, tunnels, target, url, host}`: idle connections, `each` on every port, of which `tunnels` lead to the target and the
+    others have had an answer; until standard input is closed."""
+    held = []
+    request = f"GET {given['url']} HTTP/1.1\r\nHost: {given['host']}\r\n\r\n".encode()
+    for port in given["ports"]:
+        for number in range(given["each"]):
+            if number < given["tunnels"]:
+                held.append(a_tunnel(port, given["target"]))
+                continue
+            connection = socket.create_connection((HERE, port))
+            connection.sendall(request)
+            answer = b""
+            while len(answer) < 1024:
+                answer += connection.recv(4096)
+            held.append(connection)
+    say({"held": len(held)})
+    await until_closed()
+
+
+MODES: Final = {"hosts": hosts, "ask": ask, "carry": carry, "hold": hold}
+
+if __name__ == "__main__":
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    asyncio.run(MODES[sys.argv[1]](json.loads(sys.argv[2])))

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from aios_sidecar.context.items import Draft, Item, Role
-from aios_sidecar.context.memory import DAWN, numbered
+from aios_sidecar.context.memory import numbered
 
 UNANSWERABLE: Final = 5
 """The category of questions that nothing answers: no item can be recalled for them."""
 _EVIDENCE: Final = re.compile(r"D:?\s*(\d+)\s*:\s*0*(\d+)")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FORMS: Final = ("%I:%M %p on %d %B, %Y", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%d %B %Y", "%Y-%m-%d")
 
 
@@ -60,7 +61,7 @@ def dialogue(document: Any, where: str) -> Dialogue:
     conversation = document["conversation"]
     drafts: list[Draft] = []
     numbers: dict[tuple[int, int], int] = {}
-    moment = DAWN
+    moment = _EPOCH
     speakers = (conversation.get("speaker_a"), conversation.get("speaker_b"))
     for session in sorted(int(match[1]) for key in conversation if (match := re.fullmatch(r"session_(\d+)", key))):
         moment = max(moment, _moment(conversation.get(f"session_{session}_date_time"), moment + timedelta(days=1)))
@@ -74,7 +75,7 @@ def dialogue(document: Any, where: str) -> Dialogue:
         gold = frozenset(numbers[place] for place in evidence(each.get("evidence")) if place in numbers)
         if gold and each.get("category") != UNANSWERABLE:
             questions.append(Question(str(each["question"]), int(each.get("category", 0)), gold))
-    return Dialogue(numbered(drafts), questions)
+    return Dialogue(numbered(drafts, _EPOCH), questions)
 
 
 def said(turn: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("kubeaios", "kopf", "kubernetes", "grpcio", "h11", "pydantic")
 
@@ -22,6 +23,12 @@ class Options:
     """How many Agents a bench of many applies."""
     kwok_nodes: int = 25
     """How many simulated nodes such a bench has for them."""
+    dataset: Path | None = None
+    """Dialogues with questions, for the quality of windows."""
+    budgets: tuple[int, ...] = (500, 2000, 8000)
+    """Of those windows, in tokens."""
+    embeddings: Path | None = None
+    """A directory with a table of vectors, mixed into the search for answers."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,10 @@ class Result:
     method: str
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further parts of the document, beside those that every bench has."""
+    table: Sequence[str] = ()
+    """What a person reads beside the figures."""
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
@@ -73,6 +84,7 @@ def write(name: str, result: Result, path: Path) -> None:
     document = {
         "bench": name,
         "figures": dict(result.figures),
+        **result.more,
         "method": result.method,
         "machine": machine(),
         "versions": {**versions(), **result.versions},

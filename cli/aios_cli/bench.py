@@ -19,8 +19,25 @@ GROUP = "aios.benches"
 )
 @click.option("--agents", type=click.IntRange(1, 10_000), default=200, show_default=True, help="How many Agents at once (burst).")
 @click.option("--kwok-nodes", type=click.IntRange(1, 5000), default=25, show_default=True, help="On how many simulated nodes (burst).")
+@click.option("--dataset", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Dialogues with questions (context).")
+@click.option("--budgets", default="500,2000,8000", show_default=True, help="Tokens of windows, with commas between (context).")
+@click.option(
+    "--embeddings",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A directory with tokenizer.json and a table of vectors in .safetensors (context).",
+)
 @click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Default: the local cluster's.")
-def bench(name: str | None, quick: bool, json_path: Path | None, agents: int, kwok_nodes: int, kubeconfig: Path | None) -> None:
+def bench(
+    name: str | None,
+    quick: bool,
+    json_path: Path | None,
+    agents: int,
+    kwok_nodes: int,
+    dataset: Path | None,
+    budgets: str,
+    embeddings: Path | None,
+    kubeconfig: Path | None,
+) -> None:
     """Measure one promise on the real thing. Without NAME: list the benches."""
     found = {point.name: point for point in entry_points(group=GROUP)}
     if name is None:
@@ -39,13 +56,27 @@ def bench(name: str | None, quick: bool, json_path: Path | None, agents: int, kw
             f"Benches run from a source checkout (make setup); {missing.name} is not part of the installed package."
         ) from missing
     try:
-        result = run(Options(kubeconfig or default_kubeconfig(), quick, agents, kwok_nodes))
+        result = run(Options(kubeconfig or default_kubeconfig(), quick, agents, kwok_nodes, dataset, _budgets(budgets), embeddings))
+    except ValueError as problem:
+        raise click.UsageError(str(problem)) from problem
     except (ApiError, TimeoutError) as problem:
         raise click.ClickException(
             f"{problem or 'the cluster took too long'}. The bench needs a cluster with KubeAIOS, such as the one of `make demo`."
         ) from problem
+    for line in result.table:
+        click.echo(line)
     for figure, value in result.figures.items():
         click.echo(f"{figure:<36} {value:g}")
     if json_path is not None:
         write(name, result, json_path)
         click.echo(f"Written to {json_path}")
+
+
+def _budgets(text: str) -> tuple[int, ...]:
+    try:
+        budgets = tuple(int(part.replace("_", "")) for part in text.split(","))
+    except ValueError:
+        budgets = ()
+    if not budgets or min(budgets) < 1:
+        raise click.UsageError("--budgets must be whole numbers of at least 1 with commas between, such as 500,2000,8000.")
+    return budgets

@@ -22,7 +22,7 @@ from aios_sidecar.context.strategies import PRESETS, Candidate, Chosen, Room, ch
 from aios_sidecar.context.strategies.choose import Reason, Verdict, room_of
 from aios_sidecar.context.strategies.tiers import ages
 from aios_sidecar.context.tokens import TokenCounter
-from aios_sidecar.context.units import Fault, Unit, cut_short, units_of
+from aios_sidecar.context.units import Fault, Unit, cut_short, is_tool, units_of
 
 PAGE: Final = 256
 POOL_ITEMS: Final = 4096
@@ -101,6 +101,22 @@ class Scene:
         return max(importance(item, facts[item.seq].concrete, self.now) for item in unit.items if item.seq in facts)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a plan showed last, so that only what came since is read. Items never change; what is gone is noticed by `gone`."""
+
+    plan: Plan
+    upto: int
+    """The newest entry that was looked at."""
+    gone: int
+    """How many entries of the log were erased or retired by then."""
+    pinned: frozenset[int]
+    items: Sequence[Item]
+    taken: Sequence[Verdict]
+    left: Sequence[Verdict]
+    tokens: int
+
+
 @dataclass
 class Base:
     """The window without what a question recalls."""
@@ -108,6 +124,8 @@ class Base:
     chosen: Chosen = field(default_factory=Chosen)
     plan: Plan | None = None
     """Set when it changed."""
+    shown: Shown | None = None
+    """What the next call may begin from."""
     looked_from: int = 1
     """Items before this number were not looked at, beside those that are named."""
 
@@ -118,7 +136,9 @@ class _Read(NamedTuple):
     """Nothing older is left."""
 
 
-def base_window(scene: Scene, strategy: Strategy, plan: Plan | None, room: Room, available: int, pinned: set[int]) -> Base:
+def base_window(
+    scene: Scene, strategy: Strategy, plan: Plan | None, before: Shown | None, room: Room, available: int, pinned: frozenset[int]
+) -> Base:
     """What `strategy` shows in `room`; units with items in `pinned` are left to the caller."""
     if room.tokens <= 0:
         return Base(looked_from=scene.reader.last_seq() + 1)
@@ -126,7 +146,7 @@ def base_window(scene: Scene, strategy: Strategy, plan: Plan | None, room: Room,
         return _fixed(scene, room_of(strategy.trigger, available).within(room), pinned)
     trigger = room_of(strategy.trigger, available).within(room)
     if plan is not None and (plan.until is None or scene.now < plan.until):
-        continued = _continue(scene, plan, trigger, pinned)
+        continued = _continue(scene, plan, before, trigger, pinned)
         if continued is not None:
             return continued
     return _evict(scene, strategy, plan, trigger, _mark(strategy, trigger, available), pinned)
@@ -138,7 +158,7 @@ def _mark(strategy: Strategy, trigger: Room, available: int) -> Room:
     return Room(trigger.tokens * KEEP_PERCENT // 100, None if trigger.items is None else trigger.items * KEEP_PERCENT // 100)
 
 
-def _fixed(scene: Scene, room: Room, pinned: set[int]) -> Base:
+def _fixed(scene: Scene, room: Room, pinned: frozenset[int]) -> Base:
     """The first that fit. Nothing is ever evicted: what comes later does not come in."""
     base, after = Base(), 0
     whole = Room(room.tokens, room.items)
@@ -159,24 +179,36 @@ def _fixed(scene: Scene, room: Room, pinned: set[int]) -> Base:
     return base
 
 
-def _continue(scene: Scene, plan: Plan, trigger: Room, pinned: set[int]) -> Base | None:
+def _continue(scene: Scene, plan: Plan, before: Shown | None, trigger: Room, pinned: frozenset[int]) -> Base | None:
     """The plan with all that came since; None when that is more than there is room for."""
-    new = _newer(scene, plan.upto, trigger)
+    last = scene.reader.last_seq()
+    gone = last - scene.reader.count()
+    current = before is not None and (before.plan, before.gone, before.pinned) == (plan, gone, pinned)
+    begun = before if current else None
+    new = _newer(scene, plan.upto if begun is None else begun.upto, last, trigger)
     if new is None:
         return None
-    kept = _read_kept(scene, plan)
-    shown, left = _showable(scene, scene.units([*kept, *new]), pinned)
-    if sum(each.cost for each in shown) > trigger.tokens:
+    if begun is not None and not any(map(is_tool, new)):
+        added, left = _showable(scene, scene.units(new), pinned)
+        taken = [*begun.taken, *(Verdict(each, Reason.NEW) for each in added)]
+        left = [*begun.left, *left]
+        tokens = begun.tokens + sum(each.cost for each in added)
+        items = [*begun.items, *new]
+    else:
+        items = [*(_read_kept(scene, plan) if begun is None else begun.items), *new]
+        shown, left = _showable(scene, scene.units(items), pinned)
+        taken = [Verdict(each, Reason.KEPT if each.unit.items[0].seq <= plan.upto else Reason.NEW) for each in shown]
+        tokens = sum(each.cost for each in shown)
+    if tokens > trigger.tokens or (trigger.items is not None and sum(len(each.candidate.unit.items) for each in taken) > trigger.items):
         return None
-    if trigger.items is not None and sum(len(each.unit.items) for each in shown) > trigger.items:
-        return None
-    upto = plan.upto
-    taken = [Verdict(each, Reason.KEPT if each.unit.items[0].seq <= upto else Reason.NEW) for each in shown]
-    return Base(Chosen(taken, left), looked_from=upto + 1)
+    shown_now = Shown(plan, last, gone, pinned, items, taken, left, tokens)
+    return Base(Chosen(taken, left), shown=shown_now, looked_from=plan.upto + 1)
 
 
-def _newer(scene: Scene, upto: int, trigger: Room) -> Sequence[Item] | None:
+def _newer(scene: Scene, upto: int, last: int, trigger: Room) -> Sequence[Item] | None:
     """All items after `upto`; None when they alone are surely more than there is room for."""
+    if last - upto <= PAGE:
+        return scene.reader.range(upto + 1, last, scene.session) if last > upto else []
     limit = PAGE
     new = scene.reader.newest(limit, session=scene.session)
     while len(new) == limit and new[0].seq > upto + 1:
@@ -195,7 +227,7 @@ def _read_kept(scene: Scene, plan: Plan) -> Sequence[Item]:
     return [item for first, last in ranges for item in scene.reader.range(first, last)]
 
 
-def _evict(scene: Scene, strategy: Strategy, plan: Plan | None, trigger: Room, mark: Room, pinned: set[int]) -> Base:
+def _evict(scene: Scene, strategy: Strategy, plan: Plan | None, trigger: Room, mark: Room, pinned: frozenset[int]) -> Base:
     read = _pool(scene, strategy, trigger)
     shown, left = _showable(scene, scene.units(read.items if read.complete else cut_short(read.items)), pinned)
     everything = sum(each.cost for each in shown) <= trigger.tokens and (
@@ -215,7 +247,7 @@ def _evict(scene: Scene, strategy: Strategy, plan: Plan | None, trigger: Room, m
     upto = scene.reader.last_seq()
     made = Plan(upto, tuple(kept), _until(tiers, chosen))
     looked_from = 1 if read.complete or not read.items else read.items[0].seq
-    return Base(chosen, None if made == plan else made, looked_from)
+    return Base(chosen, None if made == plan else made, looked_from=looked_from)
 
 
 def _tiers(strategy: Strategy) -> Sequence[Tier] | None:
@@ -256,18 +288,18 @@ def _pool(scene: Scene, strategy: Strategy, trigger: Room) -> _Read:
             return _Read(items, False)
 
 
-def _oldest(scene: Scene, pool: Sequence[Item], pinned: set[int]) -> list[Candidate]:
+def _oldest(scene: Scene, pool: Sequence[Item], pinned: frozenset[int]) -> list[Candidate]:
     oldest = [item for item in scene.reader.oldest(OLDEST_ITEMS, 0, scene.session) if item.seq < pool[0].seq]
     shown, _ = _showable(scene, scene.units(oldest), pinned)
     return shown
 
 
-def _showable(scene: Scene, units: Iterable[Unit], pinned: set[int]) -> tuple[list[Candidate], list[Verdict]]:
+def _showable(scene: Scene, units: Iterable[Unit], pinned: frozenset[int]) -> tuple[list[Candidate], list[Verdict]]:
     """Those that a strategy may choose from, and those with a fault. Pinned ones are in neither."""
     shown: list[Candidate] = []
     left: list[Verdict] = []
     for unit in units:
-        if not pinned.isdisjoint(item.seq for item in unit.items):
+        if pinned and not pinned.isdisjoint(item.seq for item in unit.items):
             continue
         if unit.fault is None:
             shown.append(scene.candidate(unit))

@@ -7,12 +7,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aios_api.context import Strategy
 from aios_sidecar.context.costs import Costs
 from aios_sidecar.context.errors import BudgetTooSmall, InvalidWindow
-from aios_sidecar.context.eviction import Plan, Scene, base_window
+from aios_sidecar.context.eviction import Plan, Scene, Shown, base_window
 from aios_sidecar.context.formats import FORMATS, Format, Rendered
 from aios_sidecar.context.items import Kind
 from aios_sidecar.context.reader import Reader
@@ -28,6 +28,8 @@ SLIDING: Final = Strategy(type="sliding")
 """Where neither the agent's spec nor the call names a strategy."""
 TRACES_LIMIT: Final = 64
 """Windows of one context that the next ones are compared with: one per session, format and counter."""
+K = TypeVar("K")
+V = TypeVar("V")
 _CORRECTIONS: Final = 8
 """A user's template may add more to a message than was measured: so often the room is made smaller before all is left out."""
 
@@ -51,12 +53,14 @@ class WindowRequest:
 
 @dataclass
 class Memory:
-    """What is kept of one context between calls. Equal windows come of an empty one, later. For one thread at a time."""
+    """What is kept of one context between calls: an empty one gives the same windows, later. It has parts of contents in it: it ends when
+    something is erased. For one thread at a time."""
 
     known: Known = field(default_factory=Known)
     costs: Costs = field(default_factory=Costs)
     traces: dict[tuple[str | None, str, str], "Trace"] = field(default_factory=dict)
     plans: dict[str, str] = field(default_factory=dict)
+    shown: dict[str, Shown] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,14 +128,17 @@ def build_window(
         spare += excess + counter.overheads.message
     else:
         raise BudgetTooSmall(f"the template of {request.model} adds more to messages than a budget of {request.budget} tokens has room for")
-    memory.traces[_trace_key(request, counter)] = _trace(window)
-    while len(memory.traces) > TRACES_LIMIT:
-        del memory.traces[next(iter(memory.traces))]
+    _remember(memory.traces, _trace_key(request, counter), _trace(window))
     if window.state is not None:
-        memory.plans[window.state[0]] = window.state[1]
-        while len(memory.plans) > TRACES_LIMIT:
-            del memory.plans[next(iter(memory.plans))]
+        _remember(memory.plans, *window.state)
     return window
+
+
+def _remember(kept: dict[K, V], key: K, value: V) -> None:
+    kept.pop(key, None)
+    kept[key] = value
+    while len(kept) > TRACES_LIMIT:
+        del kept[next(iter(kept))]
 
 
 def _format(request: WindowRequest) -> Format:
@@ -154,12 +161,14 @@ def _build(scene: Scene, request: WindowRequest, memory: Memory, scorer: Scorer,
             f"what is pinned costs {pinned_cost} tokens, and {max(0, available)} are left of a budget of {request.budget} after "
             f"{request.reserve} in reserve and {fixed + spare} for the request itself: raise budget, or unpin"
         )
-    pinned = {item.seq for each in pins for item in each.unit.items}
+    pinned = frozenset(item.seq for each in pins for item in each.unit.items)
     room = available - pinned_cost
     aside = 0 if request.query is None else min(room, available * request.strategy.retrieve // 100)
     key = plan_key(request, scene.counter)
     plan = Plan.decode(memory.plans.get(key) or scene.reader.state(key))
-    base = base_window(scene, request.strategy, plan, Room(room - aside), available, pinned)
+    base = base_window(scene, request.strategy, plan, memory.shown.get(key), Room(room - aside), available, pinned)
+    if base.shown is not None:
+        _remember(memory.shown, key, base.shown)
     verdicts = [Verdict(each, Reason.PINNED) for each in pins] + base.chosen.taken
     verdicts.sort(key=lambda verdict: verdict.candidate.unit.items[0].seq)
     verdicts, doubled = _without_doubles(verdicts)

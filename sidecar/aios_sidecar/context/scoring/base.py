@@ -85,5 +85,5 @@ class Known:
 class Scorer(Protocol):
     """Finds what answers a question."""
 
-    def score(self, question: str, reader: Reader, known: Known, session: str | None) -> Sequence[Scored]:
+    def score(self, question: str, reader: Reader, known: Known, session: str | None) -> Iterable[Scored]:
         """Items that are worth showing, best first; each at most once. Items that are not named are worth nothing."""

@@ -10,7 +10,7 @@ The weights were chosen on the train halves of `aiosctl bench context` (docs/des
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,7 +47,7 @@ class Weights:
 COMMON_SHARE = 0.03
 COMMON_ITEMS = 60
 HITS_PER_WORD = 512
-SPREAD_ITEMS = 300
+SPREAD_ITEMS = 160
 """Only the best so many hits give something to their neighbours; in a log of 100,000 items there may be thousands."""
 WHOLE_LOG_ITEMS = 2048
 """Up to that size every item is scored, found or not: who speaks and what is concrete then fill the window."""
@@ -71,7 +71,7 @@ class QueryScorer:
     def __init__(self, weights: Weights | None = None) -> None:
         self.weights = weights or Weights()
 
-    def score(self, question: str, reader: Reader, known: Known, session: str | None) -> Sequence[Scored]:
+    def score(self, question: str, reader: Reader, known: Known, session: str | None) -> Iterable[Scored]:
         asked = words.parse(question)
         total = reader.count(session)
         if total <= WHOLE_LOG_ITEMS:
@@ -138,14 +138,14 @@ class QueryScorer:
         score: Mapping[int, float],
         near: Mapping[int, float],
         vicinity: Mapping[int, float],
-    ) -> list[Scored]:
+    ) -> Iterator[Scored]:
         weights = self.weights
         named = _named(asked.words, {each.author for each in facts.values() if each.author})
         by_words = 1 / (max((score.get(seq, 0.0) + gained for seq, gained in near.items()), default=0.0) or 1.0)
         by_vicinity = weights.vicinity / (max(vicinity.values(), default=0.0) or 1.0)
         speaker, concrete = (0.0 if named is None else weights.speaker), weights.concrete
         asks, timed = -weights.asks, weights.timed if asked.asks_when else 0.0
-        summed = []
+        summed: list[tuple[float, int, tuple[float, ...]]] = []
         for seq, (_, author, concreteness, asking, has_time) in facts.items():
             values = (
                 by_words * score.get(seq, 0.0),
@@ -156,9 +156,9 @@ class QueryScorer:
                 asks if asking else 0.0,
                 timed if has_time else 0.0,
             )
-            summed.append(Scored(seq, sum(values), values, PARTS))
-        summed.sort(key=lambda scored: (-scored.score, -scored.seq))
-        return summed
+            summed.append((-sum(values), -seq, values))
+        summed.sort()
+        return (Scored(-seq, -score, values, PARTS) for score, seq, values in summed)
 
 
 def _restricted(found: _Evidence, kept: set[int]) -> _Evidence:

@@ -1,0 +1,58 @@
+"""`aiosctl bench context`: windows of a context: how good, how fast, how cheap for a provider's cache, and whether they keep their
+promises.
+
+With a dataset it reports the quality of windows over it, and nothing else. Without one it measures speed and promises on logs of its own,
+and the quality over the test half of its own dialogues."""
+
+from aios_bench import context_promises, context_quality, context_windows, dialogue_maker, dialogues
+from aios_bench.context_quality import Quality
+from aios_bench.result import Options, Result
+from aios_sidecar.context.scoring import QueryScorer, Scorer
+from aios_sidecar.context.scoring.embeddings import EmbeddingScorer, StaticTable
+
+PROMISED_LOGS = 10_000
+LARGE = 100_000
+QUICK_LOGS = 300
+
+METHOD_QUALITY = (
+    "Per question and budget one window, in o200k tokens of lines with date and speaker. recall: the share of the items that answer"
+    " the question that are in the window, averaged over questions; complete: all of them are. query sees only the question; "
+    "hierarchical gives it 60 %; the others do not look at it. tokens_for_80_percent: the budget at which 80 % of the questions "
+    "have all their items in. kept_at_N: the share of evidence in a window of N % of the history's tokens, by importance alone, no "
+    "question known. Questions: {questions}; {origin}."
+)
+METHOD_SPEED = (
+    "window_store_ms: 200 of {large} items from SQLite, one item appended before each, OpenAI format; query_*: 2,000 tokens for "
+    "questions with names. prefix_reuse_percent: generated dialogues, turn by turn, 8,000 tokens with a core of 800, counted once "
+    "the window is full. Promises: {windows:.0f} windows over {logs} random logs. Quality: as with a dataset, over the generated "
+    "test half."
+)
+
+
+def bench(options: Options) -> Result:
+    if options.dataset is not None:
+        quality = context_quality.measure(dialogues.load(options.dataset), options.budgets, _scorer(options))
+        return _of(quality, METHOD_QUALITY.format(questions=quality.results[0]["questions"], origin=options.dataset.name), {})
+    large, samples, logs = (5000, 20, QUICK_LOGS) if options.quick else (LARGE, 200, PROMISED_LOGS)
+    half = dialogue_maker.TEST[:1] if options.quick else dialogue_maker.TEST
+    made = [dialogues.dialogue(document, "generated") for document in dialogue_maker.dataset(half)]
+    figures, taken = context_windows.speed(large, samples)
+    figures["prefix_reuse_percent"] = context_windows.prefix_reuse(made)
+    figures.update(context_promises.promises(logs))
+    quality = context_quality.measure(made, options.budgets, _scorer(options))
+    result = _of(quality, METHOD_SPEED.format(large=large, windows=figures["windows"], logs=logs), figures)
+    return Result(result.figures, result.method, {**result.samples, **taken}, more=result.more, table=result.table)
+
+
+def _scorer(options: Options) -> Scorer:
+    return QueryScorer() if options.embeddings is None else EmbeddingScorer(QueryScorer(), StaticTable.load(options.embeddings))
+
+
+def _of(quality: Quality, method: str, figures: dict[str, float]) -> Result:
+    needed = dict(quality.tokens_for_80_percent)
+    return Result(
+        figures={**figures, **quality.figures, "tokens_for_80_percent": needed["query"]},
+        method=method,
+        more={"results": list(quality.results), "tokens_for_80_percent": needed["query"], "tokens_for_80_percent_by_strategy": needed},
+        table=context_quality.table(quality),
+    )

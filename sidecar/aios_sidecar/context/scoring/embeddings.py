@@ -1,0 +1,119 @@
+"""Scoring by meaning (extra `embeddings`): a table of vectors, one per token, that the user gives. Nothing is fetched.
+
+A text's vector is the mean of its tokens' vectors: no network runs, a thousand items take well under a second, and each is reckoned once.
+The similarity to the question is mixed with the score of another scorer, both scaled to 0…1 (min-max): raw sums of the two do badly."""
+
+import heapq
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+from aios_sidecar.context.formats.base import text
+from aios_sidecar.context.reader import Reader
+from aios_sidecar.context.scoring.base import Known, Scored, Scorer
+from aios_sidecar.context.tokens.errors import UnknownTokenizer
+
+if TYPE_CHECKING:
+    import numpy
+
+SHARE: Final = 0.35
+"""Of similarity in the mixed score."""
+CANDIDATES: Final = 4096
+"""The best so many of the other scorer are weighed anew; in a smaller log that is every item."""
+VECTORS_LIMIT: Final = 65_536
+"""Of one context: 64 MiB at 256 numbers of 4 bytes."""
+
+
+class StaticTable:
+    """Vectors of texts by a table of token vectors."""
+
+    def __init__(self, tokenizer: Any, table: "numpy.ndarray[Any, Any]") -> None:
+        self._tokenizer = tokenizer
+        self._table = table
+
+    @classmethod
+    def load(cls, directory: Path) -> "StaticTable":
+        """From `tokenizer.json` and the one `.safetensors` file with one matrix, as static embedding models are published.
+
+        Raises UnknownTokenizer, which names the file and what must be true of it.
+        """
+        try:
+            from safetensors.numpy import load_file
+            from tokenizers import Tokenizer
+        except ImportError as missing:
+            raise UnknownTokenizer(f"{directory} needs the package {missing.name}, which is not installed (extra embeddings)") from None
+        weights = sorted(directory.glob("*.safetensors"))
+        if len(weights) != 1 or not (directory / "tokenizer.json").is_file():
+            raise UnknownTokenizer(f"{directory} must have tokenizer.json and one .safetensors file")
+        try:
+            tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+            matrices = [matrix for matrix in load_file(weights[0]).values() if matrix.ndim == 2]
+        except Exception as problem:  # noqa: BLE001  both libraries raise plain exceptions for faults of a file
+            raise UnknownTokenizer(f"{directory} can't be read: {problem}") from None
+        if len(matrices) != 1 or matrices[0].shape[0] < tokenizer.get_vocab_size():
+            raise UnknownTokenizer(f"{weights[0]} must have one matrix with a row for each of {tokenizer.get_vocab_size()} tokens")
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return cls(tokenizer, matrices[0])
+
+    def vectors(self, texts: Sequence[str]) -> "numpy.ndarray[Any, Any]":
+        """One row of length 1 for each text; zeros for a text without tokens."""
+        import numpy
+
+        rows = numpy.zeros((len(texts), self._table.shape[1]), dtype=numpy.float32)
+        for row, encoding in zip(rows, self._tokenizer.encode_batch(list(texts), add_special_tokens=False), strict=True):
+            if encoding.ids:
+                row[:] = self._table[encoding.ids].astype(numpy.float32).mean(axis=0)
+        lengths = numpy.linalg.norm(rows, axis=1, keepdims=True)
+        rows /= numpy.where(lengths > 0, lengths, 1)
+        return rows
+
+
+class EmbeddingScorer:
+    """Another scorer, mixed with similarity. For one thread at a time."""
+
+    def __init__(self, other: Scorer, table: StaticTable, share: float = SHARE) -> None:
+        self._other = other
+        self._table = table
+        self._share = share
+        self._vectors: WeakKeyDictionary[Known, dict[int, numpy.ndarray[Any, Any]]] = WeakKeyDictionary()
+
+    def score(self, question: str, reader: Reader, known: Known, session: str | None) -> Iterable[Scored]:
+        import numpy
+
+        found = heapq.nsmallest(CANDIDATES, self._other.score(question, reader, known, session), key=lambda scored: -scored.score)
+        if not found:
+            return []
+        rows = self._rows(reader, known, [scored.seq for scored in found])
+        alike = rows @ self._table.vectors([question])[0]
+        scores = numpy.array([scored.score for scored in found])
+        # The other scorer's spread is about 1 where it found something; where it did not, its noise is not blown up to that.
+        near, alike = _scaled(scores, 1.0), _scaled(alike)
+        mixed = (1 - self._share) * near + self._share * alike
+        order = numpy.lexsort((-numpy.array([scored.seq for scored in found]), -mixed))
+        return [self._mixed(found[index], float(mixed[index]), float(alike[index]), float(near[index])) for index in order]
+
+    def _mixed(self, scored: Scored, score: float, alike: float, near: float) -> Scored:
+        scale = (1 - self._share) * near / scored.score if scored.score else 0.0
+        values = tuple(value * scale for value in scored.values)
+        return Scored(scored.seq, score, (*values, self._share * alike), (*scored.names, "meaning"))
+
+    def _rows(self, reader: Reader, known: Known, seqs: Sequence[int]) -> "numpy.ndarray[Any, Any]":
+        import numpy
+
+        vectors = self._vectors.setdefault(known, {})
+        missing = [seq for seq in seqs if seq not in vectors]
+        if len(vectors) + len(missing) > VECTORS_LIMIT:
+            vectors.clear()
+            missing = list(seqs)
+        items = reader.by_seq(missing)
+        for item, row in zip(items, self._table.vectors([text(item) for item in items]), strict=True):
+            vectors[item.seq] = row
+        nothing = self._table.vectors([""])[0]
+        return numpy.stack([vectors.get(seq, nothing) for seq in seqs])
+
+
+def _scaled(values: "numpy.ndarray[Any, Any]", least_spread: float = 0.0) -> "numpy.ndarray[Any, Any]":
+    low, spread = values.min(), max(values.max() - values.min(), least_spread)
+    return (values - low) / spread if spread > 0 else values * 0

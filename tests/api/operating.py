@@ -133,6 +133,14 @@ class Plane:
         ]
         self.merge(f"/api/v1/namespaces/{namespace}/pods/{pod_name}/status", {"status": {"phase": "Running", "conditions": conditions}})
 
+    def confirm(self, namespace: str, agent: str) -> None:
+        """The gateway has loaded the policy of the Agent's order."""
+        path = f"/apis/{names.API_VERSION}/namespaces/{namespace}/agentruntimes/{agent}"
+        order = self.get(path)
+        assert order is not None
+        digest = (order["spec"].get("egress") or {}).get("digest")
+        self.merge(f"{path}/status", {"status": {"egress": {"policyDigest": digest, "since": now()}}})
+
     def end_deleted_pods(self, namespace: str) -> None:
         """As a kubelet does with pods that are to go."""
         for pod in self.items(f"/api/v1/namespaces/{namespace}/pods"):

@@ -104,7 +104,7 @@ REFUSED_OF_CONTAINERS: list[tuple[str, Any, str]] = [
     ("ports", [{"containerPort": 80, "hostPort": 80}], "hostPort must not be set"),
     ("ports", [{"containerPort": 80, "hostIP": "0.0.0.0"}], "hostIP must not be set"),
     *(
-        (f"livenessProbe.{kind}.host", "other", f"livenessProbe.{kind}.host: Forbidden: host must not be set")
+        (f"livenessProbe.{kind}", {"port": 8080, "host": "other"}, f"livenessProbe.{kind}.host: Forbidden: host must not be set")
         for kind in ("httpGet", "tcpSocket")
     ),
     *(

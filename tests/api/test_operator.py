@@ -74,8 +74,43 @@ def owned(namespace: str) -> list[str]:
         f"/apis/{names.API_VERSION}/namespaces/{namespace}/agentruntimes",
         f"{CLAIMS}/namespaces/{namespace}/resourceclaims",
         f"/api/v1/namespaces/{namespace}/pods",
+        f"/api/v1/namespaces/{namespace}/services",
         f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies",
     ]
+
+
+def bindings(namespace: str, name: str = "") -> str:
+    return f"/apis/{names.API_VERSION}/namespaces/{namespace}/toolbindings" + (f"/{name}" if name else "")
+
+
+HTTP: Object = {"name": "http", "port": 8080, "protocol": "TCP"}
+
+
+def binding(name: str, *hosts: str) -> Object:
+    """Lets Agents with the label app=a reach these hosts."""
+    rules = [{"name": host.replace(".", "-"), "host": host} for host in hosts]
+    spec = {"agentSelector": {"matchLabels": {"app": "a"}}, "egress": rules}
+    return {"apiVersion": names.API_VERSION, "kind": "ToolBinding", "metadata": {"name": name}, "spec": spec}
+
+
+def labelled(body: Object) -> Object:
+    return {**body, "metadata": {**body["metadata"], "labels": {"app": "a"}}}
+
+
+def reached(plane: Plane, namespace: str, name: str) -> list[str]:
+    order = plane.get(f"/apis/{names.API_VERSION}/namespaces/{namespace}/agentruntimes/{name}") or {}
+    return sorted(rule["host"] for rule in (order["spec"].get("egress") or {"rules": ()})["rules"])
+
+
+def in_force(plane: Plane, namespace: str, name: str) -> list[tuple[str, int]]:
+    found = plane.get(agents(namespace, name)) or {}
+    return [(each["name"], each["generation"]) for each in found["status"].get("egress", {}).get("bindings", ())]
+
+
+def said_of(plane: Plane, namespace: str, name: str) -> dict[str, str]:
+    """The reasons of a ToolBinding's conditions."""
+    status = (plane.get(bindings(namespace, name)) or {}).get("status") or {}
+    return {each["type"]: each["reason"] for each in status.get("conditions", ())}
 
 
 def condition(plane: Plane, namespace: str, name: str, kind: str) -> tuple[str, str]:
@@ -183,15 +218,71 @@ def test_a_quota_that_forbids_the_pod_is_what_the_agent_says(plane: Plane, port:
     ready(plane, space, "a")
 
 
+def test_bindings_change_what_a_running_agent_may_reach(plane: Plane, port: int, space: str):
+    plane.post(agents(space), labelled(agent("a")))
+    ready(plane, space, "a")
+    assert condition(plane, space, "a", "EgressProgrammed") == ("True", "NothingAllowed")
+    plane.post(bindings(space), binding("models", "a.example.com", "b.example.com"))
+    plane.until(lambda: reached(plane, space, "a") == ["a.example.com", "b.example.com"], "the order has the policy")
+    plane.until(lambda: said_of(plane, space, "models").get("Ready") == "Programming", "the binding waits for the gateway")
+    plane.confirm(space, "a")
+    plane.until(lambda: said_of(plane, space, "models").get("Ready") == "Programmed", "the binding is in force")
+    plane.merge(bindings(space, "models"), {"spec": binding("models", "b.example.com")["spec"]})
+    plane.until(lambda: reached(plane, space, "a") == ["b.example.com"], "a removed rule is gone")
+    plane.confirm(space, "a")
+    status = plane.until(lambda: in_force(plane, space, "a") == [("models", 2)], "the generation in force is told")
+    plane.client.delete(bindings(space, "models"))
+    plane.until(lambda: reached(plane, space, "a") == [], "what a deleted binding allowed is gone")
+    assert status
+    order = plane.get(f"/apis/{names.API_VERSION}/namespaces/{space}/agentruntimes/a")
+    assert order is not None
+    assert order["spec"]["attempt"] == 1
+    assert "egress" not in order["spec"]
+
+
+def test_what_is_exposed_follows_the_spec_and_goes_with_the_agent(plane: Plane, port: int, space: str):
+    service = f"/api/v1/namespaces/{space}/services/a"
+    policy = f"/apis/networking.k8s.io/v1/namespaces/{space}/networkpolicies/aios-expose-a"
+    plane.post(agents(space), agent("a", expose=[HTTP]))
+    ready(plane, space, "a")
+    plane.until(lambda: condition(plane, space, "a", "Exposed") == ("True", "Exposed"), "the port is exposed")
+    address = (plane.get(service) or {})["spec"]["clusterIP"]
+    plane.merge(agents(space, "a"), {"spec": {"expose": [{"name": "dns", "port": 5353, "protocol": "UDP"}]}})
+
+    def ports() -> list[tuple[str, int]]:
+        found, let_in = plane.get(service), plane.get(policy)
+        assert found is not None
+        assert let_in is not None
+        assert found["spec"]["clusterIP"] == address
+        return [(p["protocol"], p["port"]) for p in (*found["spec"]["ports"], *let_in["spec"]["ingress"][0]["ports"])]
+
+    plane.until(lambda: ports() == [("UDP", 5353)] * 2, "the other port is exposed")
+    plane.merge(agents(space, "a"), {"spec": {"expose": None}})
+    plane.until(lambda: plane.get(service) is None and plane.get(policy) is None, "nothing is exposed")
+    plane.merge(agents(space, "a"), {"spec": {"expose": [HTTP]}})
+    plane.until(lambda: plane.get(service) and plane.get(policy), "it is exposed again")
+    plane.client.delete(agents(space, "a"))
+
+    def gone() -> bool:
+        plane.end_deleted_pods(space)
+        return plane.get(service) is None and plane.get(policy) is None
+
+    plane.until(gone, "garbage collection has removed them")
+
+
 def test_after_a_kill_the_work_goes_on_and_at_rest_nothing_is_written(plane: Plane, space: str, tmp_path: Path, port: int):
     """A second operator beside the first is what a rolling update looks like; neither may write when all is as it should be."""
-    plane.post(agents(space), agent("a", gpu={"memory": "24Gi"}))
+    plane.post(bindings(space), binding("models", "a.example.com"))
+    plane.post(agents(space), labelled(agent("a", gpu={"memory": "24Gi"}, expose=[HTTP])))
     plane.post(agents(space), agent("waits", gpu={"memory": "79Gi"}))
     ready(plane, space, "a")
+    plane.confirm(space, "a")
     plane.until(lambda: condition(plane, space, "waits", "Placed") == ("False", "NoGPUFits"), "the other waits")
+    plane.until(lambda: said_of(plane, space, "models").get("Ready") == "Programmed", "the binding is in force")
+    plane.until(lambda: condition(plane, space, "a", "Exposed") == ("True", "Exposed"), "the port is exposed")
 
     def versions() -> list[str]:
-        return [each["metadata"]["resourceVersion"] for path in owned(space) for each in plane.items(path)]
+        return [each["metadata"]["resourceVersion"] for path in (*owned(space), bindings(space)) for each in plane.items(path)]
 
     before = versions()
     with operator(plane, tmp_path / "log", AIOS_SWEEP_SECONDS="0.2", AIOS_AUDIT_SECONDS="0.3", AIOS_FOREIGN_SECONDS="0.2") as (

@@ -5,7 +5,8 @@ taken has changed, after changes were collected for a moment. While an Agent's w
 decided for it counts as taken.
 
 No more is planned than can be written at once. Who has to wait is planned from what is true when its turn comes, so that many changes
-under load cost one write; and those whose claims or pods are still to be made go first, since a status can wait.
+under load cost one write; and those whose claims or pods are still to be made go first, since a status can wait. Before all others go those
+of whom a binding has changed.
 """
 
 from __future__ import annotations
@@ -229,12 +230,13 @@ class Loop:
             return
         began = time.perf_counter()
         urgent = [key for key in self._batches if key in dirty]
-        for key in [*urgent, *dirty]:
+        for key in [*self.store.first, *urgent, *dirty]:
             if len(self._busy) >= self.settings.concurrent_writes:
                 break
             if key in dirty and self._may(key, now):
                 self.metrics.queued(dirty.seconds(key))
                 dirty.discard(key)
+                self.store.first.discard(key)
                 self._plan_agent(key, now)
         self.metrics.cycle("agents", time.perf_counter() - began)
 

@@ -163,6 +163,8 @@ class Store:
         self.refused_exposures: dict[Key, tuple[str, str]] = {}
         self.dirty: Dirty[Key] = Dirty()
         """Agents to plan."""
+        self.first: set[Key] = set()
+        """Of these, those to plan before the others: what they may reach has changed, and what is forbidden is to end at once."""
         self.dirty_namespaces: set[str] = set()
         self.dirty_quotas: set[str] = set()
         """Namespaces whose quotas may have to say something else."""
@@ -441,7 +443,9 @@ class Store:
     def _binding_changed(self, old: BindingView | None, new: BindingView | None) -> None:
         self.dirty_bindings.add((new or old).namespace)  # type: ignore[union-attr]
         if old is None or new is None or (old.uid, old.binding, old.deleting) != (new.uid, new.binding, new.deleting):
-            self.dirty |= self._selections.binding_changed(old, new)
+            concerned = self._selections.binding_changed(old, new)
+            self.first |= concerned
+            self.dirty |= concerned
         self.on_dirty()
 
     def _exposure_changed(self, old: ExposureView | None, new: ExposureView | None) -> None:

@@ -1,5 +1,6 @@
 """ToolBindings in the running operator: what a change leads to in the orders, what is said of it, and what is written at rest."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -300,3 +301,19 @@ async def test_an_order_that_is_revised_is_still_the_order(world: World):
     await settled(world)
     assert world.reaches(CODER) == ["a.example.com"]
     assert world.agent(CODER)["status"]["attempt"] == 1
+
+
+async def test_however_much_there_is_to_do_a_change_of_a_binding_comes_first(world: World):
+    world.bind("models", "a.example.com")
+    await settled(world)
+    world.loop.settings = dataclasses.replace(world.loop.settings, concurrent_writes=1)
+    for number in range(30):
+        world.apply(f"many{number:02}")
+    world.deliver()
+    world.bind("models")
+    world.deliver()
+    mark = world.mark
+    await world.loop.settle()
+    assert world.writes_since(mark)[0].name == "coder"
+    assert world.reaches(CODER) == []
+    assert not world.store.first

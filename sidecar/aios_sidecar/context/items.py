@@ -132,48 +132,67 @@ PARTS_LIMIT: Final = 256
 
 def check(draft: Draft, content_bytes: int) -> int:
     """How many bytes the content of the draft has. Raises InvalidItem when it can't become an item, or has more than `content_bytes`."""
-    _require(NAME.fullmatch(draft.session) is not None, f"session must match {NAME.pattern}")
-    _require(draft.author is None or 0 < len(draft.author) <= AUTHOR_LENGTH, f"author must have 1 to {AUTHOR_LENGTH} characters")
-    _require(draft.call_id is None or 0 < len(draft.call_id) <= CALL_ID_LENGTH, f"callId must have 1 to {CALL_ID_LENGTH} characters")
-    _require(len(draft.labels) <= LABELS_LIMIT, f"labels must be at most {LABELS_LIMIT}")
+    if NAME.fullmatch(draft.session) is None:
+        raise InvalidItem(f"session must match {NAME.pattern}")
+    if draft.author is not None and not 0 < len(draft.author) <= AUTHOR_LENGTH:
+        raise InvalidItem(f"author must have 1 to {AUTHOR_LENGTH} characters")
+    if draft.call_id is not None and not 0 < len(draft.call_id) <= CALL_ID_LENGTH:
+        raise InvalidItem(f"callId must have 1 to {CALL_ID_LENGTH} characters")
+    if len(draft.labels) > LABELS_LIMIT:
+        raise InvalidItem(f"labels must be at most {LABELS_LIMIT}")
     for key, value in draft.labels.items():
-        _require(NAME.fullmatch(key) is not None, f"labels: a key must match {NAME.pattern}")
-        _require(len(value) <= LABEL_VALUE_LENGTH, f"labels.{key} must have at most {LABEL_VALUE_LENGTH} characters")
-    _require(len(draft.tokens) <= TOKENS_LIMIT, f"tokens must be at most {TOKENS_LIMIT}")
+        if NAME.fullmatch(key) is None:
+            raise InvalidItem(f"labels: a key must match {NAME.pattern}")
+        if len(value) > LABEL_VALUE_LENGTH:
+            raise InvalidItem(f"labels.{key} must have at most {LABEL_VALUE_LENGTH} characters")
+    if len(draft.tokens) > TOKENS_LIMIT:
+        raise InvalidItem(f"tokens must be at most {TOKENS_LIMIT}")
     for key, count in draft.tokens.items():
-        _require(NAME.fullmatch(key) is not None, f"tokens: a counter must match {NAME.pattern}")
-        _require(0 <= count < 1 << 40, f"tokens.{key} must be at least 0 and below 2^40")
-    _require(len(draft.derived_from) <= DERIVED_LIMIT, f"derivedFrom must name at most {DERIVED_LIMIT} items")
-    _require(draft.time is None or draft.time.tzinfo is not None, "time must have a time zone")
+        if NAME.fullmatch(key) is None:
+            raise InvalidItem(f"tokens: a counter must match {NAME.pattern}")
+        if not 0 <= count < 1 << 40:
+            raise InvalidItem(f"tokens.{key} must be at least 0 and below 2^40")
+    if len(draft.derived_from) > DERIVED_LIMIT:
+        raise InvalidItem(f"derivedFrom must name at most {DERIVED_LIMIT} items")
+    if draft.time is not None and draft.time.tzinfo is None:
+        raise InvalidItem("time must have a time zone")
     _check_kind(draft)
     if not isinstance(draft.content, str):
-        _require(0 < len(draft.content) <= PARTS_LIMIT, f"content must have 1 to {PARTS_LIMIT} parts")
+        if not 0 < len(draft.content) <= PARTS_LIMIT:
+            raise InvalidItem(f"content must have 1 to {PARTS_LIMIT} parts")
         for index, part in enumerate(draft.content):
             _check_part(part, f"content[{index}]")
     try:
         size = size_bytes(draft.content)
-        for text in (draft.author, draft.call_id, *draft.labels.values()):
-            (text or "").encode()
+        for text in filter(None, (draft.author, draft.call_id, *draft.labels.values())):
+            text.encode()
     except UnicodeEncodeError:
         raise InvalidItem("content, author, callId and labels must be Unicode text: half of a surrogate pair is none") from None
     except ValueError:
         raise InvalidItem("content must have only numbers that JSON has: no NaN and no infinity") from None
-    _require(size <= content_bytes, f"content must have at most {content_bytes} bytes, not {size}")
+    if size > content_bytes:
+        raise InvalidItem(f"content must have at most {content_bytes} bytes, not {size}")
     return size
 
 
 def _check_kind(draft: Draft) -> None:
     calls = 0 if isinstance(draft.content, str) else sum(part.get("type") == "tool_call" for part in draft.content)
     if draft.kind is Kind.TOOL_CALL:
-        _require(draft.role is Role.ASSISTANT, "role must be assistant for a tool_call")
-        _require(draft.call_id is not None, "callId must be given for a tool_call")
-        _require(calls == 1 and len(draft.content) == 1, "content must be one part of type tool_call for a tool_call")
+        if draft.role is not Role.ASSISTANT:
+            raise InvalidItem("role must be assistant for a tool_call")
+        if draft.call_id is None:
+            raise InvalidItem("callId must be given for a tool_call")
+        if calls != 1 or len(draft.content) != 1:
+            raise InvalidItem("content must be one part of type tool_call for a tool_call")
         return
-    _require(calls == 0, "content must have a part of type tool_call only in a tool_call")
-    if draft.kind is Kind.TOOL_RESULT:
-        _require(draft.call_id is not None, "callId must be given for a tool_result")
-    _require((draft.kind is Kind.TOOL_RESULT) == (draft.role is Role.TOOL), "role must be tool for a tool_result, and only there")
-    _require(draft.kind is not Kind.SUMMARY or bool(draft.derived_from), "derivedFrom must name the items that a summary stands for")
+    if calls:
+        raise InvalidItem("content must have a part of type tool_call only in a tool_call")
+    if draft.kind is Kind.TOOL_RESULT and draft.call_id is None:
+        raise InvalidItem("callId must be given for a tool_result")
+    if (draft.kind is Kind.TOOL_RESULT) != (draft.role is Role.TOOL):
+        raise InvalidItem("role must be tool for a tool_result, and only there")
+    if draft.kind is Kind.SUMMARY and not draft.derived_from:
+        raise InvalidItem("derivedFrom must name the items that a summary stands for")
 
 
 _PART_FIELDS: Final[Mapping[str, Mapping[str, type]]] = {
@@ -185,17 +204,13 @@ _PART_FIELDS: Final[Mapping[str, Mapping[str, type]]] = {
 
 def _check_part(part: Part, where: str) -> None:
     fields = _PART_FIELDS.get(str(part.get("type")))
-    _require(fields is not None, f"{where}.type must be one of {', '.join(_PART_FIELDS)}")
-    assert fields is not None
+    if fields is None:
+        raise InvalidItem(f"{where}.type must be one of {', '.join(_PART_FIELDS)}")
     for name, kind in fields.items():
-        _require(isinstance(part.get(name), kind), f"{where}.{name} must be {'an object' if kind is dict else 'a string'}")
-    unknown = sorted(part.keys() - fields.keys() - {"type"})
-    _require(not unknown, f"{where}.{', '.join(unknown)} is not a field of a part of type {part['type']}")
-
-
-def _require(fulfilled: bool, otherwise: str) -> None:
-    if not fulfilled:
-        raise InvalidItem(otherwise)
+        if not isinstance(part.get(name), kind):
+            raise InvalidItem(f"{where}.{name} must be {'an object' if kind is dict else 'a string'}")
+    if unknown := sorted(part.keys() - fields.keys() - {"type"}):
+        raise InvalidItem(f"{where}.{', '.join(unknown)} is not a field of a part of type {part['type']}")
 
 
 def text_of(content: Content) -> str:

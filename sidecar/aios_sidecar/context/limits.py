@@ -47,6 +47,11 @@ class Limits:
     """Further rules for some kinds: by default what tools and sensors said goes after 90 days, what was talked of stays a year."""
 
     @cached_property
+    def by_age_alone(self) -> bool:
+        """Whether every rule but the last, over all kinds, goes by age alone."""
+        return all(rule.items is None and rule.content_bytes is None for rule in self.tiers)
+
+    @cached_property
     def rules(self) -> tuple[Retention, ...]:
         """All retention that is in force: the limits themselves are the last rule, over all kinds."""
         return (*self.tiers, Retention(age_seconds=self.age_seconds, items=self.items, content_bytes=self.content_bytes))
@@ -57,9 +62,6 @@ class Total(NamedTuple):
 
     items: int = 0
     content_bytes: int = 0
-
-    def plus(self, items: int, content_bytes: int) -> "Total":
-        return Total(self.items + items, self.content_bytes + content_bytes)
 
 
 class Old(NamedTuple):

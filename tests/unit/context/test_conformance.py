@@ -320,6 +320,15 @@ def test_a_lower_limit_is_in_force_with_the_next_append(store):
     assert context.describe().limits.items == 4
 
 
+def test_a_lower_age_is_in_force_with_the_next_append(store, clock):
+    context = store.context(KEY, 1)
+    context.append(said("old"))
+    clock.now += timedelta(hours=2)
+    context.limit(Limits(age_seconds=3600))
+    context.append(said("new"))
+    assert kept(context) == ["new"]
+
+
 def test_an_earlier_attempt_may_read_and_no_longer_write(store):
     first = store.context(KEY, 1)
     first.append(said("1"))

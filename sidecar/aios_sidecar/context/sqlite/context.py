@@ -107,7 +107,7 @@ class SqliteContext:
     def limit(self, limits: Limits) -> None:
         self._holder.limits = limits
         with self._files.use(self._holder) as file:
-            file.limits = limits
+            file.limit(limits)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Reader]:
@@ -120,10 +120,10 @@ class SqliteContext:
 
     def describe(self) -> Description:
         with self._files.use(self._holder) as file:
-            totals, everything = file.totals, file.totals.everything()
+            totals = file.totals
             return Description(
-                items=everything.items,
-                content_bytes=everything.content_bytes,
+                items=totals.items,
+                content_bytes=totals.content_bytes,
                 file_bytes=file.file_bytes(),
                 sessions=len(totals.sessions),
                 pinned=totals.pinned,

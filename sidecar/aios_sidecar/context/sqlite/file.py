@@ -48,6 +48,12 @@ class OpenFile:
                 self._base.close()
                 raise
 
+    def limit(self, limits: Limits) -> None:
+        """These hold from the next write on."""
+        with self._write:
+            self.limits = limits
+            self._due.clear()
+
     def close(self) -> None:
         """What was taken is written, and the connections are closed: the log beside the file (-wal) is part of it then."""
         self.queue.close()

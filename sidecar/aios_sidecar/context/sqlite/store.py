@@ -75,8 +75,9 @@ class SqliteStore:
         holder = self._holder(key, limits)
         with self._used(holder, attempt) as file:
             file.writes().require_attempt(attempt)
-            if limits is not None:
-                holder.limits = file.limits = limits
+            if limits is not None and limits != holder.limits:
+                holder.limits = limits
+                file.limit(limits)
             if attempt > file.totals.fence and file.unwritable is None:
                 file.queue.do(Work(lambda writes: writes.raise_fence(attempt), durable=True))
         return SqliteContext(attempt, holder, self)

@@ -39,6 +39,9 @@ class Totals:
     fence: int = 0
     first_attempt: int = 0
     kinds: list[Total] = field(default_factory=lambda: [Total()] * len(KINDS))
+    items: int = 0
+    content_bytes: int = 0
+    """Of all kinds together."""
     sessions: dict[str, SessionRow] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
     """Sessions whose row is not written yet."""
@@ -48,6 +51,7 @@ class Totals:
         row = base.execute("SELECT totals FROM about").fetchone()
         numbers, kinds = json.loads(row[0])
         found = cls(**dict(zip(_NUMBERS, numbers, strict=True)), kinds=[Total(*pair) for pair in kinds])
+        found.items, found.content_bytes = (sum(amounts) for amounts in zip(*found.kinds, strict=True))
         found.sessions = {name: SessionRow(*row) for name, *row in base.execute("SELECT name, id, items, first, last, time FROM sessions")}
         return found
 
@@ -63,15 +67,16 @@ class Totals:
 
     def encode(self) -> str:
         """What `load` reads."""
-        return json.dumps([[getattr(self, name) for name in _NUMBERS], self.kinds])
+        numbers = ",".join([str(getattr(self, name)) for name in _NUMBERS])  # JSON by hand: it is written with every commit
+        return f"[[{numbers}],[{','.join([f'[{items},{size}]' for items, size in self.kinds])}]]"
 
     def of(self, kinds: Iterable[Kind]) -> Total:
         """What there is of these kinds together."""
         picked = [self.kinds[KINDS.index(kind)] for kind in kinds]
         return Total(sum(each.items for each in picked), sum(each.content_bytes for each in picked))
 
-    def everything(self) -> Total:
-        return Total(sum(each.items for each in self.kinds), sum(each.content_bytes for each in self.kinds))
-
     def add(self, kind: int, items: int, content_bytes: int) -> None:
-        self.kinds[kind] = self.kinds[kind].plus(items, content_bytes)
+        before = self.kinds[kind]
+        self.kinds[kind] = Total(before.items + items, before.content_bytes + content_bytes)
+        self.items += items
+        self.content_bytes += content_bytes

@@ -241,6 +241,10 @@ class Writes:
     def retire(self, due: dict[int, int]) -> int:
         """Remove what retention no longer keeps; how many items went. `due` says, for each rule, before which time nothing is too old:
         it is looked up and kept up to date, so that most appends need not look for the oldest item."""
+        limits, totals = self._limits, self.totals
+        within = totals.items <= limits.items and totals.content_bytes <= limits.content_bytes
+        if within and limits.by_age_alone and len(due) == len(limits.rules) and self.now < min(due.values()):
+            return 0
         count = 0
         for number, rule in enumerate(self._limits.rules):
             if rule.items is None and rule.content_bytes is None and self.now < due.get(number, 0):

@@ -245,6 +245,8 @@ def _evict(scene: Scene, strategy: Strategy, plan: Plan | None, trigger: Room, m
     chosen.left.extend(left)
     kept = sorted(item.seq for unit in [*(each.candidate.unit for each in chosen.taken), *waiting] for item in unit.items)
     upto = scene.reader.last_seq()
+    if not read.items:
+        return Base(chosen)  # without a plan: an empty session may become a fork, which begins with older items
     made = Plan(upto, tuple(kept), _until(tiers, chosen))
     looked_from = 1 if read.complete or not read.items else read.items[0].seq
     return Base(chosen, None if made == plan else made, looked_from=looked_from)

@@ -11,8 +11,11 @@ import sys
 from functools import partial
 
 from aios_api.addresses import Internal
+from aios_sidecar.context.scoring import QueryScorer, Scorer
+from aios_sidecar.context.scoring.embeddings import EmbeddingScorer, StaticTable
 from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.tokens import Models
+from aios_sidecar.context.tokens.errors import UnknownTokenizer
 from aios_sidecar.context.tokens.files import load_all
 from aios_sidecar.contracts import machine_seconds
 from aios_sidecar.gateway.agents import Agents
@@ -79,7 +82,11 @@ def _desk(settings: Settings, metrics: ContextMetrics) -> Desk | None:
         return None
     given = {} if settings.tokenizers_dir is None else load_all(settings.tokenizers_dir)
     metrics.watch_disk(settings.context_dir)
-    return Desk(partial(SqliteStore, settings.context_dir, observer=metrics), metrics, Models(given))
+    return Desk(partial(SqliteStore, settings.context_dir, observer=metrics), metrics, Models(given), _scorer(settings))
+
+
+def _scorer(settings: Settings) -> Scorer | None:
+    return None if settings.embeddings_dir is None else EmbeddingScorer(QueryScorer(), StaticTable.load(settings.embeddings_dir))
 
 
 def _operations_listener(settings: Settings) -> socket.socket:
@@ -120,6 +127,9 @@ def main() -> None:
     sys.unraisablehook = _unraisable
     try:
         asyncio.run(_run(settings))
+    except UnknownTokenizer as error:
+        log.error("aios-gateway does not start: %s", error)
+        sys.exit(2)
     except OSError as error:
         log.error("aios-gateway ends: %s", error)
         sys.exit(1)

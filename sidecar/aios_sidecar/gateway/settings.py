@@ -102,6 +102,8 @@ class Settings:
     """Where contexts are kept, a folder for each agent, on a local disk. The chart sets it; without it there are no contexts."""
     tokenizers_dir: Path | None = None
     """A folder for each model that has a tokenizer of its own: `tokenizer.json`, and `tokenizer_config.json` for its template."""
+    embeddings_dir: Path | None = None
+    """A table of vectors for questions to contexts: `tokenizer.json` and one `.safetensors` file (extra `embeddings`). None: words only."""
     internal_cidrs: Annotated[tuple[str, ...], BeforeValidator(_split), Field(max_length=64)] = ()
     """The cluster's own ranges for pods, Services and nodes, separated by commas. Private ones are internal without being named."""
     audit_file: Path | None = None

@@ -86,7 +86,7 @@ def test_lines_cost_exactly_what_the_whole_text_does(window: tuple[list[Unit], l
 @given(windows())
 def test_plain_messages_of_openai_cost_exactly_what_is_published(window: tuple[list[Unit], list[Unit]]):
     openai, ours = FORMATS["openai"], FORMATS["ours"]
-    plain = [unit for unit in window[0] if openai.exact(unit, GPT)]
+    plain = [unit for unit in window[0] if openai.exact([unit], GPT)]
     recalled = window[1]
     cost = openai.request_cost(GPT) + sum(openai.cost(unit, GPT) for unit in plain)
     cost += sum(ours.cost(unit, GPT) for unit in recalled) + (openai.recall_cost(GPT) if recalled else 0)

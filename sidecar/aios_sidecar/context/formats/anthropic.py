@@ -1,6 +1,6 @@
 """Anthropic messages: `system` apart, roles that alternate and begin with the user, results first in the message after their calls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from aios_sidecar.context.formats.base import (
@@ -45,7 +45,7 @@ class Anthropic:
     def recall_cost(self, counter: TokenCounter) -> int:
         return counter.overheads.message + counter.count(RECALLED)
 
-    def exact(self, unit: Unit, counter: TokenCounter) -> bool:
+    def exact(self, units: Iterable[Unit], counter: TokenCounter) -> bool:
         return False  # neither table nor template is published
 
     def render(self, units: Sequence[Unit], recalled: Sequence[Unit]) -> Rendered:

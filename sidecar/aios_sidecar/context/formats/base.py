@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from aios_sidecar.context.items import Item, Kind, Part, Role
@@ -31,8 +31,8 @@ class Format(Protocol):
     def recall_cost(self, counter: TokenCounter) -> int:
         """What the message around recalled units adds, once."""
 
-    def exact(self, unit: Unit, counter: TokenCounter) -> bool:
-        """`cost` is what the model counts, and not more."""
+    def exact(self, units: Iterable[Unit], counter: TokenCounter) -> bool:
+        """The costs of a request with `units` are what the model counts, and not more."""
 
     def render(self, units: Sequence[Unit], recalled: Sequence[Unit]) -> Rendered:
         """The window, valid for its reader. `units` in the order of the log; `recalled` at the end."""

@@ -1,6 +1,6 @@
 """OpenAI chat: `messages`, each call with its results right after it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from aios_sidecar.context.formats.base import (
@@ -43,8 +43,9 @@ class OpenAI:
     def recall_cost(self, counter: TokenCounter) -> int:
         return counter.overheads.message + counter.count(RECALLED)
 
-    def exact(self, unit: Unit, counter: TokenCounter) -> bool:
-        return counter.exact and counter.exact_messages and unit.items[0].kind is not Kind.TOOL_CALL
+    def exact(self, units: Iterable[Unit], counter: TokenCounter) -> bool:
+        # What calls add to a request is not published.
+        return counter.exact and counter.exact_messages and all(unit.items[0].kind is not Kind.TOOL_CALL for unit in units)
 
     def render(self, units: Sequence[Unit], recalled: Sequence[Unit]) -> Rendered:
         names = CallNames()

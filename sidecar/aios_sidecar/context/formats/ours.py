@@ -1,6 +1,6 @@
 """Our own format: items as they are, and the same as one text of lines."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from aios_sidecar.context.formats.base import Rendered, line, line_cost, lines
 from aios_sidecar.context.items import Item
@@ -22,7 +22,7 @@ class Ours:
     def recall_cost(self, counter: TokenCounter) -> int:
         return 0
 
-    def exact(self, unit: Unit, counter: TokenCounter) -> bool:
+    def exact(self, units: Iterable[Unit], counter: TokenCounter) -> bool:
         return counter.exact
 
     def render(self, units: Sequence[Unit], recalled: Sequence[Unit]) -> Rendered:

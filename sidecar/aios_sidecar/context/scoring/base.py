@@ -1,7 +1,7 @@
 """The interface of a scorer, and what is known of items without reading them again."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from aios_sidecar.context.formats.base import text
 from aios_sidecar.context.items import Item
@@ -46,6 +46,8 @@ class Known:
     """The facts of one context's items, each read once. For one thread at a time."""
 
     def __init__(self) -> None:
+        self.vectors: dict[int, Any] = {}
+        """What a scorer that reckons with vectors keeps of each item."""
         self._facts: dict[int, Facts] = {}
         self._lines: dict[str | None, tuple[int, list[int]]] = {}
 
@@ -72,7 +74,7 @@ class Known:
             new = reader.range(upto + 1, last, session)
             self.learn(new)
             line.extend(item.seq for item in new)
-        self._lines[session] = (last, line)
+        self._lines[session] = (last if line else 0, line)  # an empty session may become a fork, which begins with older items
         while len(self._lines) > LINES_LIMIT:
             del self._lines[next(iter(self._lines))]
         return line

@@ -7,7 +7,6 @@ import heapq
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
 
 from aios_sidecar.context.formats.base import text
 from aios_sidecar.context.reader import Reader
@@ -71,13 +70,12 @@ class StaticTable:
 
 
 class EmbeddingScorer:
-    """Another scorer, mixed with similarity. For one thread at a time."""
+    """Another scorer, mixed with similarity."""
 
     def __init__(self, other: Scorer, table: StaticTable, share: float = SHARE) -> None:
         self._other = other
         self._table = table
         self._share = share
-        self._vectors: WeakKeyDictionary[Known, dict[int, numpy.ndarray[Any, Any]]] = WeakKeyDictionary()
 
     def score(self, question: str, reader: Reader, known: Known, session: str | None) -> Iterable[Scored]:
         import numpy
@@ -102,7 +100,7 @@ class EmbeddingScorer:
     def _rows(self, reader: Reader, known: Known, seqs: Sequence[int]) -> "numpy.ndarray[Any, Any]":
         import numpy
 
-        vectors = self._vectors.setdefault(known, {})
+        vectors = known.vectors
         missing = [seq for seq in seqs if seq not in vectors]
         if len(vectors) + len(missing) > VECTORS_LIMIT:
             vectors.clear()

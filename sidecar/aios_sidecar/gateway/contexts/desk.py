@@ -15,6 +15,7 @@ from aios_sidecar.context.errors import BudgetTooSmall, Busy, Conflict, ContextE
 from aios_sidecar.context.items import InvalidItem
 from aios_sidecar.context.limits import Limits
 from aios_sidecar.context.receipt import document
+from aios_sidecar.context.scoring import Scorer
 from aios_sidecar.context.store import AgentKey, Context, ContextStore, Receipt, Scope
 from aios_sidecar.context.tokens import Models
 from aios_sidecar.context.tokens.errors import UnknownTokenizer
@@ -52,13 +53,17 @@ _KINDS: Final[dict[type[Exception], ProblemKind]] = {
 class Desk:
     """The contexts of all agents of this node."""
 
-    def __init__(self, open_store: Callable[[], ContextStore], metrics: ContextMetrics, models: Models | None = None) -> None:
-        """`open_store` is called at the first use, and again after it failed: the node agent may not have made the directory yet."""
+    def __init__(
+        self, open_store: Callable[[], ContextStore], metrics: ContextMetrics, models: Models | None = None, scorer: Scorer | None = None
+    ) -> None:
+        """`open_store` is called at the first use, and again after it failed: the node agent may not have made the directory yet.
+        `scorer` finds what answers a question; None: by words."""
         self._open_store = open_store
         self._opening = threading.Lock()
         self._store: ContextStore | None = None
         self.metrics = metrics
         self.models = models or Models()
+        self.scorer = scorer
         self._served: WeakSet[AgentContext] = WeakSet()
         self._memories: OrderedDict[str, Remembered] = OrderedDict()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="desk")
@@ -136,7 +141,7 @@ class AgentContext:
         context, remembered = self._opened(), self._desk.remembered(self._key.uid)
         with remembered.turn:
             with context.reading() as reader:
-                window = build_window(reader, request, remembered.memory, datetime.now(UTC), self._desk.models)
+                window = build_window(reader, request, remembered.memory, datetime.now(UTC), self._desk.models, self._desk.scorer)
             answer = document(window)
         with suppress(Unwritable):  # a disk that takes nothing does not keep a window back
             if window.state is not None:

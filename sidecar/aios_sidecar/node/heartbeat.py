@@ -43,6 +43,7 @@ class Heartbeat:
         self._clock = clock
         self._clock_seconds = clock_seconds
         self._renewed: float | None = None
+        self._hear_after = -math.inf
         self._cut_off = False
         self._changed = asyncio.Event()
 
@@ -50,10 +51,15 @@ class Heartbeat:
     def fresh_until(self) -> float | None:
         """Until when the gateway may act on what it was told: counted from the start of the renewal, and from the last word about orders.
 
-        None before both were heard since this program started; what the gateway was told by the one before it stands then.
+        None before both were heard since this program started; what the gateway was told by the one before it stands then. None also after
+        a lapse, until orders are heard anew: the operator may have given the agents to another node since the last word about them.
         """
         heard = self._orders_heard()
-        return None if heard is None or self._renewed is None else min(heard, self._renewed) + self._settings.mute_seconds
+        return (
+            None
+            if heard is None or heard < self._hear_after or self._renewed is None
+            else min(heard, self._renewed) + self._settings.mute_seconds
+        )
 
     @property
     def left_seconds(self) -> float:
@@ -89,6 +95,8 @@ class Heartbeat:
         if self._cut_off:
             log.info("the Lease of this node is renewed again")
         self._cut_off = False
+        if self._renewed is not None and not self.left_seconds:
+            self._hear_after = self._clock_seconds()
         self._renewed = began
         return True
 

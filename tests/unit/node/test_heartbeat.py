@@ -94,6 +94,22 @@ async def test_orders_that_were_not_heard_are_not_fresh_however_often_the_lease_
         assert heartbeat.fresh_until == expected
 
 
+async def test_after_a_lapse_what_was_heard_before_the_renewal_is_not_fresh():
+    """While the Lease was silent the operator may have given the agents to another node; the watch may be dead by now."""
+    cluster = Cluster(Clock())
+    heard = [1000.0]
+    heartbeat = Heartbeat(NodeSettings("node-a", "ns", 60), cluster, lambda: heard[0], lambda: NOW, cluster.shown)
+    assert await heartbeat._renew(1)
+    assert heartbeat.fresh_until == 1060
+    heard[0] = cluster.shown.now = 1120.0  # orders are heard all the time, and for two minutes no renewal succeeds
+    assert heartbeat.left_seconds == 0
+    cluster.shown.now = 1121.0
+    assert await heartbeat._renew(1)
+    assert heartbeat.left_seconds == 0, "the last word about orders is older than the renewal"
+    heard[0] = 1122.0
+    assert heartbeat.fresh_until == 1181
+
+
 @pytest.mark.parametrize("error", [Unreachable("no route"), Forbidden("no role", code=403, reason="Forbidden")])
 async def test_a_renewal_that_fails_gives_no_time_and_is_tried_again(error):
     cluster = Cluster(Clock())

@@ -7,20 +7,12 @@ It has a local cluster of its own for the time that it takes: a real control pla
 import asyncio
 import contextlib
 import os
-import re
-import socket
-import subprocess
-import sys
+import statistics
 import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-import aios_api
-import aios_kube
-import aios_operator
 from aios_api import names
+from aios_bench.operating import Operator
 from aios_bench.result import Options, Result, percentile
 from aios_bench.start import MANAGER, Moments, Watcher
 from aios_kube import KubeClient, Object, Reflector, Selection, connect, resources
@@ -34,72 +26,6 @@ CREATORS = 32
 TIMEOUT_SECONDS = 600
 REST_SECONDS = 20
 """How long the operator is watched at rest: sweeps every 3 s and audits every 5 s, after it has listed everything anew."""
-QUIET_SECONDS = 5
-OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-@dataclass
-class Operator:
-    """The operator as a process: what it says of itself, and what the kernel does."""
-
-    process: subprocess.Popen[bytes]
-    port: int
-    began: float
-
-    @classmethod
-    def start(cls, kubeconfig: Path, log: Path, **more: str) -> "Operator":
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = int(free.getsockname()[1])
-        sources = [str(Path(str(package.__file__)).parents[1].resolve()) for package in (aios_api, aios_kube, aios_operator)]
-        settings = {"AIOS_HTTP_HOST": "127.0.0.1", "AIOS_HTTP_PORT": str(port), "PYTHONPATH": ":".join(sources), **more}
-        began = time.monotonic()
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "aios_operator.main", "--kubeconfig", str(kubeconfig), "run"],
-                env={**os.environ, **settings},
-                stdout=output,
-                stderr=output,
-            )
-        return cls(process, port, began)
-
-    def get(self, path: str) -> str:
-        with OPENER.open(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
-            return bytes(answer.read()).decode()
-
-    async def ready(self) -> None:
-        while True:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"the operator ended with {self.process.returncode}")
-            with contextlib.suppress(OSError):
-                self.get("/readyz")
-                return
-            await asyncio.sleep(0.1)
-
-    def writes(self) -> int:
-        """Requests so far that change something, events included."""
-        counted = re.findall(r'^aios_operator_api_requests_total\{code="\d+",verb="(\w+)"\} (\S+)$', self.get("/metrics"), re.MULTILINE)
-        return sum(int(float(number)) for verb, number in counted if verb not in ("get", "list", "watch"))
-
-    def memory_mib(self, line: str) -> float:
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return round(int(re.findall(rf"^{line}:\s+(\d+) kB", status, re.MULTILINE)[0]) / 1024, 1)
-
-    async def quiet(self) -> int:
-        """All its writes, once none was added for a while."""
-        while True:
-            before = self.writes()
-            await asyncio.sleep(QUIET_SECONDS)
-            if self.writes() == before:
-                return before
-
-    def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
 
 def an_agent(name: str) -> Object:
@@ -172,7 +98,7 @@ async def burst(cluster: LocalCluster, agents: list[str]) -> tuple[dict[str, flo
         await client.create(resources.AGENTS, an_agent("latecomer"), field_manager=MANAGER)
         operator = Operator.start(cluster.kubeconfig, log)
         await moments.reached(["latecomer"], "planned")
-        figures["seconds_from_start_to_first_decision"] = round(moments.seen["latecomer"]["planned"] - operator.began, 2)
+        figures["seconds_to_first_decision"] = round(moments.seen["latecomer"]["planned"] - operator.began, 2)
     finally:
         operator.stop()
         for task in watchers:
@@ -195,17 +121,33 @@ METHOD = (
     "program has seen the step of the last Agent. api_writes_per_agent counts every changing request of the operator, events included. "
     "writes_at_rest: the operator starts anew with all Agents present, lists everything, and sweeps every 3 s and "
     "audits every 5 s for {rest} s. "
-    "seconds_from_start_to_first_decision: from the start of the process, all Agents present, to the order of one more that was applied "
-    "while no operator ran."
+    "seconds_to_first_decision: from the start of the process, all Agents present, to the order of one more that was applied "
+    "while no operator ran. Figures are medians of {runs}, each on a cluster of its own; samples have every run, with "
+    "the machine's load (1 min) before and after it."
 )
 
 
 def bench(options: Options) -> Result:
     count, nodes = (20, 3) if options.quick else (options.agents, options.kwok_nodes)
-    with a_cluster(nodes) as cluster:
-        figures, samples = asyncio.run(measure(cluster, [f"agent-{number}" for number in range(count)]))
+    agents = [f"agent-{number}" for number in range(count)]
+    samples: dict[str, list[float]] = {}
+    for number in range(1, options.runs + 1):
+        load = os.getloadavg()[0]
+        with a_cluster(nodes) as cluster:
+            figures, each = asyncio.run(measure(cluster, agents))
+        for name, value in (("load_before", load), *figures.items(), ("load_after", os.getloadavg()[0])):
+            samples.setdefault(name, []).append(round(value, 2))
+        samples |= {f"{name}_of_run_{number}": values for name, values in each.items()}
+        if options.runs > 1:
+            print(f"run {number} of {options.runs}: bound after {figures['seconds_to_bound']:g} s", flush=True)
+    runs = f"{options.runs} runs" if options.runs > 1 else "one run"
     return Result(
-        figures={"agents": count, "kwok_nodes": nodes, **figures},
+        figures={
+            "agents": count,
+            "kwok_nodes": nodes,
+            "runs": options.runs,
+            **{name: statistics.median(samples[name]) for name in figures},
+        },
         samples=samples,
-        method=METHOD.format(agents=count, nodes=nodes, rest=REST_SECONDS),
+        method=METHOD.format(agents=count, nodes=nodes, rest=REST_SECONDS, runs=runs),
     )

@@ -29,6 +29,10 @@ class Options:
     """Of those windows, in tokens."""
     embeddings: Path | None = None
     """A directory with a table of vectors, mixed into the search for answers."""
+    runs: int = 1
+    """How often such a bench is run; figures are medians then."""
+    pods: int = 20_000
+    """How many pods of others there are (bench foreign)."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write(name: str, result: Result, path: Path) -> None:
-    """The result is at `path` as JSON, complete or not at all."""
+def write(name: str, result: Result, path: Path, note: str = "") -> None:
+    """The result is at `path` as JSON, complete or not at all. `note`: what else a reader must know of the machine at that time."""
     document = {
         "bench": name,
         "figures": dict(result.figures),
         **result.more,
         "method": result.method,
+        **({"note": note} if note else {}),
         "machine": machine(),
         "versions": {**versions(), **result.versions},
         "samples": {key: list(values) for key, values in result.samples.items()},

@@ -26,6 +26,9 @@ GROUP = "aios.benches"
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A directory with tokenizer.json and a table of vectors in .safetensors (context).",
 )
+@click.option("--runs", type=click.IntRange(1, 20), default=1, show_default=True, help="How often; figures are medians (burst).")
+@click.option("--pods", type=click.IntRange(1, 100_000), default=20_000, show_default=True, help="How many pods of others (foreign).")
+@click.option("--note", default="", help="What else a reader must know of the machine at that time, for the JSON.")
 @click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Default: the local cluster's.")
 def bench(
     name: str | None,
@@ -36,6 +39,9 @@ def bench(
     dataset: Path | None,
     budgets: str,
     embeddings: Path | None,
+    runs: int,
+    pods: int,
+    note: str,
     kubeconfig: Path | None,
 ) -> None:
     """Measure one promise on the real thing. Without NAME: list the benches."""
@@ -56,7 +62,9 @@ def bench(
             f"Benches run from a source checkout (make setup); {missing.name} is not part of the installed package."
         ) from missing
     try:
-        result = run(Options(kubeconfig or default_kubeconfig(), quick, agents, kwok_nodes, dataset, _budgets(budgets), embeddings))
+        result = run(
+            Options(kubeconfig or default_kubeconfig(), quick, agents, kwok_nodes, dataset, _budgets(budgets), embeddings, runs, pods)
+        )
     except ValueError as problem:
         raise click.UsageError(str(problem)) from problem
     except (ApiError, TimeoutError) as problem:
@@ -68,7 +76,7 @@ def bench(
     for figure, value in result.figures.items():
         click.echo(f"{figure:<36} {value:g}")
     if json_path is not None:
-        write(name, result, json_path)
+        write(name, result, json_path, note)
         click.echo(f"Written to {json_path}")
 
 

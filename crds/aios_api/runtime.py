@@ -82,8 +82,8 @@ class UsedGPU(Model):
 
     uuid: UID = Field(description="The GPU, as the driver names it.")
     used: Memory = Field(
-        description="VRAM, in whole MiB, with what contexts take. It is written at most every ten seconds, and only when it has changed by "
-        "a twentieth of the share or from or to nothing: for people. What holds the Agent to its share reads the driver itself."
+        description="VRAM, in whole MiB, with what contexts take. For people: it is written every ten seconds at most, on average, and "
+        "only when it has changed by a twentieth of the share or from or to nothing. What holds the Agent to its share reads the driver."
     )
 
 

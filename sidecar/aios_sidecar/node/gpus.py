@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ from aios_kube.events import EventRecorder, Regarding
 from aios_sidecar.cgroups import Container
 from aios_sidecar.contracts import MIB, Booked, BookedShare, Excess, Reading, Unread, Use, WorkerMessage, Workers
 from aios_sidecar.node.health_keeper import HealthKeeper
-from aios_sidecar.node.live import LiveClaim, LiveClaims
+from aios_sidecar.node.live import USE_WORDS, LiveClaim, LiveClaims
 from aios_sidecar.node.metrics import Metrics
 from aios_sidecar.node.shots import kill_container
 from aios_sidecar.node.state import StateFiles
@@ -25,7 +24,7 @@ UNREAD_SECONDS = 5.0
 """Without a reading for so long, a GPU is not monitored. A worker that is replaced is back earlier, so that no status flaps with it."""
 TICK_SECONDS = 1.0
 USE_SECONDS = 10.0
-"""Between two words about how much an Agent uses: each is a write to the API, and a person looks every few seconds."""
+"""Between two words about how much an Agent uses, on average: each is a write to the API."""
 USE_STEP = 20
 """Only a change by this part of the share is told: at rest, nothing is."""
 UNATTRIBUTED_BYTES = 64 * MIB
@@ -125,7 +124,8 @@ class GPUs:
             if not live.facts.watched:
                 self._claims.learn(live, replace(live.facts, watched=True, watch_message=self._verified(uuid, use, reading.context_bytes)))
             used_mib = -(-use.used_bytes // MIB)
-            if heard.since - live.used_since >= USE_SECONDS and worth_telling(live.used_mib, used_mib, use.booked_bytes // MIB):
+            lately = len(live.used_told) == USE_WORDS and heard.since - live.used_told[0] < USE_WORDS * USE_SECONDS
+            if not lately and worth_telling(live.used_mib, used_mib, use.booked_bytes // MIB):
                 self._claims.tell_use(live, used_mib, heard.since)
 
     def _verified(self, uuid: str, use: Use, context_bytes: int) -> str:
@@ -166,7 +166,7 @@ class GPUs:
             for live in self._claims:
                 if live.state.gpu is not None and live.state.gpu.uuid == uuid and live.facts.watched is not False:
                     message = f"{uuid} can't be read since {self._time()}: {heard.reason}"
-                    self._claims.tell_use(live, None, -math.inf)
+                    self._claims.tell_use(live, None, now)
                     self._claims.learn(live, replace(live.facts, watched=False, watch_message=message))
 
     def _excess(self, uuid: str, excess: Excess) -> None:

@@ -1,8 +1,8 @@
 """The prepared claims of this node as this program holds them: state, listeners, and what is known to be true of each."""
 
 import asyncio
-import math
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,6 +17,8 @@ from aios_sidecar.node.netns import Identity
 from aios_sidecar.node.state import ClaimState
 
 Clock = Callable[[], datetime]
+USE_WORDS = 3
+"""So many words about an Agent's use may follow each other at once: it starts, loads, and is known to have loaded."""
 
 
 @dataclass
@@ -33,8 +35,8 @@ class LiveClaim:
     """What the gateway says of its way out; None before its first word."""
     used_mib: int | None = None
     """VRAM that the pod uses, as it was last worth telling; None while it is not known."""
-    used_since: float = -math.inf
-    """When that was last told, on the event loop's clock."""
+    used_told: deque[float] = field(default_factory=lambda: deque(maxlen=USE_WORDS))
+    """When it was told, on the event loop's clock."""
 
     def listens_in(self, namespace: Identity) -> bool:
         """Whether the loopback listener is open in this network namespace."""
@@ -83,7 +85,7 @@ class LiveClaims:
 
     def tell_use(self, live: LiveClaim, used_mib: int | None, at: float) -> None:
         """So much is used of the claim's share; None: it is not known any more."""
-        live.used_since = at
+        live.used_told.append(at)
         if used_mib != live.used_mib:
             live.used_mib = used_mib
             self._wake()

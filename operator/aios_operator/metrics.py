@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import prometheus_client
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -79,19 +80,11 @@ class _Picture(prometheus_client.registry.Collector):
         self._store = store
 
     def collect(self) -> Iterable[Metric]:
-        yield self._conditions()
+        agents, bindings = self._store.agents.views.values(), self._store.bindings.views.values()
+        yield _conditions("aios_operator_agents", "Agents by condition.", (agent.status for agent in agents))
+        yield _conditions("aios_operator_tool_bindings", "ToolBindings by condition.", (binding.status for binding in bindings))
         yield from self._vram()
         yield from self._quota()
-
-    def _conditions(self) -> Metric:
-        counted: Counter[tuple[str, str]] = Counter()
-        known = {str(kind) for kind in ConditionType}
-        for agent in self._store.agents.views.values():
-            counted.update((c["type"], c["status"]) for c in agent.status.get("conditions") or () if c["type"] in known)
-        family = GaugeMetricFamily("aios_operator_agents", "Agents by condition.", labels=["condition", "status"])
-        for (kind, status), number in sorted(counted.items()):
-            family.add_metric([kind, status], number)
-        return family
 
     def _vram(self) -> Iterable[Metric]:
         capacity = GaugeMetricFamily("aios_operator_gpu_vram_capacity_bytes", "VRAM that a GPU offers.", labels=["node", "gpu"])
@@ -122,3 +115,14 @@ class _Picture(prometheus_client.registry.Collector):
                     memory.add_metric([namespace, word], parse_bytes(amount["memory"]))
                     agents.add_metric([namespace, word], amount["agents"])
         return [memory, agents]
+
+
+def _conditions(name: str, help_text: str, statuses: Iterable[Mapping[str, Any]]) -> Metric:
+    counted: Counter[tuple[str, str]] = Counter()
+    known = {str(kind) for kind in ConditionType}
+    for status in statuses:
+        counted.update((c["type"], c["status"]) for c in status.get("conditions") or () if c["type"] in known)
+    family = GaugeMetricFamily(name, help_text, labels=["condition", "status"])
+    for (kind, word), number in sorted(counted.items()):
+        family.add_metric([kind, word], number)
+    return family

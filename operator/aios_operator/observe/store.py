@@ -399,6 +399,8 @@ class Store:
         if old is not None and (new is None or _reservation(old) != _reservation(new)):
             self.cluster_dirty = True  # quota was given back
         self._selections.agent_changed(old, new)
+        if old is not None and new is not None and old.labels != new.labels:
+            self.first.add(key)  # a binding may select it no longer
         self.dirty_bindings.add(key.namespace)
         self.dirty_exposures.add(key)
         self.mark(key)

@@ -236,6 +236,8 @@ async def test_what_finds_no_room_is_left_out_and_says_so(world: World):
     assert "late.example.com" not in world.reaches(CODER)
     assert world.binding("late")["Programmed"] == ("False", "TooManyRules")
     assert world.binding("late")["Stalled"] == ("True", "TooManyRules")
+    world.metrics.watch_store(world.store)
+    assert b'aios_operator_tool_bindings{condition="Ready",status="False"} 1.0' in world.metrics.exposition()
     world.cluster.remove(resources.TOOL_BINDINGS, "old0", "ns")
     await settled(world)
     assert "late.example.com" in world.reaches(CODER)
@@ -317,3 +319,18 @@ async def test_however_much_there_is_to_do_a_change_of_a_binding_comes_first(wor
     assert world.writes_since(mark)[0].name == "coder"
     assert world.reaches(CODER) == []
     assert not world.store.first
+
+
+async def test_so_does_a_change_of_labels(world: World):
+    world.bind("models", "a.example.com")
+    await settled(world)
+    world.loop.settings = dataclasses.replace(world.loop.settings, concurrent_writes=1)
+    for number in range(30):
+        world.apply(f"many{number:02}")
+    world.deliver()
+    world.label(CODER, app="other")
+    world.deliver()
+    mark = world.mark
+    await world.loop.settle()
+    assert world.writes_since(mark)[0].name == "coder"
+    assert world.reaches(CODER) == []

@@ -4,9 +4,9 @@ promises.
 With a dataset it reports the quality of windows over it, and nothing else. Without one it measures speed and promises on logs of its own,
 and the quality over the test half of its own dialogues."""
 
-from aios_bench import context_promises, context_quality, context_windows, dialogue_maker, dialogues
+from aios_bench import context_endpoint, context_promises, context_quality, context_store, context_windows, dialogue_maker, dialogues
 from aios_bench.context_quality import Quality
-from aios_bench.result import Options, Result
+from aios_bench.result import Options, Result, percentile
 from aios_sidecar.context.scoring import QueryScorer, Scorer
 from aios_sidecar.context.scoring.embeddings import EmbeddingScorer, StaticTable
 
@@ -22,10 +22,10 @@ METHOD_QUALITY = (
     "question known. Questions: {questions}; {origin}."
 )
 METHOD_SPEED = (
-    "window_store_ms: 200 of {large} items from SQLite, one item appended before each, OpenAI format; query_*: 2,000 tokens for "
-    "questions with names. prefix_reuse_percent: generated dialogues, turn by turn, 8,000 tokens with a core of 800, counted once "
-    "the window is full. Promises: {windows:.0f} windows over {logs} random logs. Quality: as with a dataset, over the generated "
-    "test half."
+    "window_store_ms: 200 of {large} items from SQLite, one item appended before each, OpenAI format; window_endpoint_ms: the same "
+    "over HTTP on loopback, from a gateway in a process of its own; query_*: 2,000 tokens for questions with names. "
+    "prefix_reuse_percent: generated dialogues, turn by turn, 8,000 tokens with a core of 800, counted once the window is full. "
+    "Promises: {windows:.0f} windows over {logs} random logs. Quality: as with a dataset, over the generated test half."
 )
 
 
@@ -37,10 +37,15 @@ def bench(options: Options) -> Result:
     half = dialogue_maker.TEST[:1] if options.quick else dialogue_maker.TEST
     made = [dialogues.dialogue(document, "generated") for document in dialogue_maker.dataset(half)]
     figures, taken = context_windows.speed(large, samples)
+    taken["window_endpoint_ms"] = context_endpoint.window_ms(large, samples)
+    figures["window_endpoint_ms_p50"] = round(percentile(taken["window_endpoint_ms"], 50), 2)
+    stored, store_samples = context_store.figures(options.quick)
+    figures |= {name: round(value, 2) for name, value in stored.items()}
+    taken |= {name: [round(value, 3) for value in values] for name, values in store_samples.items()}
     figures["prefix_reuse_percent"] = context_windows.prefix_reuse(made)
     figures.update(context_promises.promises(logs))
     quality = context_quality.measure(made, options.budgets, _scorer(options))
-    result = _of(quality, METHOD_SPEED.format(large=large, windows=figures["windows"], logs=logs), figures)
+    result = _of(quality, METHOD_SPEED.format(large=large, windows=figures["windows"], logs=logs) + " " + context_store.METHOD, figures)
     return Result(result.figures, result.method, {**result.samples, **taken}, more=result.more, table=result.table)
 
 

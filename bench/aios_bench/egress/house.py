@@ -41,7 +41,9 @@ def a_policy(*rules: str, generation: int = 1) -> EgressPolicy:
 class House:
     """Agents are numbered; each has a port on loopback where the gateway takes it for that agent."""
 
-    def __init__(self, directory: Path, agents: int) -> None:
+    def __init__(self, directory: Path, agents: int, environment: Mapping[str, str] | None = None) -> None:
+        """`environment` has further settings of the gateway."""
+        self._environment = environment or {}
         self.settings = NodeSettings(NODE, run_dir=directory, gateway_uid=os.geteuid())
         self.claims = LiveClaims(lambda: datetime.now(UTC))
         self.ports: list[int] = []
@@ -74,6 +76,7 @@ class House:
             "AIOS_GATEWAY_METRICS_PORT": "0",
             "AIOS_GATEWAY_IDLE_SECONDS": "600",
             "AIOS_GATEWAY_AUDIT_FILE": str(self.settings.run_dir / "egress.jsonl"),
+            **self._environment,
         }
         tasks = [asyncio.create_task(link.run()), asyncio.create_task(heartbeat.run())]
         try:

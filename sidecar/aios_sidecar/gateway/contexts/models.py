@@ -299,7 +299,9 @@ class WindowTokens(Wire):
     reserve: int
     exact: bool = Field(description="used is what the model counts, not an upper bound.")
     counted_by: str
-    bound_percent: float | None = Field(default=None, description="How far used may be above what the model counts, where that is known.")
+    bound_percent: float | None = Field(
+        default=None, description="By how much the provider's count was above such an estimate, at most. Absent: never reported."
+    )
 
 
 class WindowPrefix(Wire):

@@ -96,6 +96,8 @@ LABELS = {
             "booked_bytes",
             "used_bytes",
             "unattributed_bytes",
+            "context_bytes",
+            "context_calibrated",
             "shares_exceeded_total",
         )
     },

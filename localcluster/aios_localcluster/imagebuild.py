@@ -96,7 +96,11 @@ def _inputs(name: str, root: Path) -> list[Path]:
     rooms = {package.name: package for package in root.glob("*/aios_*")}
     sources = [rooms[package] for package in PROGRAMS[name]]
     locks = [root / "requirements" / f"{program}.txt" for program in PROGRAMS]
-    native = [root / "sidecar" / "native" / "out" / file for file in ("aios-hook", "libnvidia-ml.so.1")] if name == "node" else []
+    native = (
+        [root / "sidecar" / "native" / "out" / file for file in ("aios-hook", "libnvidia-ml.so.1", "libcuda.so.1")]
+        if name == "node"
+        else []
+    )
     makers = [Path(__file__).with_name(f"{module}.py") for module in ("imagebuild", "imagetrees")]
     return [containerfile, *sources, *locks, *native, *makers, root / "pyproject.toml"]
 

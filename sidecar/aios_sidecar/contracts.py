@@ -269,6 +269,9 @@ class Use(_Message):
     """The ids of those that use it."""
 
 
+ContextSource = Literal["Calibrated", "Setting"]
+
+
 class Reading(_Message):
     """What the driver said a moment ago."""
 
@@ -280,6 +283,8 @@ class Reading(_Message):
     uses: Annotated[tuple[Use, ...], Field(strict=False)]
     context_bytes: int
     """What each process may use beside its share."""
+    context_source: ContextSource
+    """Whether that was measured on this GPU with this driver, or is as the administrator set it."""
 
 
 class Unread(_Message):

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ from aios_sidecar.contracts import GPU, Booked, InventoryReport, WorkerMessage, 
 from aios_sidecar.node._proto import dra_pb2, dra_pb2_grpc
 from aios_sidecar.node.agent import NodeAgent
 from aios_sidecar.node.settings import NodeSettings
+from aios_sidecar.vram.calibration import Calibration
+from aios_sidecar.vram.settings import VramSettings
+from aios_sidecar.vram.supervisor import Supervisor
 
 Object = dict[str, Any]
 
@@ -113,6 +117,11 @@ def a_cluster(*, claim: Object | None = None, runtime: Object | None = None) -> 
     cluster.put(AGENT_RUNTIMES, runtime or a_runtime())
     cluster.put(RESOURCE_CLAIMS, claim or a_claim())
     return cluster
+
+
+def a_supervisor(settings: VramSettings, inventory: FixedInventory | None = None, contexts: Path = Path("/nonexistent")) -> Supervisor:
+    """Of the workers of these GPUs, or of GPU_A; measurements of contexts are kept in `contexts`."""
+    return Supervisor(inventory or FixedInventory(GPU_A), settings, Calibration(settings, contexts, time.monotonic))
 
 
 def rewrite(file: Path, text: str) -> None:

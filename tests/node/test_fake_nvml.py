@@ -184,6 +184,34 @@ def test_health_is_what_the_file_says_and_what_it_does_not_say_is_not_told(libra
     assert said == [[3, 0, 3, [0, 0, 0, 0], 8, None], [0, 2, 3, [0, 1, 1, 1], 0, 3]]
 
 
+def test_the_fake_cuda_gives_a_context_that_nvml_tells_of(library, gpus, tmp_path):
+    gpus.write_text(TWO_GPUS.replace("model=L4", "model=L4 context=300Mi") + "programs proc=/proc\n")
+    said = result(
+        library,
+        gpus,
+        """
+        import ctypes
+        os.environ["CUDA_VISIBLE_DEVICES"] = "GPU-bbbb"
+        cuda = ctypes.CDLL("libcuda.so.1")
+        context, device, count, name = ctypes.c_void_p(), ctypes.c_int(), ctypes.c_int(), ctypes.c_char_p()
+        def used():
+            nvml.nvmlInit()
+            processes = nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByUUID("GPU-bbbb"))
+            return {p.pid: p.usedGpuMemory for p in processes}.get(os.getpid())
+        early = cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0)
+        codes = [cuda.cuInit(1), cuda.cuInit(0), cuda.cuDeviceGetCount(ctypes.byref(count)), cuda.cuDeviceGet(ctypes.byref(device), 1),
+                 cuda.cuDeviceGet(ctypes.byref(device), 0), cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device),
+                 cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)]
+        with_context = used()
+        codes += [cuda.cuDevicePrimaryCtxRelease_v2(device) for _ in range(3)]
+        import time; time.sleep(0.1)
+        cuda.cuGetErrorName(early, ctypes.byref(name))
+        print(json.dumps([early, codes, count.value, with_context, used(), name.value.decode()]))
+        """,
+    )
+    assert said == [3, [1, 0, 0, 101, 0, 0, 0, 0, 0, 101], 1, 300 << 20, None, "CUDA_ERROR_NOT_INITIALIZED"]
+
+
 def test_a_change_of_the_file_shows_at_the_next_call_and_a_gpu_that_left_is_lost(library, gpus):
     said = result(
         library,

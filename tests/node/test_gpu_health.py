@@ -11,7 +11,6 @@ from aios_kube.fake import FakeCluster
 from aios_kube.resources import EVENTS, RESOURCE_SLICES
 from aios_sidecar.contracts import InventoryReport, WithheldGPU
 from aios_sidecar.node._proto import registration_pb2, registration_pb2_grpc
-from aios_sidecar.vram.supervisor import Supervisor
 from node.played import Played
 from node.support import (
     GPU_A,
@@ -21,6 +20,7 @@ from node.support import (
     a_claim,
     a_cluster,
     a_runtime,
+    a_supervisor,
     ask,
     eventually,
     prepare,
@@ -41,7 +41,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def watching(settings: Any, cluster: FakeCluster, inventory: FixedInventory | None = None) -> Any:
     """A node agent with a worker for GPU_A."""
     inventory = inventory or FixedInventory(GPU_A)
-    return running(settings, cluster, inventory=inventory, workers=Supervisor(inventory, QUICK))
+    return running(settings, cluster, inventory=inventory, workers=a_supervisor(QUICK, inventory))
 
 
 def device(cluster: FakeCluster) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from aios_sidecar.contracts import MIB, Booked, BookedShare, Reading, Unread, Wo
 from aios_sidecar.node.agent import NodeAgent
 from aios_sidecar.node.state import StateFiles
 from aios_sidecar.vram.settings import VramSettings
-from aios_sidecar.vram.supervisor import Supervisor
 from node.played import Played
 from node.support import (
     CLAIM_UID,
@@ -30,6 +29,7 @@ from node.support import (
     a_claim,
     a_cluster,
     a_runtime,
+    a_supervisor,
     ask,
     eventually,
     prepare,
@@ -39,14 +39,19 @@ from node.support import (
     uid,
 )
 
-QUICK = VramSettings(context_mib=100, contexts=2, margin_mib=0, look_seconds=0.2)
+QUICK = VramSettings(calibrate=False, context_mib=100, contexts=2, margin_mib=0, look_seconds=0.2)
 NEIGHBOUR = uid(7)
 
 
 @contextlib.asynccontextmanager
-async def supervised(*shares: BookedShare, inventory: FixedInventory | None = None, settings: VramSettings = QUICK):
+async def supervised(
+    *shares: BookedShare,
+    inventory: FixedInventory | None = None,
+    settings: VramSettings = QUICK,
+    contexts: Path = Path("/nonexistent"),
+):
     """A supervisor with its workers, and what they said."""
-    supervisor, heard = Supervisor(inventory or FixedInventory(GPU_A), settings), list[WorkerMessage]()
+    supervisor, heard = a_supervisor(settings, inventory, contexts), list[WorkerMessage]()
     supervisor.book({GPU_A.uuid: Booked(shares=shares)})
     task = asyncio.create_task(supervisor.run(lambda _, message: heard.append(message)))
     try:
@@ -83,7 +88,7 @@ async def test_a_worker_tells_who_uses_what_across_pid_namespaces(driver, play):
 
 async def test_a_worker_that_is_killed_or_hangs_is_replaced_and_knows_the_bookings(driver):
     share = BookedShare(claim_uid=CLAIM_UID, pod_uid=POD_UID, booked_bytes=MIB)
-    async with supervised(share, settings=VramSettings(silent_seconds=4)) as (supervisor, heard):
+    async with supervised(share, settings=VramSettings(calibrate=False, silent_seconds=4)) as (supervisor, heard):
         await eventually(lambda: readings(heard), 30)
         first = supervisor.pids[GPU_A.uuid]
         os.kill(first, signal.SIGKILL)
@@ -146,7 +151,7 @@ async def test_who_takes_more_than_his_share_is_stopped_and_named_and_nobody_els
     greedy, neighbour, foreign = play(POD_UID), play(NEIGHBOUR), play(uid(6))
     neighbour.use(3000)
     foreign.use(5000)
-    supervisor = Supervisor(FixedInventory(GPU_A), QUICK)
+    supervisor = a_supervisor(QUICK)
     async with running(settings, cluster, workers=supervisor) as agent:
         assert not (await prepare(settings)).error
         assert condition(cluster, "EnforcementVerified").get("status") in (None, "Unknown")
@@ -184,7 +189,7 @@ async def test_who_takes_more_than_his_share_is_stopped_and_named_and_nobody_els
         assert metric(agent, "aios_gpu_shares_exceeded_total") == 1
         assert metric(agent, "aios_gpu_monitored") == 1
         await eventually(lambda: metric(agent, "aios_gpu_used_bytes") == metric(agent, "aios_gpu_unattributed_bytes") == 8000 * MIB)
-    async with running(settings, cluster, workers=Supervisor(FixedInventory(GPU_A), QUICK)):
+    async with running(settings, cluster, workers=a_supervisor(QUICK)):
         await asyncio.sleep(1)
         assert condition(cluster, "WithinShare") == said, "a new node agent remembers"
         assert used(cluster) == "0"
@@ -194,7 +199,7 @@ async def test_a_gpu_that_can_not_be_read_is_said_to_be_unmonitored(directory: P
     monkeypatch.setattr("aios_sidecar.node.gpus.UNREAD_SECONDS", 3.0)
     settings, cluster = settings_in(directory, hook), a_cluster()
     rewrite(driver, "driver error=15\n" + driver.read_text())
-    async with running(settings, cluster, workers=Supervisor(FixedInventory(GPU_A), QUICK)) as agent:
+    async with running(settings, cluster, workers=a_supervisor(QUICK)) as agent:
         assert not (await prepare(settings)).error
         assert (await ask(settings, pod.oci_state())).code == 0
         await eventually(lambda: condition(cluster, "EnforcementVerified").get("status") == "False")

@@ -116,22 +116,25 @@ class GPUs:
         self._metrics.capacity.labels(uuid).set(reading.capacity_bytes)
         self._metrics.used.labels(uuid).set(reading.used_bytes)
         self._metrics.unattributed.labels(uuid).set(reading.unattributed_bytes)
+        self._metrics.context.labels(uuid).set(reading.context_bytes)
+        self._metrics.calibrated.labels(uuid).set(reading.context_source == "Calibrated")
         self._tell_unattributed(uuid, heard, reading.unattributed_bytes)
         for use in reading.uses:
             live = self._holder(uuid, use)
             if live is None or live.state.pod_uid is None:
                 continue
             if not live.facts.watched:
-                self._claims.learn(live, replace(live.facts, watched=True, watch_message=self._verified(uuid, use, reading.context_bytes)))
+                self._claims.learn(live, replace(live.facts, watched=True, watch_message=self._verified(uuid, use, reading)))
             used_mib = -(-use.used_bytes // MIB)
             lately = len(live.used_told) == USE_WORDS and heard.since - live.used_told[0] < USE_WORDS * USE_SECONDS
             if not lately and worth_telling(live.used_mib, used_mib, use.booked_bytes // MIB):
                 self._claims.tell_use(live, used_mib, heard.since)
 
-    def _verified(self, uuid: str, use: Use, context_bytes: int) -> str:
+    def _verified(self, uuid: str, use: Use, reading: Reading) -> str:
+        how = "as measured" if reading.context_source == "Calibrated" else "as set"
         return (
             f"{uuid} was read at {self._time()}: {_mib(use.used_bytes)} used by {use.processes} processes of the pod; its limit is "
-            f"{_mib(use.booked_bytes)}, and {_mib(context_bytes)} for the context of each process"
+            f"{_mib(use.booked_bytes)}, and {_mib(reading.context_bytes)} for the context of each process, {how}"
         )
 
     def _tell_unattributed(self, uuid: str, heard: _Heard, unattributed_bytes: int) -> None:

@@ -38,6 +38,8 @@ class Metrics:
         self.booked = self._of_gpus("aios_gpu_booked_bytes", "VRAM that Agents have booked.")
         self.used = self._of_gpus("aios_gpu_used_bytes", "VRAM that is used, by whomever.")
         self.unattributed = self._of_gpus("aios_gpu_unattributed_bytes", "VRAM that is used by no Agent that booked a share.")
+        self.context = self._of_gpus("aios_gpu_context_bytes", "VRAM that each process of an Agent may use beside its share.")
+        self.calibrated = self._of_gpus("aios_gpu_context_calibrated", "1 when that was measured on the GPU, 0 when it is as set.")
         self.shots = self._of_gpus_total("aios_gpu_shares_exceeded", "Agents that were stopped for using more than their share.")
 
     def _of_gpus(self, name: str, text: str) -> Gauge:

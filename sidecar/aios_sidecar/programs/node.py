@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from aios_kube.client import connect
 from aios_sidecar.node.agent import NodeAgent
 from aios_sidecar.node.settings import InvalidSettings, NodeSettings, from_environment
 from aios_sidecar.vram import settings as vram_settings
+from aios_sidecar.vram.calibration import Calibration
 from aios_sidecar.vram.inventory import NvmlInventory
 from aios_sidecar.vram.settings import VramSettings
 from aios_sidecar.vram.supervisor import Supervisor
@@ -37,7 +39,7 @@ async def _run(settings: NodeSettings, vram: VramSettings) -> None:
     kubeconfig = os.environ.get("KUBECONFIG")
     client = await connect(Path(kubeconfig) if kubeconfig else None, user_agent="aios-node")
     inventory = NvmlInventory(withheld_mib=vram.withheld_mib)
-    workers = Supervisor(inventory, vram)
+    workers = Supervisor(inventory, vram, Calibration(vram, settings.state_dir / "contexts", time.monotonic))
     try:
         await NodeAgent(settings, client, inventory, workers, lambda: datetime.now(UTC)).run(stop)
     finally:

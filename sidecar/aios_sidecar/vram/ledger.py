@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from aios_sidecar.cgroups import Container
-from aios_sidecar.contracts import BookedShare, Use
+from aios_sidecar.contracts import BookedShare, ContextSource, Use
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class Allowance:
     context_bytes: int
     contexts: int
     """For how many processes of an Agent it is granted; a program must not grow by forking."""
+    source: ContextSource
 
     def of(self, processes: int) -> int:
         return self.context_bytes * min(processes, self.contexts)

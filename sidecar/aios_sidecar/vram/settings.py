@@ -18,9 +18,14 @@ class VramSettings:
     margin_mib: int = 512
     """Kept back of each GPU (AIOS_GPU_MARGIN_MIB) for contexts, which are not part of any booked share: about one. A node whose Agents
     run several CUDA processes each on one GPU needs as much for each of them, or an allocation inside a share may fail."""
+    calibrate: bool = True
+    """Whether what a context takes is measured (AIOS_CALIBRATE_CONTEXT, true or false): a bare one is made on each GPU, once for each
+    driver. It needs the driver's libcuda.so.1 and room for one context."""
+    context_slack_mib: int = 128
+    """Granted beside a measured context: the driver enlarges it for the first kernels that a program loads."""
     context_mib: int = 512
-    """What each process of an Agent may use beyond the share, for its context (AIOS_CONTEXT_MIB). Contexts take 0.25 to 0.8 GiB by GPU
-    and driver: measure it with nvidia-smi and a program that allocates nothing. Too small shoots the innocent."""
+    """What each process of an Agent may use beyond the share, for its context, where it was not measured (AIOS_CONTEXT_MIB). Contexts take
+    0.25 to 0.8 GiB by GPU and driver. Too small shoots the innocent."""
     contexts: int = 8
     """For how many processes of an Agent that is granted (AIOS_CONTEXTS): as many as loaders and engines commonly start."""
     read_seconds: float = 0.25
@@ -51,10 +56,18 @@ def from_environment(environment: Mapping[str, str] | None = None) -> VramSettin
     defaults = VramSettings()
     return VramSettings(
         margin_mib=_number(given, "AIOS_GPU_MARGIN_MIB", defaults.margin_mib, 0),
+        calibrate=_yes(given, "AIOS_CALIBRATE_CONTEXT", defaults.calibrate),
         context_mib=_number(given, "AIOS_CONTEXT_MIB", defaults.context_mib, 0),
         contexts=_number(given, "AIOS_CONTEXTS", defaults.contexts, 1),
         ignored_xids=_numbers(given, "AIOS_IGNORED_XIDS"),
     )
+
+
+def _yes(given: Mapping[str, str], name: str, default: bool) -> bool:
+    text = given.get(name) or str(default).lower()
+    if text not in ("true", "false"):
+        raise InvalidSettings(f"{name} must be true or false, not {text!r}")
+    return text == "true"
 
 
 def _numbers(given: Mapping[str, str], name: str) -> tuple[int, ...]:

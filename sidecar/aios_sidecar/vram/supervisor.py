@@ -20,6 +20,8 @@ from aios_sidecar.contracts import (
     decode_worker,
     encode,
 )
+from aios_sidecar.vram.calibration import Calibration
+from aios_sidecar.vram.ledger import Allowance
 from aios_sidecar.vram.settings import VramSettings
 
 log = logging.getLogger(__name__)
@@ -35,8 +37,9 @@ STEADY_SECONDS = 60.0
 class Supervisor:
     """`run` in a task; `book` from the same event loop."""
 
-    def __init__(self, inventory: Inventory, settings: VramSettings) -> None:
+    def __init__(self, inventory: Inventory, settings: VramSettings, calibration: Calibration) -> None:
         self._inventory = inventory
+        self._calibration = calibration
         self._settings = settings
         self._booked: dict[str, Booked] = {}
         self._links: dict[str, socket.socket] = {}
@@ -51,7 +54,7 @@ class Supervisor:
                 report = await self._inventory.read()
                 present = {gpu.uuid for gpu in report.gpus}
                 for uuid in present - self._kept.keys():
-                    self._kept[uuid] = asyncio.create_task(self._keep(uuid, hear), name=f"worker of {uuid}")
+                    self._kept[uuid] = asyncio.create_task(self._keep(uuid, report.driver_version or "", hear), name=f"worker of {uuid}")
                 for uuid in self._kept.keys() - present:
                     await self._let_go(uuid)
                     hear(uuid, Unread(reason=report.absent or "the driver does not offer this GPU any more"))
@@ -84,12 +87,12 @@ class Supervisor:
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-    async def _keep(self, uuid: str, hear: Hear) -> None:
+    async def _keep(self, uuid: str, driver_version: str, hear: Hear) -> None:
         loop, failures = asyncio.get_running_loop(), 0
         while True:
             began = loop.time()
             try:
-                reason = await self._run_once(uuid, hear)
+                reason = await self._run_once(uuid, await self._calibration.of(uuid, driver_version), hear)
             except Exception as error:
                 log.exception("the worker of GPU %s could not be run", uuid)
                 reason = f"could not be run: {error}"
@@ -99,13 +102,13 @@ class Supervisor:
             hear(uuid, Unread(reason=f"the worker of the GPU {reason}"))
             await asyncio.sleep(wait)
 
-    async def _run_once(self, uuid: str, hear: Hear) -> str:
+    async def _run_once(self, uuid: str, allowance: Allowance, hear: Hear) -> str:
         """A worker from its start to its end; the answer says how it ended."""
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with ours:
             with its:
-                arguments = (uuid, str(its.fileno()), json.dumps(asdict(self._settings)))
+                arguments = (uuid, str(its.fileno()), json.dumps(asdict(self._settings)), json.dumps(asdict(allowance)))
                 process = await asyncio.create_subprocess_exec(
                     sys.executable, "-m", "aios_sidecar.vram.worker", *arguments, pass_fds=(its.fileno(),), stdin=asyncio.subprocess.DEVNULL
                 )

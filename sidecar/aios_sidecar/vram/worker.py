@@ -1,6 +1,6 @@
 """The process that watches one GPU: reads it a few times a second, keeps its ledger, and tells the node agent. It never touches an agent.
 
-    python -m aios_sidecar.vram.worker UUID DESCRIPTOR SETTINGS
+    python -m aios_sidecar.vram.worker UUID DESCRIPTOR SETTINGS ALLOWANCE
 
 A process of its own, because a call into a driver in trouble can hang for ever or take the process with it.
 """
@@ -44,6 +44,7 @@ class Worker:
         self,
         driver: Driver,
         settings: VramSettings,
+        allowance: Allowance,
         clock_seconds: Callable[[], float],
         containers: Callable[[int], tuple[Container, ...]] = containers_of,
     ) -> None:
@@ -51,7 +52,7 @@ class Worker:
         self._settings = settings
         self._clock_seconds = clock_seconds
         self._containers = containers
-        self._allowance = Allowance(settings.context_mib * MIB, settings.contexts)
+        self._allowance = allowance
         self._watch = Watch(settings.grace_seconds, settings.stale_seconds)
         self._last: Ledger | None = None
         self._vitals: Vitals | None = None
@@ -102,6 +103,7 @@ class Worker:
             unattributed_bytes=ledger.unattributed_bytes,
             uses=ledger.uses,
             context_bytes=self._allowance.context_bytes,
+            context_source=self._allowance.source,
         )
 
     def serve(self, node: socket.socket) -> None:
@@ -124,9 +126,9 @@ class Worker:
 
 
 def main(arguments: list[str]) -> int:
-    uuid, descriptor, settings = arguments
+    uuid, descriptor, settings, allowance = arguments
     with socket.socket(fileno=int(descriptor)) as node, contextlib.suppress(BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
-        Worker(Driver(uuid), VramSettings(**json.loads(settings)), time.monotonic).serve(node)
+        Worker(Driver(uuid), VramSettings(**json.loads(settings)), Allowance(**json.loads(allowance)), time.monotonic).serve(node)
     return 0
 
 

@@ -187,7 +187,15 @@ def test_a_real_driver_library_is_one_file_of_the_host(chart: Any) -> None:
     release = chart.render({"node": {"driverLibraryDir": "/usr/lib/x86_64-linux-gnu"}})
     volumes = {volume["name"]: volume for volume in release.pod("DaemonSet", "aios-node")["volumes"]}
     assert volumes["driver"]["hostPath"] == {"path": "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1", "type": "File"}
-    assert "AIOS_FAKE_GPUS" not in release.environment("DaemonSet", "aios-node")
+    assert volumes["driver-cuda"]["hostPath"] == {"path": "/usr/lib/x86_64-linux-gnu/libcuda.so.1", "type": "File"}
+    environment = release.environment("DaemonSet", "aios-node")
+    mounts = release.mounts("DaemonSet", "aios-node")
+    assert {Path(mounts[name]).parent for name in ("driver", "driver-cuda")} == {Path(environment["LD_LIBRARY_PATH"])}
+    assert vram_settings(environment).calibrate
+    assert "AIOS_FAKE_GPUS" not in environment
+    without = chart.render({"node": {"driverLibraryDir": "/usr/lib/x86_64-linux-gnu", "calibrateContext": False}})
+    assert "driver-cuda" not in without.mounts("DaemonSet", "aios-node")
+    assert not vram_settings(without.environment("DaemonSet", "aios-node")).calibrate
 
 
 def test_definitions_can_be_left_to_others_and_are_kept_by_default(chart: Any) -> None:

@@ -10,7 +10,7 @@ from aios_sidecar.vram.ledger import Allowance, ProcessUse, account, merge
 
 A, B, OUTER = (f"11111111-0000-4000-8000-00000000000{n}" for n in (1, 2, 9))
 FIRST, SECOND = "a" * 64, "b" * 64
-CONTEXT = Allowance(512 * MIB, contexts=2)
+CONTEXT = Allowance(512 * MIB, contexts=2, source="Setting")
 
 
 def share(pod: str | None, mib: int, claim: str = "c0ffee") -> BookedShare:

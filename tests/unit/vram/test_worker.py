@@ -8,13 +8,14 @@ import pynvml
 import pytest
 
 from aios_sidecar.cgroups import Container
-from aios_sidecar.contracts import MIB, BookedShare, Fault, FaultGroup, Reading, Recovery, Unread, Vitals
+from aios_sidecar.contracts import MIB, BookedShare, Excess, Fault, FaultGroup, Reading, Recovery, Unread, Vitals
+from aios_sidecar.vram.ledger import Allowance
 from aios_sidecar.vram.settings import VramSettings
 from aios_sidecar.vram.worker import Worker
 
 A, B = "0" * 8 + "-0000-0000-0000-" + "a" * 12, "0" * 8 + "-0000-0000-0000-" + "b" * 12
 SHARES = (BookedShare(claim_uid="aa", pod_uid=A, booked_bytes=MIB), BookedShare(claim_uid="bb", pod_uid=B, booked_bytes=MIB))
-CGROUPS = {1: (Container(A, "x"),), 2: (Container(B, "y"),), 3: ()}
+CGROUPS = {1: (Container(A, "x"),), 2: (Container(B, "y"),), 3: (), 4: (Container(A, "x"),)}
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Driver:
 def a_worker(driver: Driver, settings: VramSettings | None = None, times: Iterator[float] | None = None) -> Worker:
     clock = times or iter(float(n) / 8 for n in range(10_000))
     any_driver: Any = driver
-    worker = Worker(any_driver, settings or VramSettings(), lambda: next(clock), lambda pid: CGROUPS[pid])
+    worker = Worker(any_driver, settings or VramSettings(), Allowance(MIB, 8, "Setting"), lambda: next(clock), lambda pid: CGROUPS[pid])
     worker.shares = SHARES
     return worker
 
@@ -113,3 +114,31 @@ def test_health_is_asked_for_again_after_a_while(seconds: float) -> None:
     driver.told = Vitals(deaf="x")
     told = [message for message in worker.look() if isinstance(message, Vitals)]
     assert told == ([driver.told] if seconds >= 2 else [])
+
+
+def over(worker: Worker, looks: int) -> list[Excess]:
+    return [message for _ in range(looks) for message in worker.look() if isinstance(message, Excess)]
+
+
+def test_who_is_above_his_share_is_told_with_all_processes_of_the_pod_together() -> None:
+    driver = Driver({1: 2 * MIB, 4: MIB + 1, 2: MIB})
+    worker = a_worker(driver, VramSettings(grace_seconds=0.5))
+    (first, *_) = over(worker, 12)
+    assert (first.use.claim_uid, first.use.processes, first.use.used_bytes) == ("aa", 2, 3 * MIB + 1)
+    driver.processes[4] = MIB
+    assert over(worker, 12) == [], "a share and a context for each of two processes"
+
+
+def test_a_reading_that_took_too_long_stops_nobody() -> None:
+    driver = Driver({1: 50 * MIB})
+    slow = (float(n) for n in range(10_000))  # two seconds for each look
+    worker = a_worker(driver, VramSettings(grace_seconds=0.5, stale_seconds=0.75), slow)
+    assert over(worker, 50) == []
+
+
+def test_a_process_of_another_namespace_or_one_that_has_ended_is_nobody_s() -> None:
+    driver = Driver({3: 50 * MIB, 0: 10 * MIB})
+    worker = a_worker(driver, VramSettings(grace_seconds=0.5))
+    assert over(worker, 12) == []
+    (reading,) = [message for message in worker.look() if isinstance(message, Reading)]
+    assert reading.unattributed_bytes == 60 * MIB

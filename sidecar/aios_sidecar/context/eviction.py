@@ -240,7 +240,7 @@ def _evict(scene: Scene, strategy: Strategy, plan: Plan | None, trigger: Room, m
         oldest = [] if read.complete else _oldest(scene, read.items, pinned)
         chosen = choose_by_tiers(tiers, [*oldest, *shown], Room(room.tokens, room.items), scene.importance, scene.now)
     else:
-        chosen = choose(strategy.type, shown, Room(room.tokens, room.items), scene.importance)
+        chosen = _choose(scene, strategy.type, shown, Room(room.tokens, room.items))
     waiting = [each.candidate.unit for each in left if each.reason is Reason.CALL_WITHOUT_RESULT]
     chosen.left.extend(left)
     kept = sorted(item.seq for unit in [*(each.candidate.unit for each in chosen.taken), *waiting] for item in unit.items)
@@ -250,6 +250,16 @@ def _evict(scene: Scene, strategy: Strategy, plan: Plan | None, trigger: Room, m
     made = Plan(upto, tuple(kept), _until(tiers, chosen))
     looked_from = 1 if read.complete or not read.items else read.items[0].seq
     return Base(chosen, None if made == plan else made, looked_from=looked_from)
+
+
+def _choose(scene: Scene, kind: str, shown: Sequence[Candidate], room: Room) -> Chosen:
+    if kind != "importance" or not shown or not room.fits(shown[-1]):
+        return choose(kind, shown, room, scene.importance)
+    # What was said last is what an answer is due to, however little there is in it.
+    room.take(shown[-1])
+    chosen = choose(kind, shown[:-1], room, scene.importance)
+    chosen.taken.append(Verdict(shown[-1], Reason.NEWEST))
+    return chosen
 
 
 def _tiers(strategy: Strategy) -> Sequence[Tier] | None:

@@ -19,7 +19,6 @@ from aios_sidecar.context.reader import Reader
 from aios_sidecar.context.recall import Recall, recall
 from aios_sidecar.context.scoring import QueryScorer, Scorer
 from aios_sidecar.context.scoring.base import Known
-from aios_sidecar.context.strategies import Candidate
 from aios_sidecar.context.strategies.choose import Reason, Room, Verdict
 from aios_sidecar.context.tokens import Models, TokenCounter
 from aios_sidecar.context.units import Unit, complete
@@ -31,7 +30,7 @@ TRACES_LIMIT: Final = 64
 K = TypeVar("K")
 V = TypeVar("V")
 _CORRECTIONS: Final = 8
-"""A user's template may add more to a message than was measured: so often the room is made smaller before all is left out."""
+"""Where parts need not add up to the whole: so often the room is made smaller before all is left out."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def build_window(
         spare += excess + counter.overheads.message
     else:
         raise BudgetTooSmall(f"the template of {request.model} adds more to messages than a budget of {request.budget} tokens has room for")
-    _remember(memory.traces, _trace_key(request, counter), _trace(window))
+    _remember(memory.traces, _trace_key(request, counter), Trace(_parts(form, window.verdicts, window.recall)))
     if window.state is not None:
         _remember(memory.plans, *window.state)
     return window
@@ -190,7 +189,7 @@ def _build(scene: Scene, request: WindowRequest, memory: Memory, scorer: Scorer,
         looked_from=base.looked_from,
         last_seq=scene.reader.last_seq(),
         prefix_digest=_digest(scene, units),
-        reused_percent=_reused(memory.traces.get(_trace_key(request, scene.counter)), verdicts, found, fixed, tokens),
+        reused_percent=_reused(memory.traces.get(_trace_key(request, scene.counter)), _parts(scene.form, verdicts, found), fixed, tokens),
         state=None if base.plan is None else (key, base.plan.encode()),
     )
 
@@ -220,12 +219,10 @@ def _trace_key(request: WindowRequest, counter: TokenCounter) -> tuple[str | Non
     return request.session, request.format, counter.name
 
 
-def _trace(window: Window) -> Trace:
-    return Trace(_parts([verdict.candidate for verdict in window.verdicts], window.recall))
-
-
-def _parts(candidates: Sequence[Candidate], found: Recall) -> tuple[tuple[int, int, int], ...]:
-    shown = [(each.unit.items[0].seq, len(each.unit.items), each.cost) for each in candidates]
+def _parts(form: Format, verdicts: Sequence[Verdict], found: Recall) -> tuple[tuple[int, int, int], ...]:
+    costs = {verdict.candidate.unit.items[0].seq: verdict.candidate.cost for verdict in verdicts}
+    units = form.order([verdict.candidate.unit for verdict in verdicts])
+    shown = [(unit.items[0].seq, len(unit.items), costs[unit.items[0].seq]) for unit in units]
     if not found.taken:
         return tuple(shown)
     # What is recalled is one message: as before as a whole, or not at all.
@@ -233,11 +230,11 @@ def _parts(candidates: Sequence[Candidate], found: Recall) -> tuple[tuple[int, i
     return (*shown, (-abs(recalled), len(found.taken), found.cost))
 
 
-def _reused(before: Trace | None, verdicts: Sequence[Verdict], found: Recall, fixed: int, tokens: int) -> float | None:
+def _reused(before: Trace | None, parts: Sequence[tuple[int, int, int]], fixed: int, tokens: int) -> float | None:
     if before is None or tokens == 0:
         return None
     same = fixed
-    for ours, theirs in zip(_parts([verdict.candidate for verdict in verdicts], found), before.parts, strict=False):
+    for ours, theirs in zip(parts, before.parts, strict=False):
         if ours != theirs:
             break
         same += ours[2]
@@ -245,15 +242,17 @@ def _reused(before: Trace | None, verdicts: Sequence[Verdict], found: Recall, fi
 
 
 def _digest(scene: Scene, units: Sequence[Unit]) -> str:
-    seqs = ",".join(str(item.seq) for unit in units for item in unit.items)
+    seqs = ",".join(str(item.seq) for unit in scene.form.order(units) for item in unit.items)
     return "sha256:" + hashlib.sha256(f"{scene.form.name};{seqs}".encode()).hexdigest()
 
 
 def _excess(window: Window) -> int:
-    """How much more the window is than it may be, as the model's own template counts it."""
-    template = window.counter.template
-    if template is None or window.request.format != "openai":
-        return 0
-    messages: Sequence[Mapping[str, Any]] = window.render()["messages"]
-    plain = [{**message, "content": message["content"] or ""} for message in messages]
-    return template.count_messages(plain) - (window.request.budget - window.request.reserve) if plain else 0
+    """How much more the window is than it may be, counted as a whole where its parts need not add up."""
+    request, counter = window.request, window.counter
+    counted = 0
+    if request.format == "openai" and counter.template is not None and (window.units or window.recalled):
+        messages: Sequence[Mapping[str, Any]] = window.render()["messages"]
+        counted = counter.template.count_messages([{**message, "content": message["content"] or ""} for message in messages])
+    elif request.format == "ours" and counter.exact and not counter.adds_up:
+        counted = counter.count(window.render()["text"])
+    return counted - (request.budget - request.reserve)

@@ -1,6 +1,7 @@
 """What each strategy shows, why, and what a person reads of it."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -12,7 +13,9 @@ from aios_sidecar.context.items import Accesses, Draft, Item, Kind, Role
 from aios_sidecar.context.memory import DAWN, MemoryReader, numbered
 from aios_sidecar.context.receipt import document
 from aios_sidecar.context.tokens import Models
+from aios_sidecar.context.tokens.files import load
 from aios_sidecar.context.window import Memory, Window, WindowRequest, build_window
+from unit.context.test_tokens import a_model
 
 NOW = DAWN + timedelta(days=1)
 MODELS = Models()
@@ -55,6 +58,35 @@ def test_importance_keeps_what_is_concrete():
     line = next(line for line in document(window)["receipt"]["in"] if line["items"] == [6])
     assert line["reason"] == "Important"
     assert line["scores"]["importance"] > 0.5
+
+
+def test_importance_also_keeps_what_was_said_last():
+    fact = said("On 12 March I decided to move to Lisbon with Maria for 3 years.")
+    assert seqs(show(numbered([fact] * 20 + [said("So?")]), 120, strategy=Strategy(type="importance")))[-1] == 21
+
+
+def test_what_a_users_own_template_adds_counts(tmp_path):
+    """The template adds to every sixth message more than was measured of it: the whole is counted, and made to fit."""
+    template = "{% for m in messages %}{% if loop.index % 6 == 0 %}" + "x" * 200 + "{% endif %}<s>{{ m['content'] }}</s>{% endfor %}"
+    counter = load(a_model(tmp_path / "tiny", template))
+    request = WindowRequest(900, "tiny", format="openai", strategy=Strategy(type="sliding", keep=EVERYTHING))
+    window = build_window(MemoryReader(numbered(TALK)), request, Memory(), NOW, Models({"tiny": counter}))
+    assert counter.template is not None
+    assert 300 < counter.template.count_messages(window.render()["messages"]) <= 900
+    text = build_window(MemoryReader(numbered(TALK)), replace(request, format="ours"), Memory(), NOW, Models({"tiny": counter}))
+    assert counter.count(text.render()["text"]) <= 900
+    assert not text.exact
+
+
+def test_the_system_part_is_the_beginning_for_anthropic():
+    items = numbered([*TALK[:5], Draft(Role.SYSTEM, "Be brief.")])
+    memory = Memory()
+    request = WindowRequest(1000, "claude-x", format="anthropic")
+    for upto in (5, 6):
+        window = build_window(MemoryReader(items[:upto]), request, memory, NOW, MODELS)
+    assert window.reused_percent is not None
+    assert window.reused_percent < 30, "no more than what every request has"
+    assert window.render()["system"] == [{"type": "text", "text": "Be brief."}]
 
 
 def test_what_was_asked_for_again_and_again_stays():

@@ -48,6 +48,9 @@ class Anthropic:
     def exact(self, units: Iterable[Unit], counter: TokenCounter) -> bool:
         return False  # neither table nor template is published
 
+    def order(self, units: Sequence[Unit]) -> Sequence[Unit]:
+        return sorted(units, key=lambda unit: unit.items[0].role is not Role.SYSTEM)
+
     def render(self, units: Sequence[Unit], recalled: Sequence[Unit]) -> Rendered:
         names, system = CallNames(), []
         messages: list[dict[str, Any]] = []

@@ -34,6 +34,9 @@ class Format(Protocol):
     def exact(self, units: Iterable[Unit], counter: TokenCounter) -> bool:
         """The costs of a request with `units` are what the model counts, and not more."""
 
+    def order(self, units: Sequence[Unit]) -> Sequence[Unit]:
+        """`units`, which are in the order of the log, in the order in which a model reads them."""
+
     def render(self, units: Sequence[Unit], recalled: Sequence[Unit]) -> Rendered:
         """The window, valid for its reader. `units` in the order of the log; `recalled` at the end."""
 

@@ -47,6 +47,9 @@ class OpenAI:
         # What calls add to a request is not published.
         return counter.exact and counter.exact_messages and all(unit.items[0].kind is not Kind.TOOL_CALL for unit in units)
 
+    def order(self, units: Sequence[Unit]) -> Sequence[Unit]:
+        return units
+
     def render(self, units: Sequence[Unit], recalled: Sequence[Unit]) -> Rendered:
         names = CallNames()
         messages = [message for unit in units for message in _messages(unit, names)]

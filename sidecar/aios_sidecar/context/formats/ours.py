@@ -23,7 +23,10 @@ class Ours:
         return 0
 
     def exact(self, units: Iterable[Unit], counter: TokenCounter) -> bool:
-        return counter.exact
+        return counter.exact and counter.adds_up
+
+    def order(self, units: Sequence[Unit]) -> Sequence[Unit]:
+        return units
 
     def render(self, units: Sequence[Unit], recalled: Sequence[Unit]) -> Rendered:
         return {

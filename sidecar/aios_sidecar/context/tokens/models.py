@@ -51,6 +51,7 @@ class TokenCounter:
         ratios: Ratios | None = None,
         template: Template | None = None,
         published: bool = False,
+        adds_up: bool = False,
     ) -> None:
         assert (table is None) != (ratios is None), "a counter counts by a table or by ratios"
         self.name = name
@@ -59,6 +60,8 @@ class TokenCounter:
         self._table = table
         self._ratios = ratios
         self._published = published
+        self.adds_up = adds_up
+        """Lines of text cost together what they cost one by one: known of the packaged tables, which split at every line feed."""
 
     @property
     def exact(self) -> bool:
@@ -111,7 +114,9 @@ class Models:
         table = tables.name_for(model)
         if table is not None:
             published = tables.has_known_template(model)
-            return TokenCounter(table, PUBLISHED if published else DECLARED, table=tables.packaged(table), published=published)
+            return TokenCounter(
+                table, PUBLISHED if published else DECLARED, table=tables.packaged(table), published=published, adds_up=True
+            )
         seen = (len(reports), reports[-1] if reports else None)
         known = self._learned.get(model)
         if known is None or known[0] != seen:

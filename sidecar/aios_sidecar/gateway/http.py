@@ -5,12 +5,14 @@ import contextlib
 import logging
 import re
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol, runtime_checkable
+from typing import ClassVar, Final, Protocol
 
 import h11
 
+from aios_sidecar.gateway import sockets
 from aios_sidecar.gateway.problems import PROBLEM_TYPE, Problem, ProblemKind
 from aios_sidecar.gateway.settings import Limits
 
@@ -104,14 +106,13 @@ class Client(Protocol):
         """CONNECT is answered with 200. The connection, which stays its owner's to close, and what the client has sent since."""
 
 
-@runtime_checkable
-class Relay(Protocol):
+class Relay(ABC):
     """What passes a request on, content and all, and writes the response itself."""
 
-    @property
-    def name(self) -> str:
-        """As of a Route."""
+    name: ClassVar[str]
+    """As of a Route."""
 
+    @abstractmethod
     async def relay(self, client: Client) -> None:
         """Returns when the response is complete. May raise Problem as long as none was begun."""
 
@@ -242,15 +243,11 @@ class Connection:
 
     async def _receive(self, deadline: float, *, idle: bool) -> bytes | None:
         """What arrives next, b"" at the end, None when nothing came until `deadline`."""
-        loop = asyncio.get_running_loop()
         self._waits_for_another = idle and self._served_one
         if self._waits_for_another and self._draining:
             self._end_reading()
         try:
-            async with asyncio.timeout_at(deadline):
-                return await loop.sock_recv(self._socket, READ_BYTES)
-        except TimeoutError:
-            return None
+            return await sockets.receive(self._socket, READ_BYTES, deadline)
         finally:
             self._waits_for_another = False
 
@@ -337,10 +334,10 @@ class Connection:
 
     @contextlib.contextmanager
     def watched(self, gone: Callable[[], None]) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
+        loop, descriptor = asyncio.get_running_loop(), self._socket.fileno()
 
         def look() -> None:
-            loop.remove_reader(self._socket)
+            loop.remove_reader(descriptor)
             try:
                 ended = not self._socket.recv(1, socket.MSG_PEEK)
             except OSError:
@@ -348,11 +345,11 @@ class Connection:
             if ended:
                 gone()
 
-        loop.add_reader(self._socket, look)
+        loop.add_reader(descriptor, look)
         try:
             yield
         finally:
-            loop.remove_reader(self._socket)
+            loop.remove_reader(descriptor)
 
     async def switch(self) -> tuple[socket.socket, bytes]:
         self._status = 200
@@ -360,8 +357,7 @@ class Connection:
         return self._socket, self._http.trailing_data[0]
 
     async def _send(self, data: bytes) -> None:
-        async with asyncio.timeout(self._limits.write_seconds):
-            await asyncio.get_running_loop().sock_sendall(self._socket, data)
+        await sockets.send_all(self._socket, data, self._limits.write_seconds)
 
     async def _linger(self) -> None:
         self._socket.shutdown(socket.SHUT_WR)

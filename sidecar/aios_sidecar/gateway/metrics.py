@@ -66,10 +66,12 @@ class EgressMetrics:
         self._open = Gauge("aios_gateway_egress_connections", "Open connections to hosts outside.", registry=registry)
         self._dropped = Gauge("aios_gateway_audit_dropped_lines", "Audit lines that were dropped since the start.", registry=registry)
 
+        self._up, self._down = self._bytes.labels("up"), self._bytes.labels("down")
+
     def noted(self, verdict: str, reason: str, up_bytes: int, down_bytes: int) -> None:
         self._verdicts.labels(verdict, reason).inc()
-        self._bytes.labels("up").inc(up_bytes)
-        self._bytes.labels("down").inc(down_bytes)
+        self._up.inc(up_bytes)
+        self._down.inc(down_bytes)
 
     def watch(self, *, open_connections: Callable[[], float]) -> None:
         """Read it when the metrics are asked for."""

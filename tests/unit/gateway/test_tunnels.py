@@ -1,13 +1,16 @@
 """CONNECT through the gateway: real TLS through it, and everything that is not TLS for the host that was judged, refused."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from pathlib import Path
 
 import pytest
 
+from aios_sidecar.gateway.egress.tunnel import READ_BYTES, ROOM_BYTES, SPARING_BYTES, Room, Tunnel
 from aios_sidecar.gateway.settings import EgressLimits
+from aios_sidecar.gateway.turns import Turns
 from unit.gateway.outside import Authority, a_server, echo, problem
 
 HERE = "127.0.0.1"
@@ -347,3 +350,37 @@ async def test_many_agents_tunnels_share_the_loop(proxying, serving):
         for each in pumps:
             each.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
+
+
+async def test_what_many_tunnels_hold_of_what_nobody_takes_is_bounded():
+    turns, room = Turns(), Room()
+    ends, running = [], []
+    for _ in range(30):
+        client, ours = socket.socketpair()
+        upstream, theirs = socket.socketpair()
+        for each in (client, ours, upstream, theirs):
+            each.setblocking(False)
+        ends.append((client, ours, upstream, theirs))
+        tunnel = Tunnel(ours, upstream, turns=turns, who="a", room=room, idle_seconds=60, longest_seconds=60)
+        running.append(asyncio.create_task(tunnel.run(b"")))
+    sent = 0
+    for _ in range(40):
+        for client, *_ in ends:
+            with contextlib.suppress(BlockingIOError):
+                sent += client.send(bytes(1 << 20))
+        await asyncio.sleep(0.01)
+    assert room.held_bytes <= ROOM_BYTES + 30 * SPARING_BYTES
+    assert sent > 30 * READ_BYTES / 2, "so much did go in, most of it into the kernel"
+    taken = 0
+    for _ in range(200):
+        for *_, theirs in ends:
+            with contextlib.suppress(BlockingIOError):
+                taken += len(theirs.recv(1 << 20))
+        await asyncio.sleep(0.005)
+    assert taken == sent, "and all of it comes out"
+    assert room.held_bytes == 0
+    for each in running:
+        each.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    for each in (one for pair in ends for one in pair):
+        each.close()

@@ -19,11 +19,14 @@ from aios_sidecar.gateway.egress.dial import dial
 from aios_sidecar.gateway.egress.ended import Ended
 from aios_sidecar.gateway.egress.names import Names
 from aios_sidecar.gateway.egress.target import Target
+from aios_sidecar.gateway.egress.tunnel import Room
 from aios_sidecar.gateway.metrics import EgressMetrics
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 from aios_sidecar.gateway.settings import EgressLimits
 from aios_sidecar.gateway.turns import Turns
 
+JUDGED_LIMIT: Final = 256
+"""Verdicts that are kept while the policy stays: an agent asks the same few hosts again and again."""
 _WORDS: Final = {
     Verdict.InternalAddress: "is an internal address",
     Verdict.InvalidHost: "is neither a DNS name of two labels nor a plain address",
@@ -133,11 +136,13 @@ class AgentEgress:
     def __init__(self, outside: Outside, identity: Callable[[], AgentIdentity]) -> None:
         self.outside = outside
         self.policy: EgressPolicy | None = None
+        self.room = Room()
         self.denied = 0
         self.would_deny: Counter[str] = Counter()
         """By binding, since this agent is served."""
         self._identity = identity
         self._open: set[Upstream] = set()
+        self._judged: dict[tuple[Scheme, str, int], Decision] = {}
 
     @property
     def open(self) -> int:
@@ -146,6 +151,7 @@ class AgentEgress:
     def load(self, policy: EgressPolicy | None) -> None:
         """This policy is in force, and nothing is open that it forbids. None allows nothing."""
         self.policy = policy
+        self._judged.clear()
         for upstream in list(self._open):
             if not self._still_allowed(upstream):
                 upstream.cut(Ended.PolicyChanged)
@@ -155,14 +161,20 @@ class AgentEgress:
 
     def judge(self, scheme: Scheme, passage: Passage) -> Decision:
         """What the policy in force says. Raises Problem for what it denies, when that has been noted."""
-        decision = None
-        if self.policy is not None:
-            decision = passage.decision = self.policy.judge(scheme, passage.target.host, passage.target.port, self.outside.internal)
-            if decision.audited:
-                self.would_deny.update(self.policy.audit_bindings)
-            if decision.allowed:
-                return decision
-        raise self._refused(passage, decision)
+        if self.policy is None:
+            raise self._refused(passage, None)
+        asked = scheme, passage.target.host, passage.target.port
+        decision = self._judged.get(asked)
+        if decision is None:
+            decision = self.policy.judge(*asked, self.outside.internal)
+            if len(self._judged) < JUDGED_LIMIT:
+                self._judged[asked] = decision
+        passage.decision = decision
+        if decision.audited:
+            self.would_deny.update(self.policy.audit_bindings)
+        if not decision.allowed:
+            raise self._refused(passage, decision)
+        return decision
 
     def _refused(self, passage: Passage, decision: Decision | None) -> Problem:
         """What is said of it, when it has been noted."""

@@ -10,7 +10,7 @@ from aios_sidecar.gateway.egress.agent import AgentEgress, Passage, Upstream
 from aios_sidecar.gateway.egress.hello import HelloReader, NotTLS
 from aios_sidecar.gateway.egress.target import Target, names_the_same, of_connect
 from aios_sidecar.gateway.egress.tunnel import Tunnel
-from aios_sidecar.gateway.http import Client, Head
+from aios_sidecar.gateway.http import Client, Head, Relay
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 
 READ_BYTES: Final = 16 * 1024
@@ -20,10 +20,10 @@ class ServerNameDenied(Exception):
     """The tunnel's first bytes are not what the verdict was about."""
 
 
-class Connect:
+class Connect(Relay):
     """One CONNECT of one agent."""
 
-    name: Final = "connect"
+    name = "connect"
 
     def __init__(self, egress: AgentEgress, head: Head) -> None:
         self._egress = egress
@@ -63,6 +63,7 @@ class Connect:
             upstream.socket,
             turns=self._egress.outside.turns,
             who=self._egress,
+            room=self._egress.room,
             idle_seconds=limits.tunnel_idle_seconds,
             longest_seconds=limits.tunnel_seconds,
         )

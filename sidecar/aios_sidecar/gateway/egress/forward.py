@@ -11,15 +11,18 @@ from typing import Final
 
 import h11
 
+from aios_sidecar.gateway import sockets
 from aios_sidecar.gateway.egress.agent import AgentEgress, Passage, Upstream
 from aios_sidecar.gateway.egress.ended import Ended
 from aios_sidecar.gateway.egress.target import names_the_same, of_absolute
-from aios_sidecar.gateway.http import Client, Head
+from aios_sidecar.gateway.http import Client, Head, Relay
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 
 READ_BYTES: Final = 64 * 1024
 INLINE_CONTENT_BYTES: Final = 64 * 1024
 """Content up to this goes up before the response is read; longer content and its response are under way at once."""
+PATIENT_SECONDS: Final = 0.5
+"""Whoever waits longer for a response is watched: a client that has gone away waits for none. Most responses come sooner."""
 VIA: Final = (b"Via", b"1.1 aios")
 HOP_BY_HOP: Final = frozenset(
     {
@@ -36,10 +39,10 @@ class _WasClosed(Exception):
     """A connection that was kept from an earlier request turned out to be closed, and this request can be sent again."""
 
 
-class Forward:
+class Forward(Relay):
     """One plain request of one agent."""
 
-    name: Final = "forward"
+    name = "forward"
 
     def __init__(self, egress: AgentEgress, head: Head) -> None:
         self._egress = egress
@@ -69,7 +72,7 @@ class Forward:
 
     def _check(self, head: Head) -> None:
         host = head.header("host")
-        if host is not None and not names_the_same(host, self._target):
+        if host not in (None, self._target.host_header) and not names_the_same(host, self._target):
             raise Problem(ProblemKind.HOST_MISMATCH, f"The URL is for {self._target.authority}.")
         if head.header("upgrade") is not None:
             raise Problem(ProblemKind.UPGRADE_REFUSED, f"Upgrade was asked of {self._target.authority}.")
@@ -89,18 +92,16 @@ class Forward:
     async def _exchange(self, client: Client, passage: Passage, upstream: Upstream, kept: bool) -> None:
         uploading: asyncio.Task[None] | None = None
         request = upstream.http.send(self._request()) or b""
-        with contextlib.ExitStack() as stack:
-            if self._is_short():
-                await self._upload(client, passage, upstream, request, kept)
-                stack.enter_context(client.watched(lambda: upstream.cut(Ended.ClientGone)))
-            else:
-                uploading = asyncio.create_task(self._upload_beside(client, passage, upstream, request))
-            try:
-                await self._download(client, passage, upstream, kept)
-            finally:
-                if uploading is not None:
-                    uploading.cancel()
-                    await asyncio.wait((uploading,))
+        if self._is_short():
+            await self._upload(client, passage, upstream, request, kept)
+        else:
+            uploading = asyncio.create_task(self._upload_beside(client, passage, upstream, request))
+        try:
+            await self._download(client, passage, upstream, kept)
+        finally:
+            if uploading is not None:
+                uploading.cancel()
+                await asyncio.wait((uploading,))
         await client.end()
         if (
             self._sent_it_all
@@ -135,8 +136,7 @@ class Forward:
             if piece is not None:
                 data += upstream.http.send(h11.EndOfMessage()) or b""
             try:
-                async with asyncio.timeout(self._limits.response_seconds):
-                    await asyncio.get_running_loop().sock_sendall(upstream.socket, data)
+                await sockets.send_all(upstream.socket, data, self._limits.response_seconds)
             except TimeoutError:
                 raise Problem(ProblemKind.UPSTREAM_TIMEOUT, f"{self._target.authority} does not take the request.") from None
             except OSError as error:
@@ -157,9 +157,6 @@ class Forward:
             self._clients_error = error
             with contextlib.suppress(OSError):
                 upstream.socket.shutdown(socket.SHUT_RDWR)  # whoever waits for the response waits no more
-            return
-        with client.watched(lambda: upstream.cut(Ended.ClientGone)):
-            await asyncio.get_running_loop().create_future()
 
     def _count(self, passage: Passage, count: int) -> None:
         self._content_bytes += count
@@ -189,20 +186,26 @@ class Forward:
                 client.put(bytes(event.data))
             elif event is h11.NEED_DATA:
                 await client.flush()
-                data = await self._receive(upstream, kept and not heard)
+                data = await self._receive(client, upstream, kept and not heard)
                 heard = heard or bool(data)
                 upstream.http.receive_data(data)
             elif not isinstance(event, h11.InformationalResponse):
                 raise self._failure(kept and not heard, None)
 
-    async def _receive(self, upstream: Upstream, may_repeat: bool) -> bytes:
+    async def _receive(self, client: Client, upstream: Upstream, may_repeat: bool) -> bytes:
+        now = asyncio.get_running_loop().time()
+        deadline = now + self._limits.response_seconds
         try:
-            async with asyncio.timeout(self._limits.response_seconds):
-                data = await asyncio.get_running_loop().sock_recv(upstream.socket, READ_BYTES)
-        except TimeoutError:
-            raise Problem(ProblemKind.UPSTREAM_TIMEOUT, f"{self._target.authority} is silent.") from None
+            data = await sockets.receive(upstream.socket, READ_BYTES, min(deadline, now + PATIENT_SECONDS))
+            if data is None and self._sent_it_all:
+                with client.watched(lambda: upstream.cut(Ended.ClientGone)):
+                    data = await sockets.receive(upstream.socket, READ_BYTES, deadline)
+            elif data is None:
+                data = await sockets.receive(upstream.socket, READ_BYTES, deadline)
         except OSError as error:
             raise self._failure(may_repeat, error) from error
+        if data is None:
+            raise Problem(ProblemKind.UPSTREAM_TIMEOUT, f"{self._target.authority} is silent.")
         await self._egress.outside.turns(self._egress)
         return data
 

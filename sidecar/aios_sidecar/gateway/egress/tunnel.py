@@ -8,33 +8,53 @@ from typing import Final
 from aios_sidecar.gateway.egress.ended import Ended
 from aios_sidecar.gateway.turns import Turns
 
-READ_BYTES: Final = 128 * 1024
-"""What one read takes at most, and so what waits in each direction at most when the other side does not take it."""
+READ_BYTES: Final = 256 * 1024
+"""What one read takes at most. Larger is faster, as long as the other side keeps up."""
+SPARING_BYTES: Final = 4 * 1024
+"""What one read takes when the agent has used up its room."""
+ROOM_BYTES: Final = 2 * 1024 * 1024
+"""What one agent's tunnels hold of bytes that nobody takes, before they read sparingly."""
 _BUFFER: Final = memoryview(bytearray(READ_BYTES))
 """Shared by all tunnels: it is filled and emptied within one call."""
+
+
+class Room:
+    """What an agent's tunnels have read and not yet sent: at most ROOM_BYTES, and a sparing read for each direction of each tunnel."""
+
+    def __init__(self) -> None:
+        self.held_bytes = 0
+
+    @property
+    def read_bytes(self) -> int:
+        """How much one read may take now."""
+        return READ_BYTES if self.held_bytes + READ_BYTES <= ROOM_BYTES else SPARING_BYTES
 
 
 class _Direction:
     """From one socket to the other: reads when the last read has been taken, and hands the end on."""
 
-    __slots__ = ("_destination", "_moved", "_pending", "_reading", "_source", "_tunnel", "_writing", "finished")
+    __slots__ = (
+        *("_destination", "_moved", "_pending", "_reading", "_source", "_sources_fd", "_targets_fd", "_tunnel", "_writing", "finished"),
+    )
 
     def __init__(self, tunnel: "Tunnel", source: socket.socket, destination: socket.socket, moved: Callable[[int], None]) -> None:
         self._tunnel, self._source, self._destination, self._moved = tunnel, source, destination, moved
+        self._sources_fd, self._targets_fd = source.fileno(), destination.fileno()
         self._pending = b""
         self._reading = self._writing = False
         self.finished = False
 
     def read_on(self) -> None:
         self._reading = True
-        self._tunnel.loop.add_reader(self._source, self._readable)
+        self._tunnel.loop.add_reader(self._sources_fd, self._readable)
 
     def stop(self) -> None:
         if self._reading:
-            self._tunnel.loop.remove_reader(self._source)
+            self._tunnel.loop.remove_reader(self._sources_fd)
         if self._writing:
-            self._tunnel.loop.remove_writer(self._destination)
+            self._tunnel.loop.remove_writer(self._targets_fd)
         self._reading = self._writing = False
+        self._keep(b"")
         self.finished = True
 
     def send(self, data: bytes | memoryview) -> None:
@@ -48,19 +68,23 @@ class _Direction:
             return
         if sent == len(data):
             return
-        self._pending = bytes(data[sent:])
+        self._keep(bytes(data[sent:]))
         if self._reading:
-            self._tunnel.loop.remove_reader(self._source)
+            self._tunnel.loop.remove_reader(self._sources_fd)
             self._reading = False
         if not self._writing:
-            self._tunnel.loop.add_writer(self._destination, self._writable)
+            self._tunnel.loop.add_writer(self._targets_fd, self._writable)
             self._writing = True
+
+    def _keep(self, data: bytes) -> None:
+        self._tunnel.room.held_bytes += len(data) - len(self._pending)
+        self._pending = data
 
     def _readable(self) -> None:
         if self._tunnel.turns.take(self._tunnel.who):
             self._read()
         else:
-            self._tunnel.loop.remove_reader(self._source)
+            self._tunnel.loop.remove_reader(self._sources_fd)
             self._reading = False
             self._tunnel.turns.call(self._tunnel.who, self._granted)
 
@@ -71,7 +95,7 @@ class _Direction:
 
     def _read(self) -> None:
         try:
-            count = self._source.recv_into(_BUFFER)
+            count = self._source.recv_into(_BUFFER, self._tunnel.room.read_bytes)
         except BlockingIOError:
             return
         except OSError as error:
@@ -84,9 +108,10 @@ class _Direction:
         self.send(_BUFFER[:count])
 
     def _writable(self) -> None:
-        self._tunnel.loop.remove_writer(self._destination)
+        self._tunnel.loop.remove_writer(self._targets_fd)
         self._writing = False
-        pending, self._pending = self._pending, b""
+        pending = self._pending
+        self._keep(b"")
         self.send(pending)
         if not self._pending and not self.finished:
             self.read_on()
@@ -104,13 +129,21 @@ class _Direction:
 class Tunnel:
     """Between a client and the host that it was let through to. The sockets stay the caller's to close."""
 
-    __slots__ = ("_down", "_ended", "_idle_seconds", "_last", "_timer", "_up", "down_bytes", "loop", "turns", "up_bytes", "who")
+    __slots__ = ("_down", "_ended", "_idle_seconds", "_last", "_timer", "_up", "down_bytes", "loop", "room", "turns", "up_bytes", "who")
 
     def __init__(
-        self, client: socket.socket, upstream: socket.socket, *, turns: Turns, who: Hashable, idle_seconds: float, longest_seconds: float
+        self,
+        client: socket.socket,
+        upstream: socket.socket,
+        *,
+        turns: Turns,
+        who: Hashable,
+        room: Room,
+        idle_seconds: float,
+        longest_seconds: float,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.turns, self.who = turns, who
+        self.turns, self.who, self.room = turns, who, room
         self.up_bytes = self.down_bytes = 0
         self._idle_seconds = idle_seconds
         self._last = self.loop.time()

@@ -7,6 +7,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -39,7 +40,7 @@ class Defined(NamedTuple):
 
 def operator_registry() -> CollectorRegistry:
     metrics = operator.Metrics()
-    metrics.watch_store(Store())
+    metrics.watch_store(Store(), lambda: datetime.now(UTC))
     return metrics.registry
 
 
@@ -73,6 +74,7 @@ LABELS = {
     ("aios_operator_watch_events_total", "resource"): "plural name of a resource that the operator watches",
     **{(f"aios_operator_{kind}", "condition"): _words(ConditionType) for kind in ("agents", "tool_bindings")},
     **{(f"aios_operator_{kind}", "status"): _words(["True", "False", "Unknown"]) for kind in ("agents", "tool_bindings")},
+    ("aios_operator_longest_wait_seconds", "reason"): "why an Agent has no place ([reasons](reasons.md))",
     ("aios_operator_gpu_vram_capacity_bytes", "node"): "a node of the cluster",
     ("aios_operator_gpu_vram_capacity_bytes", "gpu"): "uuid of a GPU of that node",
     ("aios_operator_gpu_vram_booked_bytes", "node"): "a node of the cluster",

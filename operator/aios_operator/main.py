@@ -85,7 +85,7 @@ async def run(settings: OperatorSettings) -> bool:
         observe=metrics.request,
     )
     store = Store()
-    metrics.watch_store(store)
+    metrics.watch_store(store, _now)
     events = EventRecorder(client, f"{names.GROUP}/operator", settings.identity, _now)
     loop = Loop(store, Executor(client, store), Reporter(events), metrics, settings, _now)
     lease = a_lease(client, settings)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 import prometheus_client
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from aios_api.quantity import parse_bytes
-from aios_api.reasons import ConditionType
+from aios_api.reasons import ConditionType, Reason
 from aios_operator.observe.store import Store
 
 MIB = 1 << 20
@@ -46,9 +47,9 @@ class Metrics:
         )
         self._events = prometheus_client.Counter("aios_operator_watch_events", "Watch events.", ["resource"], registry=self.registry)
 
-    def watch_store(self, store: Store) -> None:
+    def watch_store(self, store: Store, clock: Callable[[], datetime]) -> None:
         """Gauges of what the store holds, computed when they are read."""
-        self.registry.register(_Picture(store))
+        self.registry.register(_Picture(store, clock))
 
     def cycle(self, planner: str, seconds: float) -> None:
         self._cycle.labels(planner).observe(seconds)
@@ -76,15 +77,32 @@ class Metrics:
 
 
 class _Picture(prometheus_client.registry.Collector):
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
         self._store = store
+        self._clock = clock
 
     def collect(self) -> Iterable[Metric]:
         agents, bindings = self._store.agents.views.values(), self._store.bindings.views.values()
         yield _conditions("aios_operator_agents", "Agents by condition.", (agent.status for agent in agents))
         yield _conditions("aios_operator_tool_bindings", "ToolBindings by condition.", (binding.status for binding in bindings))
+        yield self._longest_wait()
         yield from self._vram()
         yield from self._quota()
+
+    def _longest_wait(self) -> Metric:
+        """A queue that is long is no trouble as long as it moves."""
+        now, known = self._clock(), {str(reason) for reason in Reason}
+        waits: dict[str, float] = {}
+        for each in [agent.status.get("pending") or {} for agent in self._store.agents.views.values()]:
+            if each.get("reason") not in known:
+                continue
+            waited = max(0.0, (now - datetime.fromisoformat(each["since"])).total_seconds())
+            waits[each["reason"]] = max(waits.get(each["reason"], 0.0), waited)
+        text = "How long the Agent waits that has waited longest for a place, by the reason of its wait."
+        family = GaugeMetricFamily("aios_operator_longest_wait_seconds", text, labels=["reason"])
+        for reason, seconds in sorted(waits.items()):
+            family.add_metric([reason], seconds)
+        return family
 
     def _vram(self) -> Iterable[Metric]:
         capacity = GaugeMetricFamily("aios_operator_gpu_vram_capacity_bytes", "VRAM that a GPU offers.", labels=["node", "gpu"])

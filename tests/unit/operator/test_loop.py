@@ -1,6 +1,7 @@
 """Store, planners and executor together: what an Agent's life looks like to the API server, and what goes wrong on the way."""
 
 import dataclasses
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -297,7 +298,7 @@ async def test_a_conflict_teaches_the_store_what_is_there():
 
 async def test_metrics_tell_what_is_booked_and_who_waits():
     world = World()
-    world.metrics.watch_store(world.store)
+    world.metrics.watch_store(world.store, lambda: world.now)
     world.node(gpu="80Gi")
     world.apply("a", "24Gi")
     world.apply("b", "100Gi")
@@ -309,7 +310,10 @@ async def test_metrics_tell_what_is_booked_and_who_waits():
     assert read("aios_operator_agents", {"condition": "Ready", "status": "True"}) == 1
     assert read("aios_operator_agents_in", {"queue": "waiting"}) == 1
     assert read("aios_operator_decisions_total", {"outcome": "LargerThanAnyGPU"}) >= 1
+    assert read("aios_operator_queue_seconds_count") >= 2
     assert b"aios_operator_cycle_seconds_bucket" in world.metrics.exposition()
+    world.now += timedelta(minutes=3)
+    assert read("aios_operator_longest_wait_seconds", {"reason": "LargerThanAnyGPU"}) == 180
 
 
 async def test_writes_are_bounded():

@@ -29,7 +29,7 @@ async def test_a_burst_takes_no_more_than_is_granted_and_the_status_of_the_quota
     assert reserved(world) == {"memory": "12Gi", "agents": 12}
     assert len([c for c in world.cluster.writes() if c.resource == resources.GPU_QUOTAS]) <= 3
     metrics = world.metrics
-    metrics.watch_store(world.store)
+    metrics.watch_store(world.store, lambda: world.now)
     assert b'aios_operator_quota_memory_bytes{amount="waiting",namespace="ns"} 8.589934592e+09' in metrics.exposition()
 
 

@@ -1,13 +1,14 @@
 """What benches write down, what they leave behind, and what a person reads who has no cluster."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from aios_bench import start
-from aios_bench.result import Result, percentile, write
+from aios_bench import burst, start
+from aios_bench.result import Options, Result, percentile, write
 from aios_cli.main import main
 from aios_kube.errors import AlreadyExists
 from aios_kube.fake import FakeCluster
@@ -51,6 +52,21 @@ async def test_the_namespace_of_another_run_is_left_alone():
             async with start.namespace(cluster):
                 pass
         assert len(cluster.all(NAMESPACES)) == 1
+
+
+def test_figures_of_several_runs_are_medians_and_every_run_is_kept_with_the_load_beside_it(monkeypatch: pytest.MonkeyPatch):
+    bound = iter((9.0, 30.0, 10.0))
+
+    async def measure(cluster: None, agents: list[str]) -> tuple[dict[str, float], dict[str, list[float]]]:
+        return {"seconds_to_bound": next(bound)}, {"apply_to_bound_s": [float(len(agents))]}
+
+    monkeypatch.setattr(burst, "a_cluster", lambda nodes: nullcontext())
+    monkeypatch.setattr(burst, "measure", measure)
+    result = burst.bench(Options(Path("unused"), agents=7, runs=3))
+    assert (result.figures["seconds_to_bound"], result.figures["runs"]) == (10.0, 3)
+    assert result.samples["seconds_to_bound"] == [9.0, 30.0, 10.0]
+    assert [len(result.samples[name]) for name in ("load_before", "load_after")] == [3, 3]
+    assert result.samples["apply_to_bound_s_of_run_3"] == [7.0]
 
 
 def test_without_a_cluster_the_message_says_what_is_needed(tmp_path: Path):

@@ -236,7 +236,7 @@ async def test_what_finds_no_room_is_left_out_and_says_so(world: World):
     assert "late.example.com" not in world.reaches(CODER)
     assert world.binding("late")["Programmed"] == ("False", "TooManyRules")
     assert world.binding("late")["Stalled"] == ("True", "TooManyRules")
-    world.metrics.watch_store(world.store)
+    world.metrics.watch_store(world.store, lambda: world.now)
     assert b'aios_operator_tool_bindings{condition="Ready",status="False"} 1.0' in world.metrics.exposition()
     world.cluster.remove(resources.TOOL_BINDINGS, "old0", "ns")
     await settled(world)

@@ -7,21 +7,25 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from aios_api import names
 from aios_kube.errors import Unreachable
 from aios_kube.fake import Call, FakeCluster
 from aios_kube.resources import AGENT_RUNTIMES, LEASES
-from node.support import CLAIM_UID, NODE, Pod, a_cluster, ask, eventually, prepare, running, settings_in
+from aios_sidecar.node.conditions import ALL_LISTENERS
+from node.support import CLAIM_UID, NAMESPACE, NODE, Pod, a_cluster, ask, eventually, prepare, running, settings_in
 from node.test_restarts import gateway
 
 MUTE_SECONDS = 2.0
 MUTE = {"AIOS_GATEWAY_MUTE_SECONDS": str(MUTE_SECONDS)}
 
 
-def answer(path: Path) -> tuple[int, str]:
+def answer(path: Path, seconds: float = 10) -> tuple[int, str]:
     """What the agent gets for a question on its socket: the code, and its own name or the reason."""
-    connection = http.client.HTTPConnection("aios", timeout=10)
+    connection = http.client.HTTPConnection("aios")
     connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(seconds)
     try:
         connection.sock.connect(str(path))
         connection.request("GET", "/v1/agent", headers={"Connection": "close"})
@@ -95,3 +99,31 @@ async def test_a_gateway_that_starts_while_the_api_server_is_away_answers_nobody
             assert await asyncio.to_thread(answer, path) == SILENT
             cluster.refuse.clear()
             await eventually_answers(path, ANSWERED)
+
+
+@pytest.mark.parametrize("moved", ["removed", "another attempt"])
+async def test_an_attempt_whose_order_went_away_is_answered_no_more_while_its_pod_still_runs(
+    directory: Path, hook: Path, pod: Pod, moved: str
+) -> None:
+    settings, cluster = settings_in(directory, hook, mute_seconds=MUTE_SECONDS), a_cluster()
+    path = settings.agent_socket(CLAIM_UID)
+    async with gateway(settings.gateway_socket, **MUTE):
+        async with running(settings, cluster) as agent:
+            await prepare(settings)
+            assert (await ask(settings, pod.oci_state())).code == 0
+            await eventually_answers(path, ANSWERED)
+            live = agent.claims.get(CLAIM_UID)
+            await eventually(lambda: live.facts.serving == ALL_LISTENERS)
+            if moved == "removed":
+                cluster.remove(AGENT_RUNTIMES, "agent", NAMESPACE)
+            else:
+                cluster.alter(AGENT_RUNTIMES, "agent", {"spec": {"attempt": 2}}, NAMESPACE)
+            await eventually(lambda: live.facts.serving == frozenset())
+            with pytest.raises(TimeoutError):
+                await asyncio.to_thread(answer, path, 0.5)
+            await asyncio.sleep(MUTE_SECONDS)
+            assert live.facts.serving == frozenset(), "it stays so"
+        async with running(settings, cluster):
+            await asyncio.sleep(MUTE_SECONDS)
+            with pytest.raises(TimeoutError):
+                await asyncio.to_thread(answer, path, 0.5)

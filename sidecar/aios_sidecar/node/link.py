@@ -148,31 +148,45 @@ class GatewayLink:
         that, at first: a gateway that has just started refuses nobody whose listeners it gets.
         """
         sent: Sent = {}
+        over: set[str] = set()
         for uid in held:
             if self._claims.get(uid) is None:
                 await link.send(Stop(claim_uid=uid))
-        await self._bring_up_to_date(link, sent, held, only=held)
-        said = await self._freshen(link, 0.0)
+        await self._bring_up_to_date(link, sent, held, over, only=held)
+        said = await self._freshen(link, held, over, 0.0)
         while True:
             changes = (self._claims.next_change(), self._orders.next_change(), self._heartbeat.next_change())
-            await self._bring_up_to_date(link, sent, held)
-            said = await self._freshen(link, said)
+            await self._bring_up_to_date(link, sent, held, over)
+            said = await self._freshen(link, held | sent.keys(), over, said)
             await first_of(*changes)
 
-    async def _freshen(self, link: Link, said: float) -> float:
-        """Says until when all that was sent is fresh, when that is later than what was `said` before."""
+    async def _freshen(self, link: Link, known: set[str], over: set[str], said: float) -> float:
+        """Says until when all that was sent is fresh, when that is later than what was `said` before.
+
+        Attempts whose orders went away are stopped first, and are `over`: they may run elsewhere once their gateway has had no fresh word
+        for long enough. Until then, some seconds, they may still say what they have to while they end.
+        """
         until = self._heartbeat.fresh_until
         if until is None or until <= said:
             return said
+        for live in self._claims:
+            uid = live.state.claim_uid
+            if uid in over or self._orders.stands(live.state.runtime_uid, live.state.attempt):
+                continue
+            over.add(uid)
+            if uid in known:
+                log.info("attempt %d of %s/%s is over: it is answered no more", live.state.attempt, live.state.namespace, live.state.agent)
+                await link.send(Stop(claim_uid=uid))
+                self._learn_serving(uid, ())
         await link.send(Fresh(until_seconds=until))
         return until
 
-    async def _bring_up_to_date(self, link: Link, sent: Sent, held: set[str], only: set[str] | None = None) -> None:
+    async def _bring_up_to_date(self, link: Link, sent: Sent, held: set[str], over: set[str], only: set[str] | None = None) -> None:
         for uid in [uid for uid in sent if self._claims.get(uid) is None]:
             del sent[uid]
             await link.send(Stop(claim_uid=uid))
         for live in self._claims:
-            if only is not None and live.state.claim_uid not in only:
+            if live.state.claim_uid in over or (only is not None and live.state.claim_uid not in only):
                 continue
             if self._claims.get(live.state.claim_uid) is not live:
                 continue  # released while another was being sent: its listeners are closed, and the next round says so

@@ -39,6 +39,11 @@ class Orders:
         found = self._mirror.get(uid)
         return None if found is None else self._order(found)
 
+    def stands(self, uid: str, attempt: int) -> bool:
+        """Whether the order `uid` is still for this attempt, on this node. Also told of one that this program can't read otherwise."""
+        found = self._mirror.get(uid)
+        return found is not None and (found.get("spec") or {}).get("attempt") == attempt
+
     def all(self) -> list[Order]:
         found = self._mirror.all()
         for uid in self._read.keys() - {obj["metadata"]["uid"] for obj in found}:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 KIND: Final = "gpu"
 UUID: Final = re.compile(r"GPU-[0-9A-Za-z-]{1,75}", re.ASCII)
 """Uuids become parts of paths, so nothing else passes for one."""
+EARLY_MESSAGES: Final = 64
 CONSEQUENCES: Final = {
     "NoSchedule": "it takes no new Agent, and those on it go on",
     "NoExecute": "the Agents on it are evicted",
@@ -60,8 +62,10 @@ class HealthKeeper:
         self._boot_id = boot_id
         self._known: dict[str, GPURecord] = {}
         self._unreadable: set[str] = set()
-        self._early: dict[str, list[Fault | Vitals]] = {}
+        self._early: dict[str, deque[Fault | Vitals]] = {}
         """What workers said of GPUs that were not looked at yet."""
+        self._told: dict[str, health.Taint | None] = {}
+        """What people were told of each GPU, by this program or by the one before."""
         self._deaf: dict[str, bool] = {}
         self._changed = asyncio.Event()
 
@@ -76,6 +80,7 @@ class HealthKeeper:
                 if record.uuid != path.stem:
                     raise records.UnreadableState(f"it speaks of {record.uuid}")
                 self._known[record.uuid] = record
+                self._told[record.uuid] = health.taint(record, self._clock())
             except records.UnreadableState as error:
                 kept = records.set_aside(path)
                 self._unreadable.add(path.stem)
@@ -129,7 +134,7 @@ class HealthKeeper:
     def _learn(self, uuid: str, message: Fault | Vitals) -> None:
         known, now = self._known.get(uuid), self._clock()
         if known is None:
-            self._early.setdefault(uuid, []).append(message)
+            self._early.setdefault(uuid, deque(maxlen=EARLY_MESSAGES)).append(message)
         elif isinstance(message, Fault):
             self._keep(health.after_fault(known, message, now), f"Xid {message.xid}, {message.what}")
         else:
@@ -140,39 +145,40 @@ class HealthKeeper:
         """Whether the GPU is being read. It is monitored when its errors can be heard, too."""
         known, unmonitored = self._known.get(uuid), not read or self._deaf.get(uuid, False)
         if known is not None and known.unmonitored != unmonitored:
-            self._keep(known.model_copy(update={"unmonitored": unmonitored}), "")
+            self._keep(known.model_copy(update={"unmonitored": unmonitored}), "it can't be read" if unmonitored else "it is read")
 
     def _keep(self, after: GPURecord, why: str) -> None:
         """This is known now. `why` is what people read when it makes a difference to them."""
-        before, now = self._known.get(after.uuid), self._clock()
-        self._known[after.uuid] = after
-        self._metrics.healthy.labels(after.uuid).set(health.taint(after, now) is None)
-        if after != before:
+        if after != self._known.get(after.uuid):
+            self._known[after.uuid] = after
             write_atomically(self._path(after.uuid), records.encode(KIND, after), 0o600)
             self._changed.set()
             self._changed = asyncio.Event()
-            self._tell_change(None if before is None else health.taint(before, now), after, health.taint(after, now), why)
+        taint = health.taint(after, self._clock())
+        self._metrics.healthy.labels(after.uuid).set(taint is None)
+        if taint != self._told.get(after.uuid):
+            self._told[after.uuid] = taint
+            self._tell_taint(after.uuid, taint, why)
 
     def _forget(self, uuid: str) -> None:
         del self._known[uuid]
+        self._told.pop(uuid, None)
         remove(self._path(uuid))
-        self._metrics.healthy.remove(uuid)
+        self._metrics.forget(uuid)
 
     def _path(self, uuid: str) -> Path:
         return self._settings.gpus_dir / f"{uuid}.json"
 
-    def _tell_change(self, before: health.Taint | None, record: GPURecord, after: health.Taint | None, why: str) -> None:
-        if after == before:
-            return
-        if after is None:
-            note = f"GPU {record.uuid} is as it should be again"
+    def _tell_taint(self, uuid: str, taint: health.Taint | None, why: str) -> None:
+        if taint is None:
+            note = f"GPU {uuid} is as it should be again"
             log.info("%s", note)
             self._about_node("Normal", "GPUHealthy", note)
             return
-        note = f"GPU {record.uuid} is unhealthy ({after.value}): {why}; {CONSEQUENCES[after.effect]}"
+        note = f"GPU {uuid} is unhealthy ({taint.value}): {why}; {CONSEQUENCES[taint.effect]}"
         log.error("%s", note)
         self._about_node("Warning", "GPUUnhealthy", note)
-        for live in self._on(record.uuid):
+        for live in self._on(uuid):
             self._events.record(_agent(live), "Warning", "GPUUnhealthy", "Watch", note)
 
     def _tell_fault(self, uuid: str, fault: Fault) -> None:

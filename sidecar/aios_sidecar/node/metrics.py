@@ -1,7 +1,7 @@
 """What the node agent counts."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -41,6 +41,12 @@ class Metrics:
         self.context = self._of_gpus("aios_gpu_context_bytes", "VRAM that each process of an Agent may use beside its share.")
         self.calibrated = self._of_gpus("aios_gpu_context_calibrated", "1 when that was measured on the GPU, 0 when it is as set.")
         self.shots = self._of_gpus_total("aios_gpu_shares_exceeded", "Agents that were stopped for using more than their share.")
+
+    def forget(self, gpu: str) -> None:
+        """The GPU's health is not shown any more."""
+        for gauge in (self.healthy, self.listening):
+            with suppress(KeyError):
+                gauge.remove(gpu)
 
     def _of_gpus(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, ("gpu",), registry=self._registry)

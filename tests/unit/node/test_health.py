@@ -269,6 +269,27 @@ async def test_a_gpu_that_left_with_its_boot_is_forgotten(house: House) -> None:
     assert not (house.settings.gpus_dir / f"{GPU_A.uuid}.json").exists()
 
 
+async def test_a_missing_gpu_is_told_twice_that_it_takes_nobody_and_that_its_agents_leave(house: House) -> None:
+    house.claims.put(a_state())
+    house.look(GPU_A, GPU_B)
+    house.look(GPU_B)
+    house.look(GPU_B)
+    await house.told()
+    house.start()
+    house.now = LATER
+    house.look(GPU_B)
+    notes = {note.rpartition("; ")[2] for kind, reason, note in await house.told() if (kind, reason) == ("Node", "GPUUnhealthy")}
+    assert notes == {"it takes no new Agent, and those on it go on", "the Agents on it are evicted"}
+
+
+async def test_after_a_reboot_without_it_a_gpu_is_forgotten_by_a_new_program(house: House) -> None:
+    house.look(GPU_A, GPU_B)
+    house.boot = "next"
+    house.start()
+    assert house.look(GPU_B) == [GPU_B.uuid]
+    assert list(house.keeper.published()) == [GPU_B.uuid]
+
+
 @pytest.mark.parametrize(
     ("read", "vitals", "state", "heard"),
     [

@@ -1,6 +1,5 @@
 """What an agent may ask of the gateway itself, and the checks that such a request passes first: those that explain themselves best."""
 
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -9,11 +8,10 @@ from aios_sidecar.contracts import AgentRecord
 from aios_sidecar.gateway.contexts.answers import CONTENT_BYTES, ContextCall, ContextRoute
 from aios_sidecar.gateway.contexts.answers import ROUTES as CONTEXT_ROUTES
 from aios_sidecar.gateway.contexts.desk import AgentContext
-from aios_sidecar.gateway.egress.target import ABSOLUTE
+from aios_sidecar.gateway.egress.target import ABSOLUTE, LOOPBACK_HOST
 from aios_sidecar.gateway.http import Head, Response
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 
-LOOPBACK_HOST: Final = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 SOCKET_HOST: Final = "aios"
 """A name for clients that must put something into the URL of a Unix socket."""
 

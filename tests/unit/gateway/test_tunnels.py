@@ -226,7 +226,7 @@ async def test_the_host_header_of_connect_is_its_targets(proxying):
         sent = connect(f"{HOST}:443").replace(b"Host: api.example.com:443", b"Host: evil.example:443")
         assert problem(await agent.ask(sent))["reason"] == "HostMismatch"
         agent.names.known[HOST] = ["10.0.0.1"]
-        for host in (b"api.example.com", b"api.example.com:443"):
+        for host in (b"api.example.com", b"api.example.com:443", b"127.0.0.1:2489"):
             sent = connect(f"{HOST}:443").replace(b"Host: api.example.com:443", b"Host: " + host)
             assert problem(await agent.ask(sent))["reason"] == "AddressDenied", "so far it is right"
 

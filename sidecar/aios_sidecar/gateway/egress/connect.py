@@ -8,7 +8,7 @@ from typing import Final
 from aios_api.egress import Decision
 from aios_sidecar.gateway.egress.agent import AgentEgress, Passage, Upstream
 from aios_sidecar.gateway.egress.hello import HelloReader, NotTLS
-from aios_sidecar.gateway.egress.target import Target, names_the_same, of_connect
+from aios_sidecar.gateway.egress.target import LOOPBACK_HOST, Target, names_the_same, of_connect
 from aios_sidecar.gateway.egress.tunnel import Tunnel
 from aios_sidecar.gateway.http import Client, Head, Relay
 from aios_sidecar.gateway.problems import Problem, ProblemKind
@@ -91,4 +91,5 @@ def _must_be_for(decision: Decision, hello: HelloReader) -> None:
 
 
 def _agrees(host: str | None, target: Target) -> bool:
-    return host is None or names_the_same(host, target, default_port=target.port)
+    """Some clients send none, some the proxy's own (undici before 6). It decides nothing and goes nowhere; another one hides something."""
+    return host is None or LOOPBACK_HOST.fullmatch(host) is not None or names_the_same(host, target, default_port=target.port)

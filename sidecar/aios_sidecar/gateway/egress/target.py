@@ -9,6 +9,8 @@ from aios_sidecar.gateway.problems import Problem, ProblemKind
 
 ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 HTTP_PORT: Final = 80
+LOOPBACK_HOST: Final = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
+"""The gateway's own endpoint, as a Host names it."""
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,254}")
 """What may stand for a name. Whether it is one that can be allowed is the policy's to say."""
 

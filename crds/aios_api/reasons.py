@@ -148,6 +148,7 @@ class Reason(_Explained):
         "All bindings of an Agent together have more rules than it can have; the youngest that finds no room is left out.",
     )
     FenceLeaks = "FenceLeaks", "Something outside was reached past the gateway; the agent's containers were stopped."
+    ProbeUnclear = "ProbeUnclear", "Trying the fence from inside gave no clear answer; the message says where. It is tried again."
     Exposed = "Exposed", "Service and NetworkPolicy for the exposed ports are there."
     Exposing = "Exposing", "Service or NetworkPolicy for the exposed ports are not there yet."
 

@@ -1,13 +1,13 @@
 """`AgentRuntime`: the operator's order to a node (spec), the node's facts (status). Internal: people read `Agent`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
 from aios_api.agent import Conditions, Exposed, Memory, PlacedGPU
 from aios_api.binding import Count
 from aios_api.egress import MAX_BINDINGS, BindingName, EgressPolicy
-from aios_api.meta import UID, Attempt, AttemptName, Model, Name, Time
+from aios_api.meta import UID, Attempt, AttemptName, Message, Model, Name, Time
 from aios_api.schema import Schema, list_type, rule, rules
 
 IN_FORCE_AT_ONCE = ("egress", "expose")
@@ -87,6 +87,27 @@ class UsedGPU(Model):
     )
 
 
+class OpenPort(Model):
+    """A port on which the fence lets in."""
+
+    port: Annotated[int, Field(ge=1, le=65_535)] = Field(description="The port of the pod.")
+    protocol: Literal["TCP", "UDP"] = Field(description="TCP or UDP.")
+
+
+Way = Annotated[str, Field(max_length=128)]
+Ways = Annotated[list[Way], Field(max_length=64, json_schema_extra=list_type())]
+
+
+class Probe(Model):
+    """What trying the fence from inside has found. It is written on change, and at most once an hour when nothing changes."""
+
+    time: Time = Field(description="When it was tried.")
+    pod_uid: UID = Field(alias="podUID", description="The pod from whose network namespace it was tried.")
+    tried: Ways = Field(description="Each way: whose address, by which protocol, the address and the port.")
+    leaked: Ways = Field(description="Those of them on which a packet left the pod. Its containers are stopped for it.")
+    trouble: Message | None = Field(default=None, description="Why the probe could not tell. Absent when it could.")
+
+
 class AgentRuntimeStatus(Model):
     """Facts about one prepared claim, each with what it is about; written by the node agent of `spec.nodeName`."""
 
@@ -100,5 +121,12 @@ class AgentRuntimeStatus(Model):
     contract_version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
         default=None, alias="contractVersion", description="The contract that the node agent speaks."
     )
+    exposed: list[OpenPort] | None = Field(
+        default=None,
+        max_length=16,
+        description="Ports on which the fence is open now. Absent: none.",
+        json_schema_extra=list_type(keys=["port", "protocol"]),
+    )
+    probe: Probe | None = Field(default=None, description="Whether the fence holds, tried from inside the pod.")
     gpu: UsedGPU | None = Field(default=None, description="The use of the share. Absent without one, and while it is not known.")
     egress: EgressFacts | None = Field(default=None, description="What the gateway says of the agent's way out.")

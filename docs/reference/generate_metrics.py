@@ -86,6 +86,7 @@ LABELS = {
     },
     ("aios_node_requests_total", "request"): _words(["prepare", "unprepare", "hook"]),
     ("aios_node_requests_total", "outcome"): "`ok`, or the class of the error that ended the request",
+    ("aios_node_fence_probes_total", "outcome"): _words(["held", "leaked", "unclear"]),
     ("aios_node_request_seconds", "request"): _words(["prepare", "unprepare", "hook"]),
     **{
         (f"aios_gpu_{name}", "gpu"): "uuid of a GPU of the node"

@@ -3,8 +3,8 @@
     python -m aios_localcluster.simulation --kubeconfig FILE --nodes N --gpus-per-node M
 
 It makes the Nodes and publishes for each the ResourceSlice that a node agent would, with GPUs that are marked as fake. For every order
-whose claim is allocated and whose pod is bound there it writes the facts Prepared, Fenced and Listening: nothing is prepared, fenced or
-listening, since nothing runs. What is real is everything before: admission, placement, claims, kube-scheduler, and what each costs.
+whose claim is allocated and whose pod is bound there it writes the facts of a node agent: nothing is prepared, fenced or listening, since
+nothing runs. What is real is everything before: admission, placement, claims, kube-scheduler, and what each costs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CPU, MEMORY, PODS = "192", "2Ti", "110"
 HEARTBEAT_SECONDS = 240
 """Nodes say that they are well every four to five minutes, as a kubelet at rest does; their Leases tell the rest."""
 LEASE_SECONDS = 40
-FACTS = ("Prepared", "Fenced", "Listening")
+FACTS = ("Prepared", "Fenced", "EgressFenced", "Listening")
 WRITERS = 16
 
 

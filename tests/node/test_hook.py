@@ -288,12 +288,12 @@ async def test_a_fence_that_can_not_be_raised_refuses_and_is_a_condition(
     directory: Path, hook: Path, pod: Pod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, cluster = settings_in(directory, hook), a_cluster()
-    monkeypatch.setattr(fence, "_transaction", lambda: b'{"nftables": [{"add": {"table": {"family": "inet", "name": "aios"}}}]}')
+    monkeypatch.setattr(fence, "_transaction", lambda openings: b'{"nftables": [{"add": {"table": {"family": "inet", "name": "aios"}}}]}')
     async with running(settings, cluster):
         await prepare(settings)
         assert "did not read back as it was written" in (await ask(settings, pod.oci_state())).error
         await eventually(lambda: condition(cluster, "Fenced") == ("False", "FenceFailed"))
-        monkeypatch.setattr(fence, "_transaction", lambda: UNFIT)
+        monkeypatch.setattr(fence, "_transaction", lambda openings: UNFIT)
         assert "nft could not install the fence" in (await ask(settings, pod.oci_state())).error
 
 

@@ -27,6 +27,7 @@ from aios_sidecar.node.mirror import Mirror
 from aios_sidecar.node.orders import Orders
 from aios_sidecar.node.plugin import DRAService, Plugin
 from aios_sidecar.node.preparer import Preparer
+from aios_sidecar.node.prober import Prober
 from aios_sidecar.node.publisher import Publisher
 from aios_sidecar.node.reporter import Reporter
 from aios_sidecar.node.sandbox import Processes
@@ -51,14 +52,15 @@ class NodeAgent:
         self.orders = Orders(runtimes)
         self._files = StateFiles(settings.claims_dir)
         self._turns, processes = Turns(), Processes()
-        self._endpoints = Endpoints(settings, self.claims, processes)
+        self._endpoints = Endpoints(settings, self.claims, processes, self.orders, self._files)
         self._events = EventRecorder(client, DRIVER, settings.node_name, clock)
         self._reporter = Reporter(settings, client, self.orders, self.claims, clock)
         self._health = HealthKeeper(settings, self.claims, self.nodes, self._events, self.metrics, clock, processes.boot_id)
         self._publisher = Publisher(settings, client, inventory, self._health, self.nodes, self.slices, self._events, self.metrics)
         self._preparer = Preparer(settings, client, self.orders, inventory, self._files, self.claims, self._endpoints, self._turns)
         self._inspector = Inspector(settings, self.claims, self._endpoints, self._turns, self._events, self.metrics)
-        gate = Gate(settings, client, self.orders, self._files, self.claims, self._endpoints, processes, self._turns)
+        self._prober = Prober(settings, self.claims, self.orders, self.nodes, processes, self._turns, self._events, self.metrics, clock)
+        gate = Gate(settings, client, self.orders, self._files, self.claims, self._endpoints, processes, self._prober, self._turns)
         self._hooks = HookServer(settings, gate, self.metrics)
         self._gpus = GPUs(workers, self.claims, self._files, self._turns, self._events, self._health, self.metrics, clock)
         self._plugin = Plugin(settings, DRAService(self._preparer, self._reporter, self.metrics))
@@ -141,6 +143,8 @@ class NodeAgent:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._reporter.run())
             group.create_task(self._inspector.run())
+            group.create_task(self._inspector.follow())
+            group.create_task(self._prober.run())
             if damaged:
                 group.create_task(self._recover(damaged))
 
@@ -156,6 +160,7 @@ class NodeAgent:
         for live in restored:
             if await self._inspector.inspect(live):  # no breach need be behind it: the fence of another version of this program differs
                 log.warning("the fence of pod %s/%s was not as it must be", live.state.namespace, live.state.pod_name)
+        await self._prober.look_at_all(restored)
 
     async def _recover(self, damaged: list[str]) -> None:
         for reflector in self._reflectors:

@@ -1,4 +1,4 @@
-"""What the node says of a claim: `Prepared`, `Fenced`, `Listening`, with VRAM also `EnforcementVerified` and `WithinShare`.
+"""What the node says of a claim: `Prepared`, `Fenced`, `EgressFenced`, `Listening`, with VRAM also `EnforcementVerified` and `WithinShare`.
 
 Pure; each condition is one function.
 """
@@ -10,8 +10,9 @@ from typing import Literal
 
 from aios_api.meta import Condition
 from aios_api.reasons import ConditionType, Reason
+from aios_api.runtime import Probe
 from aios_sidecar.contracts import ListenerKind
-from aios_sidecar.node.state import ClaimState
+from aios_sidecar.node.state import ClaimState, Opening
 
 ALL_LISTENERS: frozenset[ListenerKind] = frozenset(("socket", "loopback"))
 Word = Literal["True", "False", "Unknown"]
@@ -24,6 +25,10 @@ class Facts:
     fenced: bool | None = None
     """Whether the fence was read back in the pod's network namespace; None before a container asked, or without a namespace."""
     fence_message: str = ""
+    openings: frozenset[Opening] | None = None
+    """The ports on which the fence is open; None before it was read back."""
+    probe: Probe | None = None
+    """What trying the fence from inside has last found that is worth telling."""
     port_message: str = ""
     """Why the loopback listener can't be opened; empty when it can."""
     serving: frozenset[ListenerKind] = frozenset()
@@ -36,14 +41,19 @@ class Facts:
 
 def of(state: ClaimState, facts: Facts, known: Iterable[Condition], now: datetime) -> tuple[Condition, ...]:
     """The conditions; one that says what `known` says keeps its time."""
-    found: tuple[Condition, ...] = (prepared(state, now), fenced(facts, now), listening(state, facts, now))
+    found: tuple[Condition, ...] = (
+        prepared(state, now),
+        fenced(facts, now),
+        listening(state, facts, now),
+        egress_fenced(facts, now),
+    )
     if state.gpu is not None:
         found += (enforcement_verified(state, facts, now), within_share(state, facts, now))
     return keep_times(found, known)
 
 
 def failed(message: str, now: datetime) -> tuple[Condition, ...]:
-    """The three conditions of a claim that could not be prepared."""
+    """The conditions of a claim that could not be prepared."""
     waiting = "the claim is not prepared"
     return (
         _condition(ConditionType.Prepared, "False", Reason.PrepareFailed, message, now),
@@ -64,6 +74,20 @@ def fenced(facts: Facts, now: datetime) -> Condition:
     if facts.fenced:
         return _condition(ConditionType.Fenced, "True", Reason.Fenced, Reason.Fenced.sentence, now)
     return _condition(ConditionType.Fenced, "False", Reason.FenceFailed, facts.fence_message, now)
+
+
+def egress_fenced(facts: Facts, now: datetime) -> Condition:
+    """Proven from inside, or not: a probe that could not tell is no proof."""
+    kind, probe = ConditionType.EgressFenced, facts.probe
+    if probe is None:
+        return _condition(kind, "Unknown", Reason.WaitingForContainer, Reason.WaitingForContainer.sentence, now)
+    tried = f"{len(probe.tried)} ways out of pod {probe.pod_uid} were tried from inside at {probe.time}"
+    if probe.leaked:
+        return _condition(kind, "False", Reason.FenceLeaks, f"{tried}, and these led out: {', '.join(probe.leaked)}", now)
+    if probe.trouble is not None:
+        return _condition(kind, "Unknown", Reason.ProbeUnclear, f"{tried}: {probe.trouble}", now)
+    to = ", ".join(dict.fromkeys(way.partition(" ")[0] for way in probe.tried))
+    return _condition(kind, "True", Reason.Fenced, f"{tried}, and none led out (to {to}); the AgentRuntime's status.probe names each", now)
 
 
 def listening(state: ClaimState, facts: Facts, now: datetime) -> Condition:

@@ -1,16 +1,21 @@
 """The fence of a pod: an nftables table in its network namespace, installed as one transaction and read back.
 
-What leaves or enters is what stays on loopback, what belongs to a connection that was let through, and neighbour discovery
-(without which IPv6 interfaces complain; nothing else can be said with it). Everything else is dropped; on its way out it is
-rejected, so that a connection fails at once instead of timing out. Nothing is forwarded. The pod can't change this: it has no
+What leaves or enters is what stays on loopback, neighbour discovery (without which IPv6 interfaces complain; nothing else can be said
+with it), and on each port that its owner exposes what comes in there and the replies to it. Everything else is dropped; on its way out it
+is rejected, so that a connection fails at once instead of timing out. Nothing is forwarded. The pod can't change this: it has no
 NET_ADMIN.
+
+There is no word for "connections that exist": one that was made while the fence was away, or to a port that is exposed no more, ends with
+the fence that stands now.
 """
 
 import json
 import subprocess
+from collections.abc import Iterable
 from typing import Any
 
 from aios_sidecar.node.netns import NetworkNamespace
+from aios_sidecar.node.state import Opening
 
 FAMILY, TABLE = "inet", "aios"
 NFT_SECONDS = 10.0
@@ -27,59 +32,80 @@ def _match(left: Rule, right: Any) -> Rule:
     return {"match": {"op": "==", "left": left, "right": right}}
 
 
-_TCP = 6
-"""IANA's number of the protocol: nft writes a name instead where there is an /etc/protocols, and slim images have none."""
+NO_OPENINGS: frozenset[Opening] = frozenset()
+
+_PROTOCOLS = {"icmp": 1, "tcp": 6, "ipv6-icmp": 58}
+"""IANA's numbers: nft writes a name instead where there is an /etc/protocols, and slim images have none."""
 _NEIGHBOUR_DISCOVERY = ["nd-router-solicit", "nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert"]
-_KNOWN = (
-    [_match({"ct": {"key": "state"}}, {"set": ["established", "related"]}), {"accept": None}],
-    [_match({"payload": {"protocol": "icmpv6", "field": "type"}}, {"set": _NEIGHBOUR_DISCOVERY}), {"accept": None}],
-)
-CHAINS: dict[str, tuple[list[Rule], ...]] = {
-    "input": ([_match({"meta": {"key": "iifname"}}, "lo"), {"accept": None}], *_KNOWN),
-    "forward": (),
-    "output": (
-        [_match({"meta": {"key": "oifname"}}, "lo"), {"accept": None}],
-        *_KNOWN,
-        [_match({"meta": {"key": "l4proto"}}, _TCP), {"reject": {"type": "tcp reset"}}],
-        [{"reject": {"type": "icmpx", "expr": "port-unreachable"}}],
-    ),
-}
-"""Every chain drops what no rule of it lets through."""
+_DISCOVERY: list[Rule] = [_match({"payload": {"protocol": "icmpv6", "field": "type"}}, {"set": _NEIGHBOUR_DISCOVERY}), {"accept": None}]
+_IS_RELATED = _match({"ct": {"key": "state"}}, "related")
 
 
-def _objects() -> list[Rule]:
+def _port(opening: Opening, field: str) -> Rule:
+    return _match({"payload": {"protocol": opening.protocol.lower(), "field": field}}, opening.port)
+
+
+def chains(openings: Iterable[Opening]) -> dict[str, list[list[Rule]]]:
+    """The rules. Every chain drops what no rule of it lets through."""
+    opened = sorted(openings, key=lambda opening: (opening.protocol, opening.port))
+    # Errors about what came in: without "packet too big", a reply over a narrow link never arrives.
+    errors = [
+        [_match({"meta": {"key": "l4proto"}}, _PROTOCOLS[kind]), _IS_RELATED, {"accept": None}] for kind in ("icmp", "ipv6-icmp") if opened
+    ]
+    reply = _match({"ct": {"key": "direction"}}, "reply")
+    return {
+        "input": [
+            [_match({"meta": {"key": "iifname"}}, "lo"), {"accept": None}],
+            _DISCOVERY,
+            *([_port(opening, "dport"), {"accept": None}] for opening in opened),
+            *errors,
+        ],
+        "forward": [],
+        "output": [
+            [_match({"meta": {"key": "oifname"}}, "lo"), {"accept": None}],
+            _DISCOVERY,
+            *([_port(opening, "sport"), reply, {"accept": None}] for opening in opened),
+            *errors,
+            [_match({"meta": {"key": "l4proto"}}, _PROTOCOLS["tcp"]), {"reject": {"type": "tcp reset"}}],
+            [{"reject": {"type": "icmpx", "expr": "port-unreachable"}}],
+        ],
+    }
+
+
+def _objects(openings: Iterable[Opening]) -> list[Rule]:
     """The table, its chains and rules, in nft's JSON."""
     table: Rule = {"family": FAMILY, "name": TABLE}
     objects: list[Rule] = [{"table": table}]
-    for name, rules in CHAINS.items():
+    for name, rules in chains(openings).items():
         chain = {"family": FAMILY, "table": TABLE, "name": name, "type": "filter", "hook": name, "prio": 0, "policy": "drop"}
         objects.append({"chain": chain})
         objects.extend({"rule": {"family": FAMILY, "table": TABLE, "chain": name, "expr": rule}} for rule in rules)
     return objects
 
 
-def _transaction() -> bytes:
+def _transaction(openings: Iterable[Opening]) -> bytes:
     """Replaces whatever table of our name is there: added so that it can be deleted, then added anew, all or nothing."""
     table: Rule = {"table": {"family": FAMILY, "name": TABLE}}
-    commands = [{"add": table}, {"delete": table}, *({"add": item} for item in _objects())]
+    commands = [{"add": table}, {"delete": table}, *({"add": item} for item in _objects(openings))]
     return json.dumps({"nftables": commands}).encode()
 
 
-def ensure(namespace: NetworkNamespace) -> bool:
-    """The fence stands in the namespace and reads back as written; whether it did not stand before. Raises FenceFailed."""
-    if stands(namespace):
+def ensure(namespace: NetworkNamespace, openings: frozenset[Opening] = NO_OPENINGS) -> bool:
+    """The fence stands in the namespace, open on just these ports, and reads back so; whether it did not before. Raises FenceFailed."""
+    if stands(namespace, openings):
         return False
-    done = _nft(namespace, ["-j", "-f", "-"], _transaction())
+    done = nft(namespace, ["-j", "-f", "-"], _transaction(openings))
     if done.returncode != 0:
         raise FenceFailed(f"nft could not install the fence: {_said(done)}")
-    if not stands(namespace):
+    if not stands(namespace, openings):
         raise FenceFailed("the fence did not read back as it was written")
     return True
 
 
-def stands(namespace: NetworkNamespace) -> bool:
-    """Whether the table in the namespace is the fence, rule by rule and nothing beside it. Raises FenceFailed when nft can't run."""
-    done = _nft(namespace, ["-j", "list", "table", FAMILY, TABLE])
+def stands(namespace: NetworkNamespace, openings: frozenset[Opening] = NO_OPENINGS) -> bool:
+    """Whether the table in the namespace is the fence with these openings, rule by rule and nothing beside it. Raises FenceFailed when
+    nft can't run."""
+    done = nft(namespace, ["-j", "list", "table", FAMILY, TABLE])
     if done.returncode != 0:
         return False
     try:
@@ -87,7 +113,8 @@ def stands(namespace: NetworkNamespace) -> bool:
     except (ValueError, KeyError, TypeError):
         raise FenceFailed(f"nft listed what can't be read: {done.stdout[:200]!r}") from None
     found = [item for item in listed if "metainfo" not in item]
-    return sorted(map(_plain, found)) == sorted(map(_plain, _objects())) and _rules_in_order(found) == _rules_in_order(_objects())
+    wanted = _objects(openings)
+    return sorted(map(_plain, found)) == sorted(map(_plain, wanted)) and _rules_in_order(found) == _rules_in_order(wanted)
 
 
 def _rules_in_order(objects: list[Rule]) -> dict[str, list[str]]:
@@ -104,8 +131,8 @@ def _plain(item: Any) -> str:
 
 
 def _normal(item: Any) -> Any:
-    if item == "tcp":
-        return _TCP
+    if isinstance(item, str):
+        return _PROTOCOLS.get(item, item)
     if isinstance(item, dict):
         if set(item) == {"set"}:
             return _normal(item["set"])
@@ -116,7 +143,8 @@ def _normal(item: Any) -> Any:
     return item
 
 
-def _nft(namespace: NetworkNamespace, arguments: list[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def nft(namespace: NetworkNamespace, arguments: list[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """nft in the namespace, to its end, whatever its exit status. Raises FenceFailed when it can't be run or hangs."""
     command = ["nsenter", f"--net=/proc/self/fd/{namespace.fd}", "nft", *arguments]
     try:
         return subprocess.run(command, input=given, capture_output=True, timeout=NFT_SECONDS, pass_fds=(namespace.fd,), check=False)

@@ -13,6 +13,7 @@ from aios_sidecar.node.fence import FenceFailed
 from aios_sidecar.node.live import LiveClaim, LiveClaims
 from aios_sidecar.node.netns import NamespaceGone, NetworkNamespace
 from aios_sidecar.node.orders import Orders
+from aios_sidecar.node.prober import FenceLeaks, Prober
 from aios_sidecar.node.sandbox import OCIState, Processes
 from aios_sidecar.node.settings import NodeSettings
 from aios_sidecar.node.state import StateFiles
@@ -41,6 +42,7 @@ class Gate:
         claims: LiveClaims,
         endpoints: Endpoints,
         processes: Processes,
+        prober: Prober,
         turns: Turns,
     ) -> None:
         self._settings = settings
@@ -50,6 +52,7 @@ class Gate:
         self._claims = claims
         self._endpoints = endpoints
         self._processes = processes
+        self._prober = prober
         self._turns = turns
 
     async def admit(self, claim_uid: str, oci: OCIState, asking_pid: int) -> None:
@@ -117,11 +120,12 @@ class Gate:
             raise Refused("an agent's pod must have a network namespace of its own, this one uses the host's (hostNetwork must be false)")
 
     async def _let_in(self, live: LiveClaim, oci: OCIState, namespace: NetworkNamespace) -> None:
-        """Fence, state, listeners. The state names the pod only behind a fence that stands."""
+        """Fence, state, listeners. The state names the pod only behind a fence that stands and was tried."""
         try:
             await self._endpoints.raise_fence(live, namespace)
+            await self._prober.before_start(live, namespace, oci.pod_uid)
             sandbox = self._processes.sandbox(oci.pid, namespace, live.state.sandbox)
-        except (FenceFailed, NamespaceGone) as error:
+        except (FenceFailed, FenceLeaks, NamespaceGone) as error:
             raise Refused(str(error)) from None
         state = live.state.with_pod(oci.pod_uid, sandbox)
         await asyncio.to_thread(self._files.write, state)

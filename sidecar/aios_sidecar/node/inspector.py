@@ -9,7 +9,7 @@ from aios_sidecar.node.endpoints import Endpoints
 from aios_sidecar.node.live import LiveClaim, LiveClaims
 from aios_sidecar.node.metrics import Metrics
 from aios_sidecar.node.settings import NodeSettings
-from aios_sidecar.node.waiting import Turns, to_the_end
+from aios_sidecar.node.waiting import Turns, first_of, to_the_end
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,16 @@ class Inspector:
                 await asyncio.sleep(pause)
                 if await self.inspect(live):
                     self._tell(live)
+
+    async def follow(self) -> None:
+        """Until cancelled: a fence is opened and closed as its order changes, without a wait for the next inspection."""
+        while True:
+            changes = (self._endpoints.next_change(), self._claims.next_change())
+            for live in self._claims:
+                in_force = live.facts.openings
+                if in_force is not None and in_force != self._endpoints.openings(live) and await self.inspect(live):
+                    self._tell(live)
+            await first_of(*changes)
 
     async def inspect(self, live: LiveClaim) -> bool:
         """The claim has fence and listeners, as far as its pod has a process. Whether the fence was not as it must be."""

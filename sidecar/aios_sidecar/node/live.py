@@ -30,6 +30,8 @@ class LiveClaim:
     listeners: dict[ListenerKind, socket.socket] = field(default_factory=dict)
     loopback_in: Identity | None = None
     """The network namespace in which the loopback listener is."""
+    probed_in: Identity | None = None
+    """The network namespace from which the fence was last tried."""
     conditions: tuple[Condition, ...] = ()
     egress: EgressSeen | None = None
     """What the gateway says of its way out; None before its first word."""

@@ -99,6 +99,7 @@ class Reporter:
             if known.get("claimUID") == live.state.claim_uid:
                 self._claims.correct(live, known_conditions)
             status = self._status(order.spec.attempt, live.state.claim_uid, live.state.pod_uid, live.conditions)
+            status |= _seen(live)
             if (used := _used(live, known)) is not None:
                 status["gpu"] = used
             if (egress := (live.egress or EgressSeen.written(known, live.state.claim_uid)).status()) is not None:
@@ -139,6 +140,17 @@ class Reporter:
         names = {(order.namespace, order.spec.claim_name) for order in self._orders.all()}
         for ref in [ref for ref in self._failures if (ref.namespace, ref.name) not in names]:
             del self._failures[ref]
+
+
+def _seen(live: LiveClaim) -> Status:
+    """Where the fence is open, and what trying it from inside has found."""
+    seen: Status = {}
+    if live.facts.openings:
+        ordered = sorted(live.facts.openings, key=lambda opening: (opening.port, opening.protocol))
+        seen["exposed"] = [{"port": opening.port, "protocol": opening.protocol} for opening in ordered]
+    if live.facts.probe is not None:
+        seen["probe"] = live.facts.probe.model_dump(by_alias=True, exclude_none=True)
+    return seen
 
 
 def _used(live: LiveClaim, known: Status) -> Status | None:

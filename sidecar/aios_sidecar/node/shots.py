@@ -1,9 +1,10 @@
-"""Ends the processes of one container, and of no other."""
+"""Ends the processes of one container or of one pod, and of no other."""
 
 import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from aios_sidecar.cgroups import Container, containers_of
@@ -13,17 +14,27 @@ ROUND_SECONDS = 0.02
 """Half a second in all: a container whose first process is killed ends as a whole, others may go on forking for a while."""
 
 
-def kill_container(container: Container, proc: Path = Path("/proc")) -> int:
-    """No process of the container runs any more, as far as SIGKILL can bring it about; how many were killed.
+Belongs = Callable[[tuple[Container, ...]], bool]
 
-    A pid that is another's by the time of the signal is spared: the process is held by a descriptor and its cgroup read once more.
-    """
+
+def kill_container(container: Container, proc: Path = Path("/proc")) -> int:
+    """No process of the container runs any more, as far as SIGKILL can bring it about; how many were killed."""
+    return _kill_all(lambda containers: container in containers, proc)
+
+
+def kill_pod(pod_uid: str, proc: Path = Path("/proc")) -> int:
+    """As `kill_container`, for every container of the pod; what keeps its network namespace open, the sandbox, is one of them."""
+    return _kill_all(lambda containers: any(container.pod_uid == pod_uid for container in containers), proc)
+
+
+def _kill_all(belongs: Belongs, proc: Path) -> int:
+    """A pid that is another's by the time of the signal is spared: the process is held by a descriptor and its cgroup read once more."""
     killed: set[int] = set()
     for _ in range(ROUNDS):
-        alive = [pid for pid in _pids(proc) if container in containers_of(pid, proc) and not _ended(pid, proc)]
+        alive = [pid for pid in _pids(proc) if belongs(containers_of(pid, proc)) and not _ended(pid, proc)]
         if not alive:
             break
-        killed.update(pid for pid in alive if _kill(pid, container, proc))
+        killed.update(pid for pid in alive if _kill(pid, belongs, proc))
         time.sleep(ROUND_SECONDS)
     return len(killed)
 
@@ -40,11 +51,11 @@ def _ended(pid: int, proc: Path) -> bool:
         return True
 
 
-def _kill(pid: int, container: Container, proc: Path) -> bool:
+def _kill(pid: int, belongs: Belongs, proc: Path) -> bool:
     with contextlib.suppress(ProcessLookupError):
         held = os.pidfd_open(pid)
         try:
-            if container in containers_of(pid, proc):
+            if belongs(containers_of(pid, proc)):
                 signal.pidfd_send_signal(held, signal.SIGKILL)
                 return True
         finally:

@@ -5,6 +5,7 @@ It must outlive the program, the API server's absence and a reboot.
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -57,6 +58,16 @@ class Sandbox(_Record):
     processes: tuple[Process, ...]
 
 
+class Opening(_Record):
+    """A port on which the pod may be reached."""
+
+    protocol: Literal["TCP", "UDP"]
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.port}/{self.protocol}"
+
+
 class ClaimState(_Record):
     """A claim that is prepared, for whom, and, once its first container was let in, for which pod."""
 
@@ -75,6 +86,8 @@ class ClaimState(_Record):
     excess: str | None = None
     """How far the pod went above its share when it was stopped for it; None when it never was."""
     sandbox: Sandbox | None = None
+    openings: tuple[Opening, ...] = ()
+    """The ports on which the fence was last open: they stay so while no order can be heard."""
 
     def with_pod(self, pod_uid: str, sandbox: Sandbox) -> "ClaimState":
         """The same claim, whose containers were let in for this pod."""

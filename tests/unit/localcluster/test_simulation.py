@@ -70,7 +70,7 @@ async def test_an_order_has_its_facts_when_its_pod_is_bound_to_a_simulated_node_
         assert pod is not None
         said = order["status"]
         assert (said["claimUID"], said["podUID"], said["attempt"]) == (claim["metadata"]["uid"], pod["metadata"]["uid"], 1)
-        assert {each["type"]: each["status"] for each in said["conditions"]} == {"Prepared": "True", "Fenced": "True", "Listening": "True"}
+        assert {each["type"]: each["status"] for each in said["conditions"]} == dict.fromkeys(simulation.FACTS, "True")
         for name in ("real", "waits"):
             untouched = cluster.peek(resources.AGENT_RUNTIMES, name, "ns")
             assert untouched is not None

@@ -68,7 +68,7 @@ def test_conditions_follow_the_facts() -> None:
 
 def test_conditions_of_a_share_say_what_is_known_of_it() -> None:
     def of_share(state: ClaimState, **facts: Any) -> list[tuple[str, str]]:
-        return [(c.status, c.reason) for c in conditions.of(state, Facts(**facts), (), NOW)[3:]]
+        return [(c.status, c.reason) for c in conditions.of(state, Facts(**facts), (), NOW)[4:]]
 
     fresh, started = a_state(), a_state().with_pod("p", SANDBOX)
     exceeded = started.model_copy(update={"excess": "by 1Gi"})
@@ -84,7 +84,7 @@ def test_conditions_of_a_share_say_what_is_known_of_it() -> None:
 def test_a_condition_stands_since_its_status_changed() -> None:
     first = conditions.of(a_state(), Facts(), (), NOW)
     later = conditions.of(a_state(), Facts(fenced=True), first, NOW + timedelta(hours=1))
-    assert [c.last_transition_time for c in later] == ["2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z", *["2026-01-01T00:00:00Z"] * 3]
+    assert [c.last_transition_time for c in later] == ["2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z", *["2026-01-01T00:00:00Z"] * 4]
 
 
 def words(found: tuple[conditions.Condition, ...]) -> list[str]:

@@ -74,6 +74,8 @@ class World(Cluster):
         self.events: list[do.RecordEvent] = []
         self.invalid: dict[str, str] = {}
         """By Agent: what the API server finds wrong with its pods."""
+        self.forbidden: dict[str, str] = {}
+        """By Agent: why the API server does not let its pods be made for now."""
         self.policies_forbidden = False
         self.nudges_help = True
         self.unlimited_without_quota = True
@@ -180,9 +182,9 @@ class World(Cluster):
     def settle(self, rounds: int = 60) -> World:
         """Until neither the operator nor anybody else has anything left to do at this moment."""
         for _ in range(rounds):
-            known = self.refusals, self.exclusions
+            known = self.refusals, self.exclusions, self.refused_orders
             wrote, changed = self.operate(), self.others()
-            if not wrote and not changed and known == (self.refusals, self.exclusions):
+            if not wrote and not changed and known == (self.refusals, self.exclusions, self.refused_orders):
                 return self
         raise AssertionError(f"never at rest; the last writes were {[type(w).__name__ for w in self.written[-12:]]}")
 
@@ -312,6 +314,13 @@ class World(Cluster):
                 break
         return iter(done)
 
+    def _refuse(self, key: Key, body: Object, reason: str, message: str) -> None:
+        attempt = int(body["metadata"]["labels"][names.LABEL_ATTEMPT])
+        old = self.find(body["kind"], body["metadata"]["name"])
+        ours = old is not None and names.LABEL_AGENT in (old["metadata"].get("labels") or {})
+        assert not ours, f"{body['metadata']['name']} is made twice"
+        self.refused_orders = {**self.refused_orders, key: OrderRefusal(attempt, reason, message)}
+
     def _carry_out(self, effect: do.Effect) -> bool:
         """False when the write was refused."""
         match effect:
@@ -332,10 +341,15 @@ class World(Cluster):
             case do.CreatePod(key, body, digest) if key.name in self.invalid:
                 self.refused_templates[key] = (digest, self.invalid[key.name])
                 return False
+            case do.CreatePod(key, body, _) if key.name in self.forbidden:
+                self._refuse(key, body, "Forbidden", self.forbidden[key.name])
+                return False
+            case do.CreateClaim(key, body, _) | do.CreatePod(key, body, _) if self._id(body) in self.objects:
+                self._refuse(key, body, "NameTaken", f"{body['kind']} {body['metadata']['name']} exists")
+                return False
             case do.ApplyPolicy() if self.policies_forbidden:
                 return False
             case do.CreateClaim(_, body) | do.CreatePod(_, body) | do.ApplyPolicy(_, body):
-                assert not isinstance(effect, do.CreateClaim | do.CreatePod) or self._id(body) not in self.objects
                 self.put(copy.deepcopy(body))
             case do.NudgePod(key, name, _, at):
                 nudged = {names.ANNOTATION_NUDGED: at.isoformat()}

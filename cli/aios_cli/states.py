@@ -43,7 +43,16 @@ class State(Enum):
     STOPPED = "stopped", FINE, "bright_black"
 
 
-_FAILING = {Reason.ImagePull, Reason.ContainerWaiting, Reason.PrepareFailed, Reason.FenceFailed, Reason.PortTaken, Reason.Forbidden}
+_FAILING = {
+    Reason.ImagePull,
+    Reason.ContainerWaiting,
+    Reason.PrepareFailed,
+    Reason.FenceFailed,
+    Reason.FenceLeaks,
+    Reason.PortTaken,
+    Reason.Forbidden,
+    Reason.NodeSilent,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from aios_api.reasons import ConditionType, Reason
 from aios_cli.happenings import Happening, happenings
-from aios_cli.picture import GpuLine, Picture
+from aios_cli.picture import Picture
+from aios_cli.shortage import room, who_holds
 from aios_cli.states import Standing, State, age, condition, restarts, standing
 from aios_operator.decide import attempts
 from aios_operator.decide.attempts import Situation
@@ -23,8 +24,6 @@ from aios_operator.observe import parse
 
 Raw = Mapping[str, Any]
 Mark = Literal["done", "now", "bad", "next"]
-
-GPUS_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +172,9 @@ def _placed(f: _Facts) -> Step:
         at = _event_time(f, Reason.Placed) or _when(said)
         return Step("placed", "done", at, _where(f), (*_why_there(f), *_wait_beside(f)))
     if standing.state is State.WAITING:
-        details = (f"what would help: {standing.smallest_change}", *_who_holds(f))
+        wanted = f.situation.agent.gpu if f.situation is not None else None
+        held = who_holds(f.evidence.agent["metadata"]["namespace"], standing.reason, wanted, f.evidence.picture)
+        details = (f"what would help: {standing.smallest_change}", *held)
         return Step("placed", "now", standing.since, f"waits ({standing.reason}): {standing.message}", details)
     if standing.state is State.BACK_OFF:
         return Step("placed", "bad", _when(said), said["message"])
@@ -206,7 +207,7 @@ def _why_there(f: _Facts) -> Iterator[str]:
     yield "best fit: of all GPUs that had room, the one where least is left over, so that large shares still find a whole GPU"
     for line in f.evidence.picture.gpus if f.evidence.picture else ():
         if line.uuid == gpu["uuid"]:
-            yield f"now {_room(line)}"
+            yield f"now {room(line)}"
 
 
 def _wait_beside(f: _Facts) -> Iterator[str]:
@@ -215,25 +216,6 @@ def _wait_beside(f: _Facts) -> Iterator[str]:
     if pending:
         yield f"the changed spec waits for a place ({pending['reason']}): {pending['message']}"
         yield f"what would help: {pending['smallestChange']}"
-
-
-def _room(line: GpuLine) -> str:
-    free = max(line.mebibytes - line.booked_mebibytes, 0)
-    others = ", ".join(f"{h.namespace}/{h.name} {format_mebibytes(h.mebibytes)}" for h in line.holders) or "nobody"
-    return f"{format_mebibytes(free)} of its {format_mebibytes(line.mebibytes)} are free; booked by {others}"
-
-
-def _who_holds(f: _Facts) -> Iterator[str]:
-    """The GPUs that it could be on, those with most room first."""
-    wanted = f.situation.agent.gpu if f.situation is not None else None
-    if wanted is None or f.evidence.picture is None:
-        return
-    fitting = [g for g in f.evidence.picture.gpus if not wanted.models or g.model in wanted.models]
-    fitting.sort(key=lambda g: g.booked_mebibytes - g.mebibytes)
-    for line in fitting[:GPUS_NAMED]:
-        yield f"{line.model} {line.uuid}: {_room(line)}"
-    if len(fitting) > GPUS_NAMED:
-        yield f"and {len(fitting) - GPUS_NAMED} more GPUs (aiosctl top -A)"
 
 
 def _scheduled(f: _Facts) -> Step:

@@ -12,7 +12,7 @@ from aios_cli.happenings import happenings
 from aios_cli.story import Story
 from aios_kube import resources
 from aios_kube.fake import FakeCluster
-from unit.cli.objects import NOW, RECORDED, look, recorded, runtimes, steps, told
+from unit.cli.objects import NOW, RECORDED, look, quota, recorded, runtimes, steps, told
 
 
 def text(life: Story, width: int = 110) -> str:
@@ -53,6 +53,18 @@ def test_quota_and_enforcement_are_steps_where_the_operator_speaks_of_them():
     assert told("researcher", agent=agent, runtime=runtime).steps[-1].details == ("it uses 12Gi of its 24Gi",)
     agent["status"]["conditions"] += [said("WithinShare", "False", "used 2Gi more than its 24Gi")]
     assert "used 2Gi more than its 24Gi" in told("researcher", agent=agent).steps[-1].text
+
+
+def test_who_waits_for_quota_is_told_who_holds_it_and_not_which_gpus_there_are():
+    agent = recorded("agents", "big")
+    agent["status"]["pending"].update(reason="QuotaExhausted", message="asks for 12Gi", smallestChange="raise it to 52Gi")
+    held = quota("quickstart", {"memory": {"nominal": "48Gi"}, "agents": 20}, reserved=("40Gi", 3))
+    (placed,) = [step for step in told("big", agent=agent, picture=look(quotas=[held])).steps if step.name == "placed"]
+    name = held["metadata"]["name"]
+    assert placed.details == (
+        "what would help: raise it to 52Gi",
+        f"GPUQuota {name}: 40Gi of 48Gi VRAM and 3 of 20 Agents are held; VRAM by researcher 24Gi, coder 16Gi",
+    )
 
 
 def test_who_waits_is_told_why_what_would_help_and_who_holds_the_gpus():

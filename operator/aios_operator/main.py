@@ -100,7 +100,7 @@ async def run(settings: OperatorSettings) -> bool:
         await audit.fill()
         store.set_foreign(await foreign.count(client))
         if heartbeats is not None:
-            await heartbeats.read()
+            await heartbeats.listen()
         _audited(health)
         health.ready = True
         log.info("the cluster is read: %d Agents, %d nodes, %d slices", *(len(t.views) for t in (store.agents, store.nodes, store.slices)))

@@ -95,7 +95,7 @@ class Listener(Protocol):
 
 @dataclass
 class Heartbeats:
-    """`read` once, then `run` in a task of its own."""
+    """`listen` once, then `run` in a task of its own."""
 
     client: ClusterClient
     store: Listener
@@ -119,16 +119,20 @@ class Heartbeats:
         }
         self.store.hear(began, self.clock_seconds(), leases, orders)
 
+    async def listen(self) -> None:
+        """Reads. What can't be read changes nothing."""
+        try:
+            await self.read()
+        except ApiError as error:
+            if not self._deaf:
+                log.warning("the Leases of node agents can't be read, so that no node is given up meanwhile: %s", error)
+            self._deaf = True
+        else:
+            self._deaf = False
+
     async def run(self) -> None:
-        """Reads for ever, more often while a node may have to be given up. A read that fails changes nothing."""
+        """Listens for ever, more often while a node may have to be given up."""
         while True:
             often = READS_IN_TROUBLE if self.heard.noteworthy() else READS_AT_REST
             await asyncio.sleep(self.heard.mute_seconds / often * (0.9 + self.chance() / 5))
-            try:
-                await self.read()
-            except ApiError as error:
-                if not self._deaf:
-                    log.warning("the Leases of node agents can't be read, so that no node is given up meanwhile: %s", error)
-                self._deaf = True
-            else:
-                self._deaf = False
+            await self.listen()

@@ -1,5 +1,7 @@
 """An operator that is killed between any two writes comes to the same end as one that is not."""
 
+from datetime import timedelta
+
 import pytest
 
 from unit.decide.world import World, agent
@@ -17,12 +19,20 @@ def drive(world: World, budget: int | None) -> None:
     world.others()
 
 
+def past_its_deadline(world: World) -> World:
+    world.now += timedelta(seconds=5)
+    return world
+
+
 STORIES = {
     "start": lambda w: w.apply(agent("a", "16Gi"), agent("b", "16Gi")),
     "edit": lambda w: w.apply(agent("a", "16Gi")).settle().patch("a", gpu={"memory": "20Gi"}),
     "stop": lambda w: w.apply(agent("a", "16Gi")).settle().patch("a", operatingMode="Stopped"),
     "delete": lambda w: w.apply(agent("a", "16Gi")).settle().delete("Agent", "a"),
     "vanish": lambda w: w.apply(agent("a", "16Gi")).settle().delete("Pod", "a-1"),
+    "deadline": lambda w: past_its_deadline(w.apply(agent("a", "16Gi", activeDeadlineSeconds=5)).settle()),
+    "unhealthy": lambda w: w.node("n2", {"GPU-b": "80Gi"}).apply(agent("a", "16Gi")).settle().taint_gpu("GPU-a"),
+    "lost": lambda w: w.node("n2", {"GPU-b": "80Gi"}).apply(agent("a", "16Gi")).settle().lose_contact("n1").delete("Node", "n1"),
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from aios_localcluster import simulation
+from aios_localcluster import cluster_dns, ours, simulation
 from aios_localcluster.certificates import Pair
 from aios_localcluster.network import ClusterNetwork
 from aios_localcluster.plan import Component
@@ -58,7 +58,7 @@ def kubeconfig(url: str, cluster: str, user: str, authority: bytes, pair: Pair) 
     )
 
 
-def kubelet_configuration(layout: Layout) -> dict[str, Any]:
+def kubelet_configuration(layout: Layout, network: ClusterNetwork) -> dict[str, Any]:
     """One node on cgroup v1 or v2 that keeps every image and evicts nobody before memory is really short."""
     pki = layout.certificates
     return {
@@ -76,7 +76,9 @@ def kubelet_configuration(layout: Layout) -> dict[str, Any]:
         "authorization": {"mode": "Webhook"},
         "tlsCertFile": str(pki / "kubelet-server.crt"),
         "tlsPrivateKeyFile": str(pki / "kubelet-server.key"),
-        # No name server runs in the cluster, and the host's must not leak into pods.
+        "clusterDNS": [str(network.node)],
+        "clusterDomain": cluster_dns.DOMAIN,
+        # The host's name server must not leak into pods.
         "resolvConf": str(layout.configuration / "resolv.conf"),
         # Images can't be pulled again where there is no registry: never collect them, and let a full disk show itself.
         "imageGCHighThresholdPercent": 100,
@@ -175,7 +177,7 @@ def components(settings: ClusterSettings, network: ClusterNetwork, programs: Pro
         *_simulated(settings, programs),
     )
     simulated = ("kwok", "simulation") if settings.kwok_nodes else ()
-    wanted = {*settings.components, *(("images",) if settings.has_node else ()), *simulated}
+    wanted = {*settings.components, *(("images", "cluster-dns") if settings.has_node else ()), *simulated}
     return tuple(component for component in every if component.name in wanted)
 
 
@@ -272,6 +274,7 @@ def _node(settings: ClusterSettings, network: ClusterNetwork, programs: Programs
         node_ip=network.node,
     )
     proxy = _flags(config=config / "kube-proxy.yaml", hostname_override=settings.node_name)
+    names = _flags(kubeconfig=layout.kubeconfig, host=network.node, names=layout.names)
     return (
         Component("containerd", (str(programs.containerd / "containerd"), "--config", str(config / "containerd.toml"))),
         Component("images", import_images, after_path=CONTAINERD_SOCKET, is_step=True),
@@ -279,6 +282,7 @@ def _node(settings: ClusterSettings, network: ClusterNetwork, programs: Programs
             "kubelet", (str(programs.kubernetes / "kubelet"), *kubelet), after_api=True, after_path=CONTAINERD_SOCKET, after_step="images"
         ),
         Component("kube-proxy", (str(programs.kubernetes / "kube-proxy"), *proxy), after_api=True),
+        Component("cluster-dns", ours.argv("cluster_dns", *names), after_api=True),
     )
 
 
@@ -306,7 +310,7 @@ def write_node_files(settings: ClusterSettings, network: ClusterNetwork, runc: s
     (config / "cni" / "10-pods.conflist").write_text(_json(cni_configuration(network)))
     (config / "containerd.toml").write_text(containerd_configuration(runc))
     # JSON is YAML, and the components read either.
-    (config / "kubelet.yaml").write_text(_json(kubelet_configuration(layout)))
+    (config / "kubelet.yaml").write_text(_json(kubelet_configuration(layout, network)))
     (config / "kube-scheduler.yaml").write_text(_json(scheduler_configuration(config / "kube-scheduler.kubeconfig")))
     (config / "kwok.yaml").write_text(simulation.stages())
     (config / "kube-proxy.yaml").write_text(_json(proxy_configuration(config / "kube-proxy.kubeconfig", network, settings.node_name)))

@@ -138,6 +138,11 @@ class Layout:
         return self.root / "config"
 
     @property
+    def names(self) -> Path:
+        """Names beside those of Services that the cluster's name server knows: a JSON object of names to lists of addresses."""
+        return self.configuration / "names.json"
+
+    @property
     def pause_image(self) -> Path:
         """The archive of the sandbox image."""
         return self.configuration / "pause.tar"

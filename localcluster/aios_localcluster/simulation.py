@@ -14,20 +14,17 @@ import asyncio
 import json
 import logging
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import aios_api
-import aios_kube
-import aios_sidecar
 from aios_api import names
 from aios_kube import ClusterClient, Object, Reflector, Resource, Selection, Speaker, connect, resources
 from aios_kube.backoff import Backoff
 from aios_kube.errors import AlreadyExists, ApiError, Conflict, NotFound
+from aios_localcluster import ours
 from aios_localcluster.settings import RELEASE_NAMESPACE
 from aios_sidecar.contracts import GPU
 from aios_sidecar.node import slices
@@ -193,12 +190,9 @@ class Simulation:
 
 
 def component_argv(kubeconfig: Path, nodes: int, gpus_per_node: int) -> tuple[str, ...]:
-    """How the supervisor starts this program: with the sources that we ourselves run from."""
-    own = Path(__file__).parents[1]
-    sources = [own, *(Path(str(package.__file__)).parents[1] for package in (aios_api, aios_kube, aios_sidecar))]
+    """How the supervisor starts this program."""
     arguments = ("--kubeconfig", str(kubeconfig), "--nodes", str(nodes), "--gpus-per-node", str(gpus_per_node))
-    path = ":".join(str(source.resolve()) for source in sources)
-    return ("/usr/bin/env", f"PYTHONPATH={path}", sys.executable, "-m", "aios_localcluster.simulation", *arguments)
+    return ours.argv("simulation", *arguments)
 
 
 def stages() -> str:

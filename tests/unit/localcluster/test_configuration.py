@@ -31,7 +31,7 @@ def api_only(tmp_path: Path) -> ClusterSettings:
 def test_each_component_is_planned_once_and_in_the_order_of_its_start(tmp_path: Path):
     full = configuration.components(ClusterSettings(state_root=tmp_path, components=FULL), NETWORK, PROGRAMS)
     names = [component.name for component in full]
-    assert names == [*FULL[:4], "containerd", "images", "kubelet", "kube-proxy"]
+    assert names == [*FULL[:4], "containerd", "images", "kubelet", "kube-proxy", "cluster-dns"]
     assert [component.name for component in full if component.is_step] == ["images"]
 
 
@@ -65,7 +65,7 @@ def test_containerd_runs_where_negative_oom_scores_are_refused():
 
 
 def test_the_kubelet_accepts_cgroup_v1_and_nobody_without_a_name(api_only: ClusterSettings):
-    kubelet = configuration.kubelet_configuration(api_only.layout)
+    kubelet = configuration.kubelet_configuration(api_only.layout, NETWORK)
     assert (kubelet["failCgroupV1"], kubelet["cgroupDriver"]) == (False, "cgroupfs")
     assert kubelet["authentication"]["anonymous"] == {"enabled": False}
     assert kubelet["authorization"] == {"mode": "Webhook"}

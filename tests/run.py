@@ -68,7 +68,7 @@ def check() -> tuple[bool, list[str]]:
 
 def build() -> tuple[bool | None, list[str]]:
     """What the later tiers need and a clean machine lacks: Debian packages, cluster binaries, native programs, images."""
-    code = python("-m", "aios_localcluster.prepare")
+    code = python("-m", "aios_localcluster.prepare", "--for-tests")
     if code == 3:
         return None, ["the cluster can't run on this machine (reason above)"]
     return code == 0, [] if code == 0 else ["preparing the cluster failed"]

@@ -49,6 +49,12 @@ IMAGE_PACKAGES = (
     Package("buildah", "buildah", "builds images without a daemon"),
     Package("mmdebstrap", "mmdebstrap", "bootstraps their base without a registry"),
 )
+CLIENT_PACKAGES = (
+    Package("curl", "curl", "tests ask through an agent's proxy with it"),
+    Package("git", "git", "as curl"),
+    Package("node-undici", "/usr/share/nodejs/undici", "as curl, for Node"),
+)
+"""For tests alone."""
 
 
 def find(command: str) -> str | None:

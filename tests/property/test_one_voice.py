@@ -19,12 +19,16 @@ class Voices(World):
 
     def __init__(self) -> None:
         super().__init__()
+        self.operator_sleeps = False
         self.running: dict[str, set[str]] = {name: set() for name in NODES}
         """By node: the names of the pods whose containers run."""
         self.orders: dict[str, str | None] = {}
         """By node: the pod of the order that its agent knows, if that is for this node."""
         self.fresh: dict[str, datetime] = {}
         """By node: when its agent last heard the orders and renewed its Lease."""
+
+    def operate(self, budget: int | None = None) -> int:
+        return 0 if self.operator_sleeps else super().operate(budget)
 
     def others(self) -> bool:
         changed = super().others()
@@ -85,6 +89,8 @@ DEEDS: dict[str, Callable[[Voices, str], object]] = {
     "the agent is stopped": lambda world, _: world.patch("a", operatingMode="Stopped"),
     "the agent is to run": lambda world, _: world.patch("a", operatingMode="Running"),
     "the operator starts anew": lambda world, _: world.forget(),
+    "the operator sleeps": lambda world, _: setattr(world, "operator_sleeps", True),
+    "the operator wakes": lambda world, _: setattr(world, "operator_sleeps", False),
     "kube-scheduler sleeps": lambda world, _: setattr(world, "scheduler_sleeps", True),
     "kube-scheduler wakes": lambda world, _: setattr(world, "scheduler_sleeps", False),
 }
@@ -116,7 +122,7 @@ def test_an_identity_never_speaks_from_two_places_and_in_the_end_from_one(story:
             world.wait(min(10, seconds - step))
     for name in NODES:
         world.bring_back(name)
-    world.scheduler_sleeps = False
+    world.scheduler_sleeps = world.operator_sleeps = False
     world.patch("a", operatingMode="Running")
     for _ in range(60):
         if world.wait(10).ready("a"):

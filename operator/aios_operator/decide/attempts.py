@@ -150,7 +150,7 @@ def situation(state: AgentState, agent: AgentView, now: datetime) -> Situation:
         retry_at=None if is_open or final else _retry_at(agent, order, ending, now),
         run=run,
         run_ends=run_ends,
-        leaving=_leaving(state, agent, order if is_open else None, pod, stale_pods, ending),
+        leaving=_leaving(state, agent, order, pod, tuple(p for p in pods if p is not pod), ending, is_open),
         expired=over and not final and run is not None and run.digest == agent.digest,
     )
 
@@ -175,20 +175,20 @@ def condition(status: Mapping[str, Any], kind: ConditionType) -> Mapping[str, An
 def _leaving(
     state: AgentState,
     agent: AgentView,
-    standing: RuntimeView | None,
+    order: RuntimeView | None,
     pod: PodView | None,
-    stale_pods: tuple[PodView, ...],
+    others: tuple[PodView, ...],
     ending: Ending | None,
+    is_open: bool,
 ) -> lost.Leaving | None:
-    """`standing` is the open order."""
-    going = stale_pods if standing is not None or pod is None else (*stale_pods, pod)
+    """`others` are the Agent's own pods of other attempts: one of an Agent that had the name before is another identity."""
+    going = others if is_open or pod is None else (*others, pod)
     candidates = [former] if (former := lost.written(agent)) is not None else []
     candidates += lost.left_behind(state.nodes, going)
-    order = state.runtime
-    vanished = pod is None and ending is not None and ending.reason in (Reason.PodVanished, Reason.NodeLost)
+    vanished = order is not None and pod is None and ending is not None and endings.had_pod(agent, order)
     if order is not None and vanished and lost.removed_by_force(state.nodes.get(order.node_name)):
         candidates.append(lost.Leaving(order.node_name, order.attempt))
-    return lost.leaving(state.nodes, standing, state.order_stood, candidates)
+    return lost.leaving(state.nodes, order if is_open else None, state.order_stood, candidates)
 
 
 def holds_quota(status: Mapping[str, Any], order: RuntimeView) -> bool:

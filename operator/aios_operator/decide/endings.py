@@ -62,7 +62,7 @@ def find(
         return Ending(Reason.DeadlineExceeded, f"ran for spec.activeDeadlineSeconds, {agent.active_deadline_seconds} s")
     if (unhealthy := _unhealthy(state, order, pod)) is not None:
         return unhealthy
-    vanished = pod is None and _had_pod(agent, order)
+    vanished = pod is None and had_pod(agent, order)
     if (loss := lost.loss(state.nodes.get(order.node_name))) is not None and (vanished or _may_run(pod)):
         return Ending(Reason.NodeLost, loss)
     if pod is None:
@@ -83,7 +83,8 @@ def find(
     return None
 
 
-def _had_pod(agent: AgentView, order: RuntimeView) -> bool:
+def had_pod(agent: AgentView, order: RuntimeView) -> bool:
+    """The status says so: a pod of this order was there."""
     return bool(agent.status.get("attempt") == order.attempt and agent.status.get("podName") == order_name(order))
 
 

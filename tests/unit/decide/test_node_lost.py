@@ -221,6 +221,26 @@ def test_stopped_on_a_lost_node_and_running_again_is_still_one_voice():
     assert moved(world.wait(LOST))
 
 
+def test_stopped_and_removed_by_force_while_no_operator_looked_is_still_one_voice():
+    world = running().lose_contact("n1").say_ready("n1", "Unknown")
+    world.patch("a", operatingMode="Stopped")
+    del world.objects["Pod", "team", "a-1"]
+    world.settle().patch("a", operatingMode="Running").settle()
+    assert world.condition("a", "Ready") == ("False", "WaitingForMute")
+    assert moved(world.wait(LOST))
+
+
+def test_an_agent_of_the_same_name_is_another_identity_and_waits_only_for_the_name():
+    world = running()
+    for attempt in (1, 2, 3):
+        world.delete("Pod", f"a-{attempt}").settle().wait(40)
+    world.lose_contact("n1").say_ready("n1", "Unknown").settle()
+    del world.objects["Agent", "team", "a"]
+    world.apply(agent("a", "50Gi")).settle().wait(LOST)
+    assert moved(world)
+    assert world.status("a")["attempt"] == 1
+
+
 def test_who_had_ended_before_its_node_was_lost_holds_nobody_up():
     world = two_nodes()
     world.exits["a"] = {"exitCode": 0, "reason": "Completed"}

@@ -143,7 +143,7 @@ class EgressPolicy(Model):
         are nobody's affair. Nothing is resolved. Of several rules that allow it the one that asks for least is named."""
         name = host.lower().removesuffix(".")
         address = parse_address(name)
-        if address is None and not is_host_name(name):
+        if not host.isascii() or (address is None and not is_host_name(name)):  # some other letters are ASCII in lower case
             return Decision(False, Verdict.InvalidHost, name, port, scheme)
         found = [rule for rule in self._index.candidates(name, address, internal) if rule.serves(scheme, port)]
         if found:

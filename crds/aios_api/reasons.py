@@ -53,7 +53,7 @@ class ConditionType(_Explained):
         "EgressFenced",
         "A probe from inside the pod's network namespace found no way out but the gateway; the message says what was tried and when.",
     )
-    Exposed = "Exposed", "Service and NetworkPolicy for the ports of spec.expose are there."
+    Exposed = "Exposed", "Service and NetworkPolicy for the ports of spec.expose are there, and the fence of who runs is open for them."
     ResolvedRefs = "ResolvedRefs", "What the object refers to exists (on the ToolBinding: Agents that it selects)."
     Programmed = "Programmed", "Every gateway concerned has confirmed that it enforces this generation (on the ToolBinding)."
     Completed = "Completed", "The agent ended for good, and what was booked is released."
@@ -149,8 +149,8 @@ class Reason(_Explained):
     )
     FenceLeaks = "FenceLeaks", "Something outside was reached past the gateway; the agent's containers were stopped."
     ProbeUnclear = "ProbeUnclear", "Trying the fence from inside gave no clear answer; the message says where. It is tried again."
-    Exposed = "Exposed", "Service and NetworkPolicy for the exposed ports are there."
-    Exposing = "Exposing", "Service or NetworkPolicy for the exposed ports are not there yet."
+    Exposed = "Exposed", "Service and NetworkPolicy for the exposed ports are there, and the fence of who runs is open for them."
+    Exposing = "Exposing", "Service or NetworkPolicy for the exposed ports are not there yet, or the fence is not open for them."
 
     # Does it run?
     Ready = "Ready", "The pod is ready, the fence is in force and the listeners are open, for the current attempt."

@@ -134,12 +134,13 @@ class Plane:
         self.merge(f"/api/v1/namespaces/{namespace}/pods/{pod_name}/status", {"status": {"phase": "Running", "conditions": conditions}})
 
     def confirm(self, namespace: str, agent: str) -> None:
-        """The gateway has loaded the policy of the Agent's order."""
+        """The gateway has loaded the policy of the Agent's order, and the fence is open for what it exposes."""
         path = f"/apis/{names.API_VERSION}/namespaces/{namespace}/agentruntimes/{agent}"
         order = self.get(path)
         assert order is not None
         digest = (order["spec"].get("egress") or {}).get("digest")
-        self.merge(f"{path}/status", {"status": {"egress": {"policyDigest": digest, "since": now()}}})
+        open_ports = [{"port": each["port"], "protocol": each["protocol"]} for each in order["spec"].get("expose") or ()]
+        self.merge(f"{path}/status", {"status": {"egress": {"policyDigest": digest, "since": now()}, "exposed": open_ports}})
 
     def end_deleted_pods(self, namespace: str) -> None:
         """As a kubelet does with pods that are to go."""

@@ -245,6 +245,7 @@ def test_what_is_exposed_follows_the_spec_and_goes_with_the_agent(plane: Plane, 
     policy = f"/apis/networking.k8s.io/v1/namespaces/{space}/networkpolicies/aios-expose-a"
     plane.post(agents(space), agent("a", expose=[HTTP]))
     ready(plane, space, "a")
+    plane.confirm(space, "a")
     plane.until(lambda: condition(plane, space, "a", "Exposed") == ("True", "Exposed"), "the port is exposed")
     address = (plane.get(service) or {})["spec"]["clusterIP"]
     plane.merge(agents(space, "a"), {"spec": {"expose": [{"name": "dns", "port": 5353, "protocol": "UDP"}]}})

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from aios_api import names
-from aios_api.reasons import Reason
+from aios_api.reasons import ConditionType, Reason
 from aios_operator.decide import objects
 from aios_operator.decide.attempts import Situation
 from aios_operator.decide.effects import ApplyExposure, DeleteExposure, Effect, Object
-from aios_operator.decide.facts import Said
+from aios_operator.decide.facts import Said, fact
 from aios_operator.decide.views import AgentState, AgentView, ExposureView, Port
 
 KINDS = ("Service", "NetworkPolicy")
@@ -89,8 +89,15 @@ def exposed(s: Situation) -> Said | None:
         return None
     ports = ", ".join(f"{p.name} ({p.number}/{p.protocol})" for p in agent.expose)
     if all(any(each.kind == kind and stands(each, agent) for each in s.state.exposures) for kind in KINDS):
+        if _is_fenced(s) and s.order is not None and not {(p.number, p.protocol) for p in agent.expose} <= s.order.openings:
+            return Said("False", Reason.Exposing, f"the fence of this attempt does not let in {ports} yet")
         return Said("True", Reason.Exposed, f"Service {agent.key.name} leads to {ports}")
     if s.state.exposure_refused is not None:
         reason, message = s.state.exposure_refused
         return Said("False", reason, message)
     return Said("False", Reason.Exposing, f"Service and NetworkPolicy for {ports} are being made")
+
+
+def _is_fenced(s: Situation) -> bool:
+    known = fact(s, ConditionType.Fenced) if s.open else None
+    return known is not None and known.status == "True"

@@ -129,6 +129,8 @@ class RuntimeView:
     """As it stands there; empty when it is not the policy's."""
     expose: tuple[Port, ...] = ()
     egress_facts: EgressFacts = field(default_factory=EgressFacts)
+    openings: frozenset[tuple[int, str]] = frozenset()
+    """Port and protocol of each opening in the fence."""
 
 
 @dataclass(frozen=True, slots=True)

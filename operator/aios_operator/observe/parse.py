@@ -131,6 +131,7 @@ def runtime(raw: Raw) -> RuntimeView:
         egress_digest=digest,
         expose=tuple(Port(each["name"], each["port"], each.get("protocol", "TCP")) for each in spec.get("expose") or ()),
         egress_facts=reach.facts(status.get("egress")),
+        openings=frozenset((each["port"], each["protocol"]) for each in status.get("exposed") or ()),
     )
 
 

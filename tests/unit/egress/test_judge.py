@@ -34,6 +34,7 @@ NOTHING = EgressPolicy.of((), ())
         ({"host": "api.example.com"}, "https", "2130706433", 443, Verdict.InvalidHost),
         ({"host": "api.example.com"}, "https", "api.example.com\n", 443, Verdict.InvalidHost),
         ({"host": "api.example.com"}, "https", "api.exämple.com", 443, Verdict.InvalidHost),
+        ({"host": "api.okay.com"}, "https", "api.o\N{KELVIN SIGN}ay.com", 443, Verdict.InvalidHost),
         ({"host": "api.example.com"}, "https", "", 443, Verdict.InvalidHost),
         ({"host": "api.example.com"}, "https", "169.254.169.254", 443, Verdict.InternalAddress),
         ({"host": "api.example.com"}, "https", "8.8.8.8", 443, Verdict.NotAllowed),

@@ -65,6 +65,20 @@ async def test_a_change_is_in_force_within_the_attempt(world: World):
     assert world.agent(WEB)["status"]["attempt"] == 1
 
 
+async def test_until_the_fence_is_open_the_port_is_not_said_to_be_exposed(world: World):
+    world.fence_follows = False
+    world.apply("web", expose=[HTTP, DNS])
+    await world.running()
+    assert world.condition(WEB, "Exposed") == ("False", "Exposing")
+    world.fence_follows = True
+    await world.running()
+    assert world.condition(WEB, "Exposed") == ("True", "Exposed")
+    world.fence_follows = False
+    world.apply("web", operatingMode="Stopped")
+    await world.running()
+    assert world.condition(WEB, "Exposed") == ("True", "Exposed"), "Service and policy stay while it is stopped"
+
+
 async def test_what_is_no_longer_exposed_is_gone(world: World):
     world.apply("web", expose=[])
     await world.running()

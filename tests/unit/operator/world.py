@@ -30,6 +30,8 @@ class World:
         self.cluster = FakeCluster(clock=lambda: self.now, lingering={"pods"})
         self.gateway_answers = True
         """It confirms each policy that it is given."""
+        self.fence_follows = True
+        """It is open for what the order exposes."""
         self.counted: Object = {}
         """What it says of egress beside that."""
         self.operator()
@@ -166,9 +168,11 @@ class World:
                 "podUID": metadata["uid"],
                 "conditions": conditions,
             }
+            order = self.cluster.peek(resources.AGENT_RUNTIMES, metadata["labels"][names.LABEL_AGENT], where)
+            assert order is not None
+            if self.fence_follows:
+                facts["exposed"] = [{"port": each["port"], "protocol": each["protocol"]} for each in order["spec"].get("expose") or ()]
             if self.gateway_answers:
-                order = self.cluster.peek(resources.AGENT_RUNTIMES, metadata["labels"][names.LABEL_AGENT], where)
-                assert order is not None
                 policy = order["spec"].get("egress")
                 facts["egress"] = {"policyDigest": policy["digest"] if policy else None, **self.counted}
             self.cluster.alter(resources.AGENT_RUNTIMES, metadata["labels"][names.LABEL_AGENT], {"status": facts}, where)

@@ -49,10 +49,11 @@ IMAGE_PACKAGES = (
     Package("buildah", "buildah", "builds images without a daemon"),
     Package("mmdebstrap", "mmdebstrap", "bootstraps their base without a registry"),
 )
-CLIENT_PACKAGES = (
+TEST_PACKAGES = (
     Package("curl", "curl", "tests ask through an agent's proxy with it"),
     Package("git", "git", "as curl"),
     Package("node-undici", "/usr/share/nodejs/undici", "as curl, for Node"),
+    Package("busybox-static", "/bin/busybox", "the root file system of a container that runc starts"),
 )
 """For tests alone."""
 

@@ -21,7 +21,7 @@ CANNOT_RUN_HERE = 3
 
 def prepare(for_tests: bool) -> None:
     """Make what is missing. Raises CannotRunHere, LocalClusterError, or CalledProcessError."""
-    host.install_missing(packages=host.NODE_PACKAGES + host.IMAGE_PACKAGES + (host.CLIENT_PACKAGES if for_tests else ()))
+    host.install_missing(packages=host.NODE_PACKAGES + host.IMAGE_PACKAGES + (host.TEST_PACKAGES if for_tests else ()))
     if reason := host.why_not():
         raise CannotRunHere(reason)
     build.build_all(build.default_cache(os.environ))

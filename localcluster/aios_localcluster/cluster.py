@@ -227,7 +227,7 @@ class LocalCluster:
                 return
             if not self.is_running:
                 raise NotRunning(f"the cluster ended while it started. The end of its log:\n{self._tail('supervisor')}")
-            ends = next((each["starts"] for each in self.status() if each["name"] == component and each["pid"] is None), 0)
+            ends = next((each["starts"] for each in self._status_so_far() if each["name"] == component and each["pid"] is None), 0)
             if ends > GIVE_UP_AFTER_STARTS:
                 raise LocalClusterError(f"{component} ended {ends} times. The end of its log:\n{self._tail(component)}")
             if time.monotonic() > until:
@@ -236,6 +236,13 @@ class LocalCluster:
                     f"{took} it must be true that {what}, but {why}. The end of {component}'s log:\n{self._tail(component)}"
                 )
             time.sleep(POLL_SECONDS)
+
+    def _status_so_far(self) -> list[dict[str, Any]]:
+        """As `status`; nothing while the supervisor does not listen yet, which on a busy machine is seconds after the holder has begun."""
+        try:
+            return self.status()
+        except NotRunning:
+            return []
 
     def _proxy_is_ready(self) -> tuple[bool, str]:
         return http_is_ok(f"http://{self.network.node}:10256/healthz", 2), "kube-proxy has not written its rules yet"

@@ -67,9 +67,13 @@ class EgressMetrics:
         self._dropped = Gauge("aios_gateway_audit_dropped_lines", "Audit lines that were dropped since the start.", registry=registry)
 
         self._up, self._down = self._bytes.labels("up"), self._bytes.labels("down")
+        self._counted: dict[tuple[str, str], Counter] = {}
 
     def noted(self, verdict: str, reason: str, up_bytes: int, down_bytes: int) -> None:
-        self._verdicts.labels(verdict, reason).inc()
+        counter = self._counted.get((verdict, reason))
+        if counter is None:
+            counter = self._counted[verdict, reason] = self._verdicts.labels(verdict, reason)
+        counter.inc()
         self._up.inc(up_bytes)
         self._down.inc(down_bytes)
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from aios_api.addresses import parse_address
@@ -9,6 +10,8 @@ from aios_sidecar.gateway.problems import Problem, ProblemKind
 
 ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 HTTP_PORT: Final = 80
+AUTHORITY_LIMIT: Final = 300
+"""A host name has 253 characters at most."""
 LOOPBACK_HOST: Final = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 """The gateway's own endpoint, as a Host names it."""
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,254}")
@@ -66,15 +69,24 @@ def names_the_same(host_header: str, target: Target, default_port: int = HTTP_PO
 
 
 def _target(authority: str, default_port: int | None, path: str = "") -> Target:
+    if len(authority) > AUTHORITY_LIMIT:
+        raise _malformed(f"HOST:PORT has at most {AUTHORITY_LIMIT} characters")
+    host, port = _endpoint(authority, default_port)
+    return Target(host, port, path)
+
+
+@lru_cache(maxsize=4096)
+def _endpoint(authority: str, default_port: int | None) -> tuple[str, int]:
+    """Host and port in their one form. Kept, since agents ask the same few again and again."""
     host, port = _split(authority, default_port)
     if host.startswith("["):
         address = parse_address(host[1:-1])
         if address is None or ":" not in host:
             raise _malformed(f"{host[:80]!r} is not an IPv6 address")
-        return Target(str(address), port, path)
+        return str(address), port
     if not _HOST.fullmatch(host):
         raise _malformed(f"{host[:80]!r} is neither a host name nor an address")
-    return Target(host.lower().removesuffix("."), port, path)
+    return host.lower().removesuffix("."), port
 
 
 def _split(authority: str, default_port: int | None) -> tuple[str, int]:

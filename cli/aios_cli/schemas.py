@@ -15,8 +15,9 @@ import cel
 from jsonschema import Draft202012Validator
 
 from aios_api import crd
-from aios_api.agent import InvalidSpec, parse_spec
+from aios_api.agent import parse_spec
 from aios_api.binding import parse_binding
+from aios_api.meta import InvalidSpec
 from aios_api.names import API_VERSION
 from aios_api.quantity import InvalidQuantity, mebibytes
 from aios_api.quota import parse_quota

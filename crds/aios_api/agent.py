@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema
 
 from aios_api import names
-from aios_api.meta import UID, Attempt, AttemptName, Condition, Generation, Message, Model, Name, Time, Word
+from aios_api.context import AgentContext, ContextStatus
+from aios_api.meta import UID, Attempt, AttemptName, Condition, Generation, InvalidSpec, Message, Model, Name, Time, Word, field_errors
 from aios_api.schema import list_type, rule, rules
 from aios_api.template import pod_template, probe_rules
 
@@ -22,10 +23,6 @@ _MEMORY_RULES = rules(
     ),
     rule("!isQuantity(self) || !quantity(self).isGreaterThan(quantity('8Pi'))", "memory must be at most 8Pi", reason="FieldValueInvalid"),
 )
-
-
-class InvalidSpec(ValueError):
-    """The spec is not one of this version's; the message names each field and says what must be true."""
 
 
 class AgentGPU(Model):
@@ -107,6 +104,9 @@ class AgentSpec(Model):
     expose: Exposed | None = Field(
         default=None,
         description="Ports on which the agent is reached, by a Service of the Agent's name. Nothing else comes in. It is in force at once.",
+    )
+    context: AgentContext | None = Field(
+        default=None, description="What is kept of what the agent appends, and how windows are made of it. Absent: as the defaults say."
     )
 
 
@@ -204,6 +204,7 @@ class AgentStatus(Model):
     egress: AgentEgress | None = Field(
         default=None, description="The ToolBindings in force. Absent while nothing is allowed, or no gateway has confirmed a policy."
     )
+    context: ContextStatus | None = Field(default=None, description="The context, as the node last told. Absent while there is none.")
     pending: Pending | None = Field(default=None, description="Set while the Agent waits for a place.")
     run: CountedRun | None = Field(default=None, description="The present run. Absent before its first pod is bound, and while stopped.")
     leaving: LeavingAttempt | None = Field(
@@ -224,12 +225,3 @@ def parse_spec(spec: object) -> AgentSpec:
         return AgentSpec.model_validate(spec)
     except ValidationError as error:
         raise InvalidSpec(field_errors(error)) from None
-
-
-def field_errors(error: ValidationError, root: str = "spec") -> str:
-    """What is wrong with a spec, or with another `root`, field by field."""
-    return "; ".join(f"{_path((root, *e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")

@@ -10,8 +10,8 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from aios_api.addresses import can_be_reached, parse_network
-from aios_api.agent import Conditions, InvalidSpec, field_errors
-from aios_api.meta import Generation, Model
+from aios_api.agent import Conditions
+from aios_api.meta import Count, Generation, InvalidSpec, Model, field_errors
 from aios_api.schema import list_type, rule, rules
 
 MAX_RULES: Final = 64
@@ -33,7 +33,6 @@ _CEL_HOST = f"^(\\*\\.)?{_NAME}$".replace("\\", "\\\\")
 RuleName = Annotated[str, Field(min_length=1, max_length=63, pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 LabelValue = Annotated[str, Field(max_length=63)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
 
 _HOST_RULES = rules(
     rule(

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
-from aios_api.agent import InvalidSpec, field_errors
-from aios_api.meta import Model
+from aios_api.meta import Count, InvalidSpec, Model, Time, field_errors
+from aios_api.quantity import parse_bytes
 from aios_api.schema import list_type, rule, rules
 
 Percent = Annotated[int, Field(ge=1, le=100)]
@@ -16,7 +16,7 @@ ItemKind = Literal["message", "tool_call", "tool_result", "observation", "note",
 ItemRole = Literal["system", "user", "assistant", "tool"]
 Choice = Literal["fixed", "sliding", "importance"]
 
-_ONE_UNIT = "exactly one of tokens, items and percent must be set"
+_ONE_UNIT = "exactly one of tokens, items and percent must be set in an amount of the strategy"
 _EXTENT_RULES = rules(rule("[has(self.tokens), has(self.items), has(self.percent)].filter(x, x).size() == 1", _ONE_UNIT))
 
 
@@ -74,7 +74,7 @@ class TierPromotion(Model):
 
 
 _MIN_UNIT = "min must be in tokens or percent"
-_RANGE = "min must not be above max, where both are in the same unit"
+_RANGE = "min of tiers must not be above max, where both are in the same unit"
 _TIER_RULES = rules(
     rule("!has(self.min) || !has(self.min.items)", _MIN_UNIT, path=".min"),
     rule(
@@ -121,7 +121,7 @@ class Tier(Model):
         return self
 
 
-_TIERS = "tiers and preset are for the type hierarchical, and it must have exactly one of them"
+_TIERS = "tiers and preset of the strategy are for the type hierarchical, and it must have exactly one of them"
 _SHARES = "the shares of all tiers must be at most 100 together"
 _STRATEGY_RULES = rules(
     rule("self.type == 'hierarchical' ? has(self.tiers) != has(self.preset) : !has(self.tiers) && !has(self.preset)", _TIERS),
@@ -175,6 +175,96 @@ class Strategy(Model):
         if len({tier.name for tier in tiers}) != len(tiers):
             raise ValueError("tiers must have different names")
         return self
+
+
+_SIZE_RULES = rules(
+    rule("isQuantity(self)", "content must be a Kubernetes quantity such as 256Mi", reason="FieldValueInvalid"),
+    rule(
+        "!isQuantity(self) || !quantity(self).isLessThan(quantity('1Mi')) && !quantity(self).isGreaterThan(quantity('16Gi'))",
+        "content must be 1Mi to 16Gi",
+        reason="FieldValueInvalid",
+    ),
+)
+
+
+def _size(text: str) -> str:
+    if not 1 << 20 <= parse_bytes(text) <= 16 << 30:
+        raise ValueError("must be 1Mi to 16Gi")
+    return text
+
+
+Size = Annotated[str, AfterValidator(_size), Field(min_length=1, max_length=32, json_schema_extra=_SIZE_RULES)]
+Seconds = Annotated[int, Field(ge=60, le=3_153_600_000)]
+Items = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+class RetentionTier(Model):
+    """How long items of some kinds are kept."""
+
+    name: TierName = Field(description="For people.")
+    kinds: Annotated[list[ItemKind], Field(min_length=1, max_length=6)] = Field(
+        description="Which items.", json_schema_extra=list_type(unique=True)
+    )
+    age_seconds: Seconds | None = Field(default=None, alias="ageSeconds", description="Since they happened.")
+    items: Items | None = Field(default=None, description="The newest so many.")
+    content: Size | None = Field(default=None, description="The newest with so much content together, a quantity such as 64Mi.")
+
+
+class ContextRetention(Model):
+    """What goes in the end. The oldest items go first, a tool call with its results; pinned items stay."""
+
+    age_seconds: Seconds = Field(default=31_536_000, alias="ageSeconds", description="How long items are kept. A year by default.")
+    tiers: Annotated[list[RetentionTier], Field(max_length=8)] | None = Field(
+        default=None,
+        description="Further bounds for some kinds. Absent: tool calls, their results and observations are kept for 90 days.",
+        json_schema_extra=list_type(keys=["name"]),
+    )
+
+
+class ContextLimits(Model):
+    """What the context may hold. Beyond items and content the oldest go; beyond sessions and pins a request is refused."""
+
+    items: Items = Field(default=200_000, description="Items.")
+    content: Size = Field(default="256Mi", description="All contents together, a quantity. The file takes two to three times as much.")
+    sessions: Annotated[int, Field(ge=1, le=100_000)] = Field(default=1024, description="Sessions.")
+    pins: Annotated[int, Field(ge=0, le=100_000)] = Field(default=1024, description="Pinned items.")
+
+
+class AgentContext(Model):
+    """The Agent's context. What is set here is in force at once, also for an Agent that runs."""
+
+    budget: Annotated[int, Field(ge=1, le=100_000_000)] | None = Field(
+        default=None, description="Tokens of a window where the call for it names no budget. Absent: every call must name one."
+    )
+    strategy: Strategy | None = Field(default=None, description="Of windows where the call names none. Absent: sliding.")
+    limits: ContextLimits = Field(default_factory=ContextLimits, description="How much is kept.")
+    retention: ContextRetention = Field(default_factory=ContextRetention, description="For how long.")
+
+
+class ContextFacts(Model):
+    """What the gateway says of the context; written at most every ten seconds."""
+
+    items: Count = Field(description="Items in it.")
+    content_bytes: Count = Field(alias="contentBytes", description="Their contents together.")
+    sessions: Count = Field(description="Sessions in it.")
+    last_append: Time | None = Field(default=None, alias="lastAppend", description="When the newest item happened.")
+    first_attempt: Count = Field(alias="firstAttempt", description="The attempt that began it.")
+
+
+class ContextStatus(Model):
+    """The Agent's context as its node last told."""
+
+    durability: Literal["NodeLocal"] = Field(
+        description="NodeLocal: on the disk of the node, and nowhere else. An attempt on another node begins without it."
+    )
+    items: Count = Field(description="Items in it.")
+    content_bytes: Count = Field(alias="contentBytes", description="Their contents together.")
+    sessions: Count = Field(description="Sessions in it.")
+    last_append: Time | None = Field(default=None, alias="lastAppend", description="When the newest item happened.")
+    first_attempt: Count = Field(alias="firstAttempt", description="The attempt that began it.")
+    started_empty: bool = Field(
+        default=False, alias="startedEmpty", description="It began without what the Agent had before, which is on another node or gone."
+    )
 
 
 def parse_strategy(strategy: object) -> Strategy:

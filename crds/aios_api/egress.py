@@ -18,7 +18,6 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from aios_api.addresses import INTERNAL, Address, Internal, Network, parse_address, parse_network
-from aios_api.agent import InvalidSpec
 from aios_api.binding import (
     BINDING_NAME_MAX,
     DEFAULT_PORTS,
@@ -32,7 +31,7 @@ from aios_api.binding import (
     is_host_name,
     parse_binding,
 )
-from aios_api.meta import Generation, Model
+from aios_api.meta import Generation, InvalidSpec, Model
 from aios_api.schema import list_type
 
 MAX_BINDINGS: Final = 64

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 MAX_MESSAGE = 4096
 
@@ -33,6 +33,9 @@ Generation = Annotated[int, Field(ge=0, le=2**53)]
 """A schema's bounds are floating-point numbers on the API server: a larger one is rounded out of the integers, and refuses every write."""
 
 
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
 class Condition(Model):
     """A `metav1.Condition`."""
 
@@ -44,3 +47,16 @@ class Condition(Model):
         default=None, alias="observedGeneration", description="The generation of the spec that this speaks of."
     )
     last_transition_time: Time = Field(alias="lastTransitionTime", description="When the status last changed.")
+
+
+class InvalidSpec(ValueError):
+    """The spec is not one of this version's; the message names each field and says what must be true."""
+
+
+def field_errors(error: ValidationError, root: str = "spec") -> str:
+    """What is wrong with a spec, or with another `root`, field by field."""
+    return "; ".join(f"{_path((root, *e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")

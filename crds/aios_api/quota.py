@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from aios_api.agent import Conditions, InvalidSpec, Memory, field_errors
-from aios_api.meta import Generation, Model
+from aios_api.agent import Conditions, Memory
+from aios_api.meta import Generation, InvalidSpec, Model, field_errors
 from aios_api.quantity import InvalidQuantity, parse
 from aios_api.schema import rule, rules
 

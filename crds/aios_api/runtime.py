@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from aios_api.agent import Conditions, Exposed, Memory, PlacedGPU
-from aios_api.binding import Count
+from aios_api.context import AgentContext, ContextFacts
 from aios_api.egress import MAX_BINDINGS, BindingName, EgressPolicy
-from aios_api.meta import UID, Attempt, AttemptName, Message, Model, Name, Time
+from aios_api.meta import UID, Attempt, AttemptName, Count, Message, Model, Name, Time
 from aios_api.schema import Schema, list_type, rule, rules
 
-IN_FORCE_AT_ONCE = ("egress", "expose")
+IN_FORCE_AT_ONCE = ("egress", "expose", "context")
 """What may change within an attempt: neither claim nor pod follows from it."""
 
 
@@ -28,7 +28,7 @@ def _order_rules(schema: Schema) -> None:
         rule("self.agentUID == oldSelf.agentUID", "agentUID must not change: another Agent is another order", path=".agentUID"),
         rule(
             f"self.attempt > oldSelf.attempt || (self.attempt == oldSelf.attempt && {' && '.join(same)})",
-            f"attempt must grow when anything but {' and '.join(IN_FORCE_AT_ONCE)} changes: claim and pod of an attempt follow from it",
+            f"attempt must grow when anything but {', '.join(IN_FORCE_AT_ONCE)} changes: claim and pod of an attempt follow from it",
             path=".attempt",
         ),
     )
@@ -51,6 +51,7 @@ class AgentRuntimeSpec(Model):
     gpu: PlacedGPU | None = Field(default=None, description="The share that is to be booked. Absent means no GPU.")
     egress: EgressPolicy | None = Field(default=None, description="What the agent may reach. Absent: nothing.")
     expose: Exposed | None = Field(default=None, description="Ports that the fence lets in. Absent: none.")
+    context: AgentContext | None = Field(default=None, description="What is kept in the agent's context, and how windows are made.")
 
 
 class WouldDeny(Model):
@@ -130,3 +131,4 @@ class AgentRuntimeStatus(Model):
     probe: Probe | None = Field(default=None, description="Whether the fence holds, tried from inside the pod.")
     gpu: UsedGPU | None = Field(default=None, description="The use of the share. Absent without one, and while it is not known.")
     egress: EgressFacts | None = Field(default=None, description="What the gateway says of the agent's way out.")
+    context: ContextFacts | None = Field(default=None, description="What it says of the agent's context. Absent while there is none.")

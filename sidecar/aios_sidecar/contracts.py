@@ -4,7 +4,7 @@
 One JSON message each:
 
     gateway → node    hello · held (each agent it serves, with its listeners) · synced · serving (the answer to each serve and update: which
-                      policy is in force) · egress (what an agent was denied so far)
+                      policy is in force) · egress (what an agent was denied so far) · context (what is in an agent's context)
     node → gateway    hello · serve (record, policy and listeners) · update (record or policy changed) · stop · fresh (until when all this
                       holds)
 
@@ -32,11 +32,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic.alias_generators import to_camel
 
 from aios_api.agent import PlacedGPU
+from aios_api.context import AgentContext, ContextFacts
 from aios_api.egress import MAX_BINDINGS, EgressPolicy
 from aios_api.meta import Condition
 
 MIB: Final = 1 << 20
-HANDOVER_VERSION: Final = 3
+HANDOVER_VERSION: Final = 4
 """Of the messages below. A peer that says another one is refused: the two images of one release belong together."""
 MESSAGE_LIMIT_BYTES: Final = 64 * 1024
 LISTENERS_LIMIT: Final = 2
@@ -124,6 +125,8 @@ class AgentRecord(_Record):
     gpu: PlacedGPU | None = None
     share: Share | None = None
     conditions: Annotated[tuple[Condition, ...], Field(strict=False, max_length=16)] = ()
+    context: AgentContext | None = None
+    """What is kept in its context, and how windows are made; None: as the defaults say."""
 
     @model_validator(mode="after")
     def _share_of_a_gpu(self) -> Self:
@@ -198,6 +201,14 @@ class EgressCounts(_Message):
     claim_uid: ClaimUID
     denied: Annotated[int, Field(ge=0)]
     would_deny: Annotated[tuple[WouldDeny, ...], Field(strict=False, max_length=MAX_BINDINGS)] = ()
+
+
+class ContextCounts(_Message):
+    """What is in an agent's context. Sent when it changed, every ten seconds at most."""
+
+    type: Literal["context"] = "context"
+    claim_uid: ClaimUID
+    facts: ContextFacts
 
 
 class Serve(WithListeners):
@@ -354,7 +365,7 @@ class Fault(_Message):
 
 
 WorkerMessage = Reading | Unread | Excess | Vitals | Fault
-Message = Hello | Held | Synced | Serving | EgressCounts | Serve | Update | Stop | Fresh
+Message = Hello | Held | Synced | Serving | EgressCounts | ContextCounts | Serve | Update | Stop | Fresh
 _MESSAGES: Final[TypeAdapter[Message]] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 _WORKER_MESSAGES: Final[TypeAdapter[WorkerMessage | Booked]] = TypeAdapter(Annotated[WorkerMessage | Booked, Field(discriminator="type")])
 

@@ -41,9 +41,9 @@ class Executor:
                 await self._finalizers(effect, present=False)
             case do.ApplyRuntime(key, uid, body, _):
                 await (self._create(self.store.runtimes, body) if uid is None else self._order(key, uid, body))
-            case do.ReviseOrder(key, uid, egress, expose):
+            case do.ReviseOrder(key, uid, egress, expose, context):
                 # A policy has always each of its parts, so that the merge leaves nothing of the one before.
-                part = {"spec": {"egress": egress, "expose": expose}}
+                part = {"spec": {"egress": egress, "expose": expose, "context": context}}
                 await self._patch(self.store.runtimes, key.namespace, key.name, part, uid=uid)
             case do.ApplyExposure(key, uid, body):
                 await self._expose(key, uid, body)

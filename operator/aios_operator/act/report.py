@@ -45,7 +45,7 @@ class Reporter:
                 self._line(logging.INFO, key, "removed its order")
             case do.RemoveFinalizer(key, _, _):
                 self._line(logging.INFO, key, "let go")
-            case do.ReviseOrder(key, _, egress, expose):
+            case do.ReviseOrder(key, _, egress, expose, _):
                 said = f"{len(egress['rules'])} rules of {len(egress['bindings'])} ToolBindings" if egress else "nothing"
                 self._line(logging.INFO, key, f"may reach {said}, exposes {len(expose or ())} ports")
             case do.ApplyExposure(key, _, body):

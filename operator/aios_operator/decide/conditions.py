@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from aios_api.reasons import ConditionType, Reason
-from aios_operator.decide import attempts, egress, exposure, health, lost, objects
+from aios_operator.decide import attempts, egress, exposure, health, lost, memory, objects
 from aios_operator.decide.attempts import Situation
 from aios_operator.decide.facts import MESSAGE_MAX, Said, dated, fact, objects_time, said_by_node
 from aios_operator.decide.views import Refusal
@@ -256,6 +256,8 @@ def status(s: Situation, now: datetime) -> dict[str, Any]:
                 wanted["gpu"]["enforcement"] = WATCH
     if (reached := egress.in_force(s)) is not None:
         wanted["egress"] = reached
+    if (kept := memory.in_force(s)) is not None:
+        wanted["context"] = kept
     if s.leaving is not None:
         wanted["leaving"] = {"nodeName": s.leaving.node, "attempt": s.leaving.attempt}
     if s.run is not None:

@@ -43,12 +43,14 @@ class ApplyRuntime:
 
 @dataclass(frozen=True, slots=True)
 class ReviseOrder:
-    """What is in force at once within the attempt: `egress` and `expose` of the AgentRuntime of this uid. None removes."""
+    """What is in force at once within the attempt: `egress`, `expose` and `context` of the AgentRuntime of this uid. None removes."""
 
     key: Key
     uid: str
     egress: Object | None
     expose: list[Object] | None
+    context: Object | None
+    """As a merge patch."""
 
 
 @dataclass(frozen=True, slots=True)

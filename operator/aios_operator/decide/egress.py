@@ -10,6 +10,7 @@ from typing import Any
 
 from aios_api.egress import Binding, EgressPolicy, combine
 from aios_api.reasons import ConditionType, Reason
+from aios_operator.decide import memory
 from aios_operator.decide.attempts import Situation
 from aios_operator.decide.effects import Effect, Object, ReviseOrder
 from aios_operator.decide.facts import Said, fact, said_by_node, speaks_of_attempt
@@ -50,20 +51,20 @@ def ports(exposed: tuple[Port, ...]) -> list[Object] | None:
 
 def at_once(state: AgentState, agent: AgentView) -> Object:
     """The parts of a new order that may change within its attempt; those that allow nothing are left out."""
-    parts = {"egress": rendered(effective(state, agent)), "expose": ports(agent.expose)}
+    parts = {"egress": rendered(effective(state, agent)), "expose": ports(agent.expose), "context": memory.rendered(agent.context)}
     return {name: part for name, part in parts.items() if part is not None}
 
 
 def revise(state: AgentState, agent: AgentView) -> list[Effect]:
-    """The order says what follows from bindings and spec now. A spec that can't be read exposes what it did before."""
+    """The order says what follows from bindings and spec now. A spec that can't be read exposes and keeps what it did before."""
     order = state.runtime
     if order is None or order.deleting or order.agent_uid != agent.uid:
         return []
     policy = effective(state, agent)
     expose = order.expose if agent.spec_error is not None else agent.expose
-    if (policy.digest if policy is not None else None) == order.egress_digest and expose == order.expose:
-        return []
-    return [ReviseOrder(agent.key, order.uid, rendered(policy), ports(expose))]
+    context = order.context if agent.spec_error is not None else memory.rendered(agent.context)
+    same = (policy.digest if policy is not None else None, expose, context) == (order.egress_digest, order.expose, order.context)
+    return [] if same else [ReviseOrder(agent.key, order.uid, rendered(policy), ports(expose), memory.merge(order.context, context))]
 
 
 def programmed(s: Situation) -> Said | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
+from aios_api.context import AgentContext
 from aios_api.egress import Binding, EgressPolicy
 
 MIB = 1 << 20
@@ -76,6 +77,7 @@ class AgentView:
     labels: Mapping[str, str] = field(default_factory=dict)
     """By which bindings select it."""
     expose: tuple[Port, ...] = ()
+    context: AgentContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,9 @@ class RuntimeView:
     egress_facts: EgressFacts = field(default_factory=EgressFacts)
     openings: frozenset[tuple[int, str]] = frozenset()
     """Port and protocol of each opening in the fence."""
+    context: Mapping[str, Any] | None = None
+    """As it stands there."""
+    context_facts: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aios_api import names
-from aios_api.agent import InvalidSpec, parse_spec
+from aios_api.agent import parse_spec
+from aios_api.context import AgentContext
+from aios_api.meta import InvalidSpec
 from aios_api.quantity import MIB, InvalidQuantity, mebibytes, parse_bytes, parse_milli
 from aios_api.quantity import parse as parse_quantity
 from aios_api.quota import parse_quota
@@ -72,11 +74,12 @@ def agent(raw: Raw) -> AgentView:
     priority = 0
     deadline: int | None = None
     expose: tuple[Port, ...] = ()
+    context: AgentContext | None = None
     gpu: VramRequest | None = None
     requests = Requests(pods=1)
     try:
         parsed = parse_spec(spec)
-        priority, deadline = parsed.priority, parsed.active_deadline_seconds
+        priority, deadline, context = parsed.priority, parsed.active_deadline_seconds, parsed.context
         expose = tuple(Port(each.name, each.port, each.protocol) for each in parsed.expose or ())
         if parsed.gpu is not None:
             gpu = VramRequest(mebibytes(parsed.gpu.memory), tuple(parsed.gpu.models or ()))
@@ -105,6 +108,7 @@ def agent(raw: Raw) -> AgentView:
         active_deadline_seconds=deadline,
         labels=metadata.get("labels") or {},
         expose=expose,
+        context=context,
     )
 
 
@@ -132,6 +136,8 @@ def runtime(raw: Raw) -> RuntimeView:
         expose=tuple(Port(each["name"], each["port"], each.get("protocol", "TCP")) for each in spec.get("expose") or ()),
         egress_facts=reach.facts(status.get("egress")),
         openings=frozenset((each["port"], each["protocol"]) for each in status.get("exposed") or ()),
+        context=spec.get("context"),
+        context_facts=status.get("context"),
     )
 
 

@@ -46,15 +46,27 @@ class ServedAgent:
     def __init__(
         self, record: AgentRecord, limits: Limits, outside: Outside, desk: Desk | None, metrics: Metrics, freshness: Freshness
     ) -> None:
-        self.record = record
+        self._record = record
         self.require_fresh = freshness.require
         self.egress = AgentEgress(outside, lambda: self.record.identity)
         self.server = Server(self, limits, partial(outside.turns, self.egress))
         self.context = desk.of(record.identity) if desk else None
+        self.record = record
         self._limits = limits
         self._metrics = metrics
         self._held_bytes = 0
         self.listeners: Mapping[ListenerKind, socket.socket] = {}
+
+    @property
+    def record(self) -> AgentRecord:
+        """What is known of the agent now. What it says of the context is in force from the next request on."""
+        return self._record
+
+    @record.setter
+    def record(self, record: AgentRecord) -> None:
+        self._record = record
+        if self.context is not None:
+            self.context.order(record.context)
 
     def listen_on(self, listeners: Mapping[ListenerKind, socket.socket]) -> None:
         """Be served on exactly these from now on."""

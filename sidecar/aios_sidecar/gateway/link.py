@@ -5,9 +5,11 @@ import logging
 import random
 from typing import Final
 
+from aios_api.context import ContextFacts
 from aios_api.egress import MAX_BINDINGS
 from aios_sidecar.contracts import (
     HANDOVER_VERSION,
+    ContextCounts,
     EgressCounts,
     Fresh,
     Held,
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 
 COUNTS_SECONDS: Final = 5.0
 """Between two reports of what was denied: they end as writes to the API server."""
+CONTEXTS_SECONDS: Final = 10.0
+"""Between two reports of what is in contexts, as well."""
 
 
 class NodeLink:
@@ -59,7 +63,7 @@ class NodeLink:
         try:
             await self._open(link)
             self._set_up(True)
-            reporting = asyncio.create_task(self._report(link))
+            reporting = asyncio.gather(self._report(link), self._report_contexts(link))
             try:
                 while True:
                     await self._do(await link.receive(), link)
@@ -116,6 +120,19 @@ class NodeLink:
                     await link.send(counts)
             told = now
             await asyncio.sleep(COUNTS_SECONDS)
+
+    async def _report_contexts(self, link: Link) -> None:
+        """Tell what is in contexts, whenever it changed. Ends with the link."""
+        told: dict[str, ContextFacts] = {}
+        while True:
+            for uid, agent in self._agents:
+                facts = await agent.context.facts() if agent.context is not None else None
+                if facts is not None and told.get(uid) != facts:
+                    told[uid] = facts
+                    await link.send(ContextCounts(claim_uid=uid, facts=facts))
+            for uid in [uid for uid in told if self._agents.get(uid) is None]:
+                del told[uid]
+            await asyncio.sleep(CONTEXTS_SECONDS)
 
     def _set_up(self, up: bool) -> None:
         if up != self.up:

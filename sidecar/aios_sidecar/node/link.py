@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
-from aios_api.egress import EgressPolicy
+from aios_api.runtime import AgentRuntimeSpec
 from aios_sidecar import handover
 from aios_sidecar.contracts import (
     HANDOVER_VERSION,
     AgentRecord,
+    ContextCounts,
     EgressCounts,
     Fresh,
     Held,
@@ -121,6 +122,9 @@ class GatewayLink:
                     self._learn_egress(uid, partial(EgressSeen.confirm, digest=digest, now=self._clock()))
                 case EgressCounts(claim_uid=uid) as counts:
                     self._learn_egress(uid, partial(EgressSeen.count, counts=counts))
+                case ContextCounts(claim_uid=uid, facts=facts):
+                    if (live := self._claims.get(uid)) is not None:
+                        self._claims.tell_context(live, facts)
                 case other:
                     raise ProtocolError(f"a {other.type} message after synced")
 
@@ -136,10 +140,10 @@ class GatewayLink:
             written = EgressSeen.written(order.status if order else {}, claim_uid)
             self._claims.tell_egress(live, learn(live.egress or written))
 
-    def _policy(self, live: LiveClaim) -> EgressPolicy | None:
-        """Of the order that the claim was prepared for; None, which allows nothing, when there is no such order or it says none."""
+    def _order(self, live: LiveClaim) -> AgentRuntimeSpec | None:
+        """The order that the claim was prepared for, as it is now. None, which allows nothing, when there is no such order."""
         order = self._orders.get(live.state.runtime_uid)
-        return order.spec.egress if order is not None and order.spec.attempt == live.state.attempt else None
+        return order.spec if order is not None and order.spec.attempt == live.state.attempt else None
 
     async def _tell(self, link: Link, held: set[str]) -> None:
         """Brings the gateway to what is prepared now, after every change: level-triggered, so nothing can be missed.
@@ -192,8 +196,9 @@ class GatewayLink:
                 continue  # released while another was being sent: its listeners are closed, and the next round says so
             if live.state.claim_uid in held and not self._orders.heard:
                 continue  # the gateway goes on with the policy that it has, until it is mute or we know what is in force
-            uid, record, listeners = live.state.claim_uid, live.record(self._settings.node_name), dict(live.listeners)
-            policy = self._policy(live)
+            uid, order, listeners = live.state.claim_uid, self._order(live), dict(live.listeners)
+            record = live.record(self._settings.node_name, order.context if order is not None else None)
+            policy = order.egress if order is not None else None
             before, now = sent.get(uid), (record, policy.digest if policy else None, listeners)
             if not listeners or before == now:
                 continue

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from aios_api.agent import PlacedGPU
+from aios_api.context import AgentContext, ContextFacts
 from aios_api.meta import Condition
 from aios_sidecar.contracts import AgentIdentity, AgentRecord, ListenerKind, Share
 from aios_sidecar.node import conditions, netns
@@ -33,6 +34,8 @@ class LiveClaim:
     probed_in: Identity | None = None
     """The network namespace from which the fence was last tried."""
     conditions: tuple[Condition, ...] = ()
+    context: ContextFacts | None = None
+    """What the gateway says of its context; None before its first word."""
     egress: EgressSeen | None = None
     """What the gateway says of its way out; None before its first word."""
     used_mib: int | None = None
@@ -44,7 +47,7 @@ class LiveClaim:
         """Whether the loopback listener is open in this network namespace."""
         return "loopback" in self.listeners and self.loopback_in == namespace
 
-    def record(self, node_name: str) -> AgentRecord:
+    def record(self, node_name: str, context: AgentContext | None = None) -> AgentRecord:
         """What the agent may know of itself."""
         state, gpu = self.state, self.state.gpu
         return AgentRecord(
@@ -53,6 +56,7 @@ class LiveClaim:
             gpu=PlacedGPU(uuid=gpu.uuid, model=gpu.model, memory=gpu.memory) if gpu else None,
             share=Share(memory_bytes=gpu.memory_bytes, gpu_memory_bytes=gpu.gpu_memory_bytes) if gpu else None,
             conditions=self.conditions,
+            context=context,
         )
 
 
@@ -96,6 +100,12 @@ class LiveClaims:
         """So the gateway says."""
         if egress != live.egress:
             live.egress = egress
+            self._wake()
+
+    def tell_context(self, live: LiveClaim, context: ContextFacts) -> None:
+        """So the gateway says."""
+        if context != live.context:
+            live.context = context
             self._wake()
 
     def correct(self, live: LiveClaim, known: tuple[Condition, ...]) -> None:

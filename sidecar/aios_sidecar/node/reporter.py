@@ -104,6 +104,8 @@ class Reporter:
                 status["gpu"] = used
             if (egress := (live.egress or EgressSeen.written(known, live.state.claim_uid)).status()) is not None:
                 status["egress"] = egress
+            if (context := _context(live, known)) is not None:
+                status["context"] = context
         else:
             failure = self._failure_of(order)
             if failure is None:
@@ -151,6 +153,13 @@ def _seen(live: LiveClaim) -> Status:
     if live.facts.probe is not None:
         seen["probe"] = live.facts.probe.model_dump(by_alias=True, exclude_none=True)
     return seen
+
+
+def _context(live: LiveClaim, known: Status) -> Status | None:
+    """What is in the context. Before the gateway's first word stands what was written of the same claim."""
+    if live.context is not None:
+        return live.context.model_dump(by_alias=True, exclude_none=True)
+    return known.get("context") if known.get("claimUID") == live.state.claim_uid else None
 
 
 def _used(live: LiveClaim, known: Status) -> Status | None:

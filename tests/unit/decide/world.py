@@ -61,6 +61,13 @@ def gpu_quota(name: str = "quota", memory: str | None = None, agents: int | None
     return {"kind": "GPUQuota", "metadata": {"namespace": NAMESPACE, "name": name}, "spec": spec}
 
 
+def merged(before: Any, patch: Object) -> Object:
+    """As the API server merges (RFC 7396): null removes, objects are merged, all else is replaced."""
+    kept = {name: value for name, value in (before if isinstance(before, dict) else {}).items() if name not in patch}
+    new = {name: merged((before or {}).get(name), value) if isinstance(value, dict) else value for name, value in patch.items()}
+    return kept | {name: value for name, value in new.items() if value is not None}
+
+
 class World(Cluster):
     """A cluster with its user and its operator: tests say what the user does and read what the user reads."""
 
@@ -338,6 +345,11 @@ class World(Cluster):
                 self.put(
                     {**(old or {}), **copy.deepcopy(body), "metadata": {**(old or body)["metadata"], "labels": body["metadata"]["labels"]}}
                 )
+            case do.ReviseOrder(key, uid, egress, expose, context):
+                assert self.get("AgentRuntime", key.name)["metadata"]["uid"] == uid
+                part = {"egress": egress, "expose": expose, "context": context}
+                self._edit("AgentRuntime", key.name, lambda obj: obj.update(spec=merged(obj["spec"], part)))
+                AgentRuntimeSpec.model_validate(self.get("AgentRuntime", key.name)["spec"])
             case do.CreatePod(key, body, digest) if key.name in self.invalid:
                 self.refused_templates[key] = (digest, self.invalid[key.name])
                 return False

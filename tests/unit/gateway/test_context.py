@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from aios_api.context import AgentContext as ContextOrder
 from aios_sidecar.context.sqlite.store import FILE, SqliteStore
 from aios_sidecar.gateway.agents import Agents
 from aios_sidecar.gateway.contexts import models as wire
@@ -351,6 +352,40 @@ async def test_an_agent_without_a_context_gets_none_by_being_looked_after(talkin
         await agent.post("/items", {"items": [user("a")]})
         await context.retire()
         assert len((await agent.get("/items"))["items"]) == 1
+
+
+async def test_what_the_spec_says_is_in_force_at_once(talking):
+    async with talking() as agent:
+        (_, served), *_ = agent.served.agents
+        await agent.post("/items", {"items": [user(f"{number} ships") for number in range(10)]})
+        call = {"model": "gpt-4o"}
+        assert (await agent.refused("/window", call))[1] == "InvalidRequest"
+        ordered = ContextOrder.model_validate(
+            {"budget": 300, "strategy": {"type": "fixed"}, "limits": {"items": 5, "pins": 1}, "retention": {"ageSeconds": 3600}}
+        )
+        served.record = served.record.model_copy(update={"context": ordered})
+        answer = wire.WindowAnswer.model_validate(await agent.post("/window", call))
+        assert answer.tokens.budget == 300
+        assert {line.reason for line in answer.receipt.in_} == {"First"}
+        assert (await agent.get(""))["limits"]["items"] == 5
+        await agent.post("/items", {"items": [user("one more")]})
+        assert (await agent.get(""))["items"] <= 5
+        assert (await agent.refused("/pin", {"items": [10, 11]}))[1] == "ContextLimitReached"
+        served.record = served.record.model_copy(update={"context": None})
+        assert (await agent.get(""))["limits"]["items"] == 200_000
+
+
+async def test_what_is_in_a_context_is_told_after_it_was_used(talking):
+    async with talking() as agent:
+        context = next(iter(agent.served.agents))[1].context
+        assert await context.facts() is None
+        await agent.post("/items", {"items": [user("abc"), user("de", session="b")]})
+        facts = await context.facts()
+        assert (facts.items, facts.content_bytes, facts.sessions, facts.first_attempt) == (2, 5, 2, 3)
+        assert facts.last_append.endswith("Z")
+        assert await context.facts() is facts, "nobody used it meanwhile"
+        await agent.post("/erase", {"everything": True})
+        assert (await context.facts()).items == 0
 
 
 async def test_a_directory_that_is_not_ours_yet_is_tried_again(talking, tmp_path):

@@ -206,10 +206,12 @@ async def expand(call: ContextCall) -> Response:
 
 async def window(call: ContextCall) -> Response:
     asked = call.read(wire.WindowCall)
-    if asked.budget is None:
+    ordered = call.context.ordered
+    budget = asked.budget or (ordered.budget if ordered is not None else None)
+    if budget is None:
         raise Problem(ProblemKind.INVALID_REQUEST, "budget must be given: the Agent's spec names none")
-    strategy = asked.strategy or SLIDING
-    request = WindowRequest(asked.budget, asked.model, asked.reserve, strategy, asked.query, asked.session, asked.format)
+    strategy = asked.strategy or (ordered.strategy if ordered is not None else None) or SLIDING
+    request = WindowRequest(budget, asked.model, asked.reserve, strategy, asked.query, asked.session, asked.format)
 
     def work(_: Context) -> Response:
         return Response(json.dumps(call.context.window(request), ensure_ascii=False).encode(), "application/json")

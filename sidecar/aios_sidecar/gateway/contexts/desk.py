@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
+from aios_api.context import AgentContext as ContextOrder
+from aios_api.context import ContextFacts
 from aios_sidecar.context.errors import BudgetTooSmall, Busy, Conflict, ContextError, Damaged, Fenced, LimitReached, NotThere, Unwritable
 from aios_sidecar.context.items import InvalidItem
-from aios_sidecar.context.limits import Limits
 from aios_sidecar.context.receipt import document
 from aios_sidecar.context.scoring import Scorer
 from aios_sidecar.context.store import AgentKey, Context, ContextStore, Receipt, Scope
@@ -21,6 +22,7 @@ from aios_sidecar.context.tokens import Models
 from aios_sidecar.context.tokens.errors import UnknownTokenizer
 from aios_sidecar.context.window import Memory, WindowRequest, build_window
 from aios_sidecar.contracts import AgentIdentity
+from aios_sidecar.gateway.contexts import orders
 from aios_sidecar.gateway.contexts.metrics import ContextMetrics
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 
@@ -132,7 +134,11 @@ class AgentContext:
         self._desk = desk
         self._key = AgentKey(identity.namespace, identity.name, identity.uid)
         self._attempt = identity.attempt
-        self._limits: Limits | None = None
+        self._limits = orders.DEFAULTS
+        self.ordered: ContextOrder | None = None
+        """What the Agent's spec says of it."""
+        self._used = True
+        self._facts: ContextFacts | None = None
         self._context: Context | None = None
         self._turns = asyncio.Semaphore(AT_ONCE)
 
@@ -154,13 +160,31 @@ class AgentContext:
         """As `Context.erase`, in memory too. For work of `do_anyway`."""
         self._desk.forget(self._key.uid)
         receipt = context.erase(scope)
+        self._used = True
         self._desk.forget(self._key.uid)  # a window that was under way has brought it back
         return receipt
 
-    def limit(self, limits: Limits) -> None:
-        """These are in force from the next request on."""
-        if limits != self._limits:
-            self._limits, self._context = limits, None
+    def order(self, ordered: ContextOrder | None) -> None:
+        """This is in force from the next request on."""
+        if ordered != self.ordered:
+            self.ordered, self._limits, self._context = ordered, orders.limits(ordered), None
+
+    async def facts(self) -> ContextFacts | None:
+        """What is in it, as of a moment ago; None when there is nothing, or nothing can be told. Asked again only after it was used."""
+
+        def work() -> ContextFacts | None:
+            if not self._desk.store.holds(self._key):
+                return None
+            return orders.facts(self._desk.store.existing(self._key, self._attempt).describe())
+
+        if self._used:
+            self._used = False
+            try:
+                with self._refusals():
+                    self._facts = await self._desk.run(work)
+            except Problem as problem:
+                log.warning("what is in a context can't be told: %s", problem.detail)
+        return self._facts
 
     async def do(self, work: Callable[[Context], T]) -> T:
         """What `work` returns for the agent's context. Raises Problem."""
@@ -205,6 +229,7 @@ class AgentContext:
             raise Problem(kind, str(error)) from error
 
     def _opened(self) -> Context:
+        self._used = True
         if self._context is None:
             self._context = self._desk.store.context(self._key, self._attempt, self._limits)
         return self._context

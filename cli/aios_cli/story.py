@@ -340,6 +340,8 @@ def _next(f: _Facts) -> Iterator[str]:
     elif state is State.WAITING:
         yield "it starts by itself as soon as there is a place; nobody has to apply it again"
         yield f"sooner: {f.standing.smallest_change}"
+    elif s is not None and s.open and s.waits_for_mute and s.leaving is not None:
+        yield f"it starts by itself when node {s.leaving.node} must have fallen silent: attempt {s.leaving.attempt} may still run there"
     elif s is not None and s.retry_at is not None:
         left = (s.retry_at - f.now).total_seconds()
         yield f"the next attempt begins at {s.retry_at:%H:%M:%S} UTC, in {left:.0f} s"

@@ -210,3 +210,15 @@ def test_who_ran_as_long_as_it_may_is_told_how_it_runs_on():
     assert life.standing.state.value == "stopped"
     assert life.steps[-1].text == "ran for spec.activeDeadlineSeconds, 60 s"
     assert "raise spec.activeDeadlineSeconds" in life.next[1]
+
+
+def test_who_waits_for_a_node_to_fall_silent_is_told_which_attempt_may_still_run_there():
+    agent, runtime = recorded("agents", "researcher"), next(r for r in RECORDED["runtimes"] if r["metadata"]["name"] == "researcher")
+    del agent["status"]["podName"]
+    agent["status"]["leaving"] = {"nodeName": "node-9", "attempt": 0}
+    for each in agent["status"]["conditions"]:
+        if each["type"] == "Ready":
+            each.update(status="False", reason="WaitingForMute", message="attempt 0 may still speak from node node-9")
+    life = told("researcher", agent=agent, runtime=runtime, pods=[], claims=[])
+    assert life.next[0] == "it starts by itself when node node-9 must have fallen silent: attempt 0 may still run there"
+    assert "attempt 0 may still speak from node node-9" in text(life)

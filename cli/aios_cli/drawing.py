@@ -92,6 +92,8 @@ def _gpus(shown: Picture, width: int) -> Iterator[Text]:
             yield _gpu(gpu, model, bar)
             if gpu.used_mebibytes is not None:
                 yield _used(gpu, model, bar)
+            if gpu.health == "Unmonitored":
+                yield Text("     not monitored: its use can't be read, or its errors can't be heard", "bold yellow")
             if gpu.taints:
                 yield Text(f"     takes nobody new: {', '.join(gpu.taints)}", "bold red")
             if gpu.holders:

@@ -41,6 +41,8 @@ class GpuLine:
     fake: bool
     taints: tuple[str, ...]
     """`key=value:effect`; with one of them it takes nobody new."""
+    health: str | None
+    """`Healthy`, `Faulty` or `Unmonitored`; None while its node does not say."""
     mebibytes: int
     holders: tuple[Holder, ...]
 
@@ -192,6 +194,7 @@ def _nodes(slices: Iterable[Raw], claims: Sequence[ClaimView], agents: Iterable[
                 _plain(devices[gpu.device], names.ATTRIBUTE_INDEX),
                 bool(_plain(devices[gpu.device], names.ATTRIBUTE_FAKE)),
                 tuple(_taint(taint) for taint in devices[gpu.device].get("taints") or ()),
+                _plain(devices[gpu.device], names.ATTRIBUTE_HEALTH),
                 gpu.mebibytes,
                 tuple(sorted([*booked[view.pool, gpu.device], *ordered[gpu.uuid]], key=lambda h: (-h.mebibytes, h.namespace, h.name))),
             )
@@ -244,6 +247,7 @@ def _node_json(node: NodeLine) -> dict[str, Any]:
             "index": gpu.index,
             "fake": gpu.fake,
             "taints": list(gpu.taints),
+            "health": gpu.health,
             "capacityBytes": gpu.mebibytes * MIB,
             "bookedBytes": gpu.booked_mebibytes * MIB,
             "usedBytes": _bytes(gpu.used_mebibytes),

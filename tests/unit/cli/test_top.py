@@ -120,6 +120,16 @@ def test_a_gpu_that_takes_nobody_new_says_so():
     (tainted,) = [recorded("slices", RECORDED["slices"][0]["metadata"]["name"])]
     tainted["spec"]["devices"][1]["taints"] = [{"key": "aios.dev/unhealthy", "value": "xid-79", "effect": "NoExecute"}]
     assert "takes nobody new: aios.dev/unhealthy=xid-79:NoExecute" in text(look(slices=[tainted]))
+
+
+@pytest.mark.parametrize("said", [None, "Healthy", "Faulty", "Unmonitored"])
+def test_a_gpu_that_is_not_monitored_says_so(said: str | None) -> None:
+    (shown,) = [recorded("slices", RECORDED["slices"][0]["metadata"]["name"])]
+    if said is not None:
+        shown["spec"]["devices"][1]["attributes"]["health"] = {"string": said}
+    picture = look(slices=[shown])
+    assert ("not monitored" in text(picture)) is (said == "Unmonitored")
+    assert as_json(picture)["nodes"][0]["gpus"][0]["health"] == said
     assert "takes nobody new" not in text(look())
 
 

@@ -34,7 +34,7 @@ def test_what_means_the_same_is_found_without_a_common_word(tmp_path: Path):
     for _ in range(2):
         best, other = scorer.score("dog", reader, known, None)
         assert (best.seq, other.seq) == (2, 1)
-        assert best.parts["meaning"] == pytest.approx(0.35)
+        assert best.parts["meaning"] == pytest.approx(0.2)
         assert sum(best.values) == pytest.approx(best.score)
 
 

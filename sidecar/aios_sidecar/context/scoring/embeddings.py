@@ -16,7 +16,7 @@ from aios_sidecar.context.tokens.errors import UnknownTokenizer
 if TYPE_CHECKING:
     import numpy
 
-SHARE: Final = 0.35
+SHARE: Final = 0.2
 """Of similarity in the mixed score."""
 CANDIDATES: Final = 4096
 """The best so many of the other scorer are weighed anew; in a smaller log that is every item."""

@@ -2,7 +2,7 @@
 small talk hardly ever.
 
 On a public dialogue benchmark a tenth of the history chosen this way holds 2.7 times as much of what was later asked for as the newest
-tenth does (docs/design/0006-context.md). What was asked for before is likely to be asked for again: base-level activation.
+tenth does (docs/design/0007-context.md). What was asked for before is likely to be asked for again: base-level activation.
 """
 
 import re

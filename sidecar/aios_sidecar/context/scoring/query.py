@@ -6,7 +6,7 @@ next to an item that does: so scores spread to neighbours of the same session (`
 the question come up gain (`session`). Names of authors are not looked for as words: who is named in the question is who should speak
 (`speaker`).
 
-The weights were chosen on the train halves of `aiosctl bench context` (docs/design/0006-context.md has the settings that were tried).
+The weights were chosen on the train halves of `aiosctl bench context` (docs/design/0007-context.md has the settings that were tried).
 """
 
 import math
@@ -28,12 +28,12 @@ class Weights:
     """What an item gains of the scores of the items one, two, three places before it."""
     after: tuple[float, ...] = (0.35, 0.2, 0.1)
     """And after it."""
-    vicinity: float = 0.4
+    vicinity: float = 0.2
     """For many words of the question within a few items, scaled to 0…1."""
     vicinity_items: int = 6
     vicinity_decay: float = 0.8
     """Per item of distance."""
-    speaker: float = 0.4
+    speaker: float = 0.55
     """When the question names one author, and this is who speaks."""
     concrete: float = 0.3
     asks: float = 0.05

@@ -103,6 +103,15 @@ class Decision:
         return self.allowed and self.rule is None
 
 
+def _rendered(bindings: Iterable[PolicyBinding], rules: Iterable[PolicyRule]) -> bytes:
+    """Canonical JSON: sorted keys, no spaces, absent fields left out."""
+    whole = {
+        "bindings": [each.model_dump(by_alias=True, exclude_none=True) for each in bindings],
+        "rules": [each.model_dump(by_alias=True, exclude_none=True) for each in rules],
+    }
+    return json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()
+
+
 class EgressPolicy(Model):
     """All that one Agent may reach. Equal digests mean equal policies."""
 
@@ -169,6 +178,10 @@ class EgressPolicy(Model):
     @cached_property
     def _index(self) -> _Index:
         return _Index(self.rules)
+
+
+NOTHING: Final = EgressPolicy.of((), ())
+"""The policy of an Agent that no binding selects; an order without a policy means this one."""
 
 
 class _Index:
@@ -304,12 +317,3 @@ def _compiled(binding: Binding, rule: EgressRule) -> PolicyRule:
 
 def _fit(bindings: Sequence[PolicyBinding], rules: Sequence[PolicyRule]) -> bool:
     return len(bindings) <= MAX_BINDINGS and len(rules) <= MAX_RULES and len(_rendered(bindings, rules)) <= MAX_BYTES
-
-
-def _rendered(bindings: Iterable[PolicyBinding], rules: Iterable[PolicyRule]) -> bytes:
-    """Canonical JSON: sorted keys, no spaces, absent fields left out."""
-    whole = {
-        "bindings": [each.model_dump(by_alias=True, exclude_none=True) for each in bindings],
-        "rules": [each.model_dump(by_alias=True, exclude_none=True) for each in rules],
-    }
-    return json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()

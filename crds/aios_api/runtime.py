@@ -65,7 +65,7 @@ class EgressFacts(Model):
     """What the gateway says of the agent's egress. Counts are of this attempt."""
 
     policy_digest: Annotated[str, Field(max_length=64)] | None = Field(
-        default=None, alias="policyDigest", description="Of the policy that is in force. Absent: none, and nothing is allowed."
+        default=None, alias="policyDigest", description="Of the policy that is in force. Absent: none is loaded, and nothing allowed."
     )
     since: Time | None = Field(default=None, description="When it came into force.")
     denied: Count | None = Field(default=None, description="Connections and requests that were denied.")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aios_api.egress import EgressPolicy
+from aios_api.egress import NOTHING, EgressPolicy
 from aios_kube.errors import Unreachable
 from aios_kube.fake import FakeCluster
 from aios_kube.resources import AGENT_RUNTIMES
@@ -114,8 +114,8 @@ async def test_an_agent_reaches_what_its_order_says_while_it_says_so(directory: 
             await holding.wait()
             assert await asyncio.to_thread(asked, pod, url) == (403, "EgressDenied")
             order(cluster, None)
-            await eventually(lambda: "policyDigest" not in egress_status(cluster))
-            assert await asyncio.to_thread(asked, pod, url) == (503, "PolicyNotLoaded")
+            await eventually(lambda: egress_status(cluster)["policyDigest"] == NOTHING.digest)
+            assert await asyncio.to_thread(asked, pod, url) == (403, "EgressDenied")
             direct = f"import socket; socket.create_connection(({pod.outside4!r}, {port}), 2)"
             assert pod.run(sys.executable, "-c", direct).returncode != 0, "past the gateway there is no way"
 

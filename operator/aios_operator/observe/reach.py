@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 from pydantic import ValidationError
 
 from aios_api import names
-from aios_api.egress import EgressPolicy, read_binding
+from aios_api.egress import NOTHING, EgressPolicy, read_binding
 from aios_operator.decide.exposure import pods_of
 from aios_operator.decide.views import BindingView, EgressFacts, ExposureView, Key, Port
 
@@ -52,8 +52,12 @@ def policy(raw: Any) -> tuple[EgressPolicy | None, str | None]:
 
 
 def facts(raw: Raw | None) -> EgressFacts:
+    """A policy that allows nothing is told as none, as an order has it."""
     raw = raw or {}
-    return EgressFacts(raw.get("policyDigest"), {each["binding"]: each["count"] for each in raw.get("wouldDeny") or ()})
+    digest = raw.get("policyDigest")
+    return EgressFacts(
+        digest if digest != NOTHING.digest else None, {each["binding"]: each["count"] for each in raw.get("wouldDeny") or ()}
+    )
 
 
 def service(raw: Raw) -> ExposureView | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from aios_api.egress import MAX_BINDINGS
 from aios_sidecar.contracts import EgressCounts
 
 Status = dict[str, Any]
@@ -51,7 +52,10 @@ class EgressSeen:
     def count(self, counts: EgressCounts) -> "EgressSeen":
         """The gateway has counted so much since it serves the agent."""
         heard = {each.binding: self.would_deny.get(each.binding, Tally()).hear(each.count) for each in counts.would_deny}
-        return replace(self, denied=self.denied.hear(counts.denied), would_deny={**self.would_deny, **heard})
+        silent = [name for name in self.would_deny if name not in heard]
+        kept = silent[max(0, len(silent) + len(heard) - MAX_BINDINGS) :]  # bindings come and go; an order has no more of them at once
+        would_deny = {**{name: self.would_deny[name] for name in kept}, **heard}
+        return replace(self, denied=self.denied.hear(counts.denied), would_deny=would_deny)
 
     def status(self) -> Status | None:
         """None when there is nothing to say."""

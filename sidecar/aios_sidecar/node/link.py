@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
+from aios_api.egress import NOTHING
 from aios_api.runtime import AgentRuntimeSpec
 from aios_sidecar import handover
 from aios_sidecar.contracts import (
@@ -198,7 +199,7 @@ class GatewayLink:
                 continue  # the gateway goes on with the policy that it has, until it is mute or we know what is in force
             uid, order, listeners = live.state.claim_uid, self._order(live), dict(live.listeners)
             record = live.record(self._settings.node_name, order.context if order is not None else None)
-            policy = order.egress if order is not None else None
+            policy = (order.egress or NOTHING) if order is not None else None
             before, now = sent.get(uid), (record, policy.digest if policy else None, listeners)
             if not listeners or before == now:
                 continue

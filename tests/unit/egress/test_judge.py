@@ -5,10 +5,8 @@ from typing import Any
 import pytest
 
 from aios_api.addresses import Internal
-from aios_api.egress import EgressPolicy, Verdict
+from aios_api.egress import NOTHING, Verdict
 from unit.egress.support import allowing, binding, policy
-
-NOTHING = EgressPolicy.of((), ())
 
 
 @pytest.mark.parametrize(

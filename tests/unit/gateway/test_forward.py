@@ -277,6 +277,8 @@ async def test_in_audit_mode_public_hosts_are_let_through_and_counted_and_inner_
         assert problem(await agent.ask(get("http://nowhere.example.com/")))["reason"] == "NameNotResolved"
         assert agent.last("verdict", "binding") == ("would_deny", None)
         assert agent.egress.would_deny == {"b": 2}
+        agent.allow()
+        assert agent.egress.would_deny == {}, "of a binding that audits no longer nothing is told"
 
 
 async def test_content_goes_up_and_comes_down_whole_in_either_framing(proxying):

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+from aios_api.egress import MAX_BINDINGS
 from aios_sidecar.contracts import EgressCounts, WouldDeny
 from aios_sidecar.node.egress import EgressSeen
 
@@ -23,6 +24,15 @@ def test_a_policy_is_in_force_since_it_was_first_confirmed():
 def test_counts_go_on_when_the_gateway_begins_anew():
     seen = EgressSeen().count(counts(3, x=2)).count(counts(5, x=2, y=1)).count(counts(1))
     assert seen.status() == {"denied": 6, "wouldDeny": [{"binding": "x", "count": 2}, {"binding": "y", "count": 1}]}
+
+
+def test_however_many_bindings_come_and_go_no_more_are_told_than_the_status_takes():
+    seen = EgressSeen()
+    for first in range(0, 200, 50):
+        seen = seen.count(counts(0, **{f"b{number:03}": 1 for number in range(first, first + 50)}))
+    told = [each["binding"] for each in seen.status()["wouldDeny"]]
+    assert len(told) == MAX_BINDINGS
+    assert set(told) >= {f"b{number:03}" for number in range(150, 200)}, "those of which the gateway spoke last"
 
 
 def test_a_new_node_agent_goes_on_from_the_status_of_the_same_claim():

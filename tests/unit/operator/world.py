@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aios_api import names
+from aios_api.egress import NOTHING
 from aios_kube import resources
 from aios_kube.events import EventRecorder
 from aios_kube.fake import Call, FakeCluster
@@ -174,7 +175,7 @@ class World:
                 facts["exposed"] = [{"port": each["port"], "protocol": each["protocol"]} for each in order["spec"].get("expose") or ()]
             if self.gateway_answers:
                 policy = order["spec"].get("egress")
-                facts["egress"] = {"policyDigest": policy["digest"] if policy else None, **self.counted}
+                facts["egress"] = {"policyDigest": policy["digest"] if policy else NOTHING.digest, **self.counted}
             self.cluster.alter(resources.AGENT_RUNTIMES, metadata["labels"][names.LABEL_AGENT], {"status": facts}, where)
             ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}
             self.cluster.alter(resources.PODS, name, {"status": ready}, where)

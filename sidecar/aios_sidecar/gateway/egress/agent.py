@@ -139,7 +139,7 @@ class AgentEgress:
         self.room = Room()
         self.denied = 0
         self.would_deny: Counter[str] = Counter()
-        """By binding, since this agent is served."""
+        """By binding in Audit mode, since it is."""
         self._identity = identity
         self._open: set[Upstream] = set()
         self._judged: dict[tuple[Scheme, str, int], Decision] = {}
@@ -152,6 +152,8 @@ class AgentEgress:
         """This policy is in force, and nothing is open that it forbids. None allows nothing."""
         self.policy = policy
         self._judged.clear()
+        for binding in self.would_deny.keys() - (policy.audit_bindings if policy is not None else ()):
+            del self.would_deny[binding]
         for upstream in list(self._open):
             if not self._still_allowed(upstream):
                 upstream.cut(Ended.PolicyChanged)

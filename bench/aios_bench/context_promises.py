@@ -119,4 +119,4 @@ def _random_strategy(random: Random) -> Strategy:
         first = Tier(name="first", select=TierSelector(roles=["user"]), share=random.randrange(1, 60), strategy="importance")
         second = Tier(name="second", retention=TierRetention(items=random.randrange(1, 20)), max=Extent(percent=random.randrange(1, 101)))
         return Strategy(type="hierarchical", tiers=[first, second], keep=keep)
-    return Strategy(type=kind, keep=keep, retrieve=random.randrange(1, 101))  # type: ignore[arg-type]
+    return Strategy(type=kind, keep=None if kind == "fixed" else keep, retrieve=random.randrange(1, 101))  # type: ignore[arg-type]

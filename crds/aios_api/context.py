@@ -123,7 +123,9 @@ class Tier(Model):
 
 _TIERS = "tiers and preset of the strategy are for the type hierarchical, and it must have exactly one of them"
 _SHARES = "the shares of all tiers must be at most 100 together"
+_KEEP = "keep must not be set for the type fixed: nothing leaves such a window"
 _STRATEGY_RULES = rules(
+    rule("self.type != 'fixed' || !has(self.keep)", _KEEP, path=".keep"),
     rule("self.type == 'hierarchical' ? has(self.tiers) != has(self.preset) : !has(self.tiers) && !has(self.preset)", _TIERS),
     rule("!has(self.tiers) || self.tiers.map(t, has(t.share) ? t.share : 0).sum() <= 100", _SHARES, path=".tiers"),
 )
@@ -164,6 +166,8 @@ class Strategy(Model):
 
     @model_validator(mode="after")
     def _tiers(self) -> Self:
+        if self.type == "fixed" and self.keep is not None:
+            raise ValueError(_KEEP)
         if self.type == "hierarchical":
             if (self.tiers is None) == (self.preset is None):
                 raise ValueError(_TIERS)

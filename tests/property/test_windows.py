@@ -66,7 +66,14 @@ def tiers(draw: st.DrawFn) -> list[Tier]:
 
 
 strategies = st.one_of(
-    st.builds(Strategy, type=kinds, trigger=st.none() | extents, keep=st.none() | extents, retrieve=st.integers(1, 100)),
+    st.builds(Strategy, type=st.just("fixed"), trigger=st.none() | extents, retrieve=st.integers(1, 100)),
+    st.builds(
+        Strategy,
+        type=st.sampled_from(["sliding", "importance"]),
+        trigger=st.none() | extents,
+        keep=st.none() | extents,
+        retrieve=st.integers(1, 100),
+    ),
     st.builds(Strategy, type=st.just("hierarchical"), tiers=tiers(), trigger=st.none() | extents, retrieve=st.integers(1, 100)),
     st.just(Strategy(type="hierarchical", preset="CoreWorkingArchive")),
 )

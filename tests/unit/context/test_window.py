@@ -12,6 +12,8 @@ from aios_sidecar.context.eviction import Plan
 from aios_sidecar.context.items import Accesses, Draft, Item, Kind, Role
 from aios_sidecar.context.memory import DAWN, MemoryReader, numbered
 from aios_sidecar.context.receipt import document
+from aios_sidecar.context.sqlite.store import SqliteStore
+from aios_sidecar.context.store import AgentKey
 from aios_sidecar.context.tokens import Models
 from aios_sidecar.context.tokens.files import load
 from aios_sidecar.context.window import Memory, Window, WindowRequest, build_window
@@ -215,6 +217,27 @@ def test_a_question_stays_within_the_session_that_is_named():
     items = numbered([said("Biscuit is my dog.", session="ben"), *TALK])
     assert recalled(show(items, 300, query="Who is Biscuit?"))[0] == 1
     assert 1 not in recalled(show(items, 300, query="Who is Biscuit?", session="main"))
+
+
+def test_a_fork_shows_what_it_began_with_and_then_its_own(tmp_path):
+    store = SqliteStore(tmp_path / "contexts")
+    try:
+        context = store.context(AgentKey("team", "coder", "u"), attempt=1)
+        call = Draft(Role.ASSISTANT, ({"type": "tool_call", "name": "find", "arguments": {}},), Kind.TOOL_CALL, call_id="a")
+        context.append([said("Hello."), call])
+        memory, request = Memory(), WindowRequest(500, "gpt-4o", session="fork", format="openai")
+
+        def shown() -> list[int]:
+            with context.reading() as reader:
+                return seqs(build_window(reader, request, memory, NOW, MODELS))
+
+        assert shown() == []
+        context.fork(2, "fork")
+        context.append([said("Not of the fork.")])
+        context.append([Draft(Role.TOOL, "found", Kind.TOOL_RESULT, "fork", call_id="a"), said("And?", session="fork")])
+        assert shown() == [1, 2, 4, 5]
+    finally:
+        store.close()
 
 
 def test_a_summary_makes_way_for_what_it_stands_for():

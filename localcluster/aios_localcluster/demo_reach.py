@@ -14,7 +14,7 @@ import yaml
 from aios_localcluster.cluster import LocalCluster
 from aios_localcluster.kubeaios import ROOT, kubectl
 
-REACH = ROOT / "examples" / "quickstart" / "reach"
+REACH = ROOT / "examples" / "reach"
 SPACE, AGENT, BINDING = "research", "scribe", "models"
 MODEL, ELSEWHERE = "http://model.models.svc.cluster.local", "http://paste.example.com"
 IN_FORCE_SECONDS = 30
@@ -24,7 +24,7 @@ Show = Callable[[str, str, str], None]
 
 
 def tour(cluster: LocalCluster, show: Show) -> None:
-    """Applies `examples/quickstart/reach` and prints what the agent then reaches."""
+    """Applies `examples/reach` and prints what the agent then reaches."""
     kubectl(cluster, "apply", "-f", str(REACH))
     kubectl(cluster, "-n", "models", "rollout", "status", "deployment/model", "--timeout=90s")
     _in_force(cluster)

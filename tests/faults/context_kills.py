@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aios_sidecar.context.items import Draft, Role
+from aios_sidecar.context.sqlite.move import Destination, Source, move
 from aios_sidecar.context.sqlite.store import FILE, SqliteStore
 from aios_sidecar.context.store import AgentKey, Scope
 from faults.stepping import killed_before
@@ -117,7 +118,53 @@ def raw(root: Path) -> bytes:
     return b"".join(path.read_bytes() for path in root.rglob("*") if path.is_file())
 
 
-SCENARIOS = {"appends": (lambda root: None, appends, check_appends), "erasure": (before_erasure, erasure, check_erasure)}
+def moving(root: Path, tell: Tell) -> None:
+    here, there = SqliteStore(root / "here"), SqliteStore(root / "there")
+    context = here.context(KEY, 1)
+    for batch in BATCHES[:3]:
+        context.append(said(batch), key=batch)
+        tell(batch)
+    source, destination = Source(here, KEY, 2), Destination(there, KEY, 2)
+    snapshot = source.snapshot(root / "copy.db")
+    destination.receive(snapshot.path, snapshot.digest)
+    context.append(said(BATCHES[3]), key=BATCHES[3])
+    tell(BATCHES[3])
+    source.hand_over()
+    destination.complete(source.tail(snapshot))
+    source.release()
+    there.context(KEY, 2).append(said("i"), key="i")
+    tell("i")
+    here.close()
+    there.close()
+
+
+def check_moving(root: Path, told: list[str]) -> str | None:
+    """Who was cut off moves anew, from the beginning; then the agent appends all of it again."""
+    here, there = SqliteStore(root / "here"), SqliteStore(root / "there")
+    (root / "through").mkdir(parents=True, exist_ok=True)
+    try:
+        if not Destination(there, KEY, 2).completed() and not here.holds(KEY):
+            here.context(KEY, 1)  # killed before there was anything
+        move(Source(here, KEY, 2), Destination(there, KEY, 2), root / "through")
+        if here.holds(KEY):
+            return "the source still has it"
+        if not kept(there).startswith("".join(told)):
+            return f"acknowledged {''.join(told)}, kept {kept(there)}"
+        for batch in (*BATCHES, "i"):
+            there.context(KEY, 2).append(said(batch), key=batch)
+        if kept(there) != "".join(BATCHES) + "i":
+            return f"doubled or lost: {kept(there)}"
+    finally:
+        here.close()
+        there.close()
+    return None
+
+
+SCENARIOS = {
+    "appends": (lambda root: None, appends, check_appends),
+    "erasure": (before_erasure, erasure, check_erasure),
+    "moving": (lambda root: None, moving, check_moving),
+}
 
 
 def main(scenario: str, folder: Path) -> None:

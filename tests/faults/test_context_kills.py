@@ -11,10 +11,11 @@ import pytest
 from faults.stepping import CHANGES
 
 TESTS = Path(__file__).parents[1]
+SCENARIOS = [("appends", ["ab", "c", "defg", "h"]), ("erasure", ["3"]), ("moving", ["ab", "c", "defg", "h", "i"])]
 
 
 @pytest.mark.skipif(not CHANGES, reason="the numbers of system calls are known for x86_64 and aarch64 only")
-@pytest.mark.parametrize(("scenario", "told"), [("appends", ["ab", "c", "defg", "h"]), ("erasure", ["3"])])
+@pytest.mark.parametrize(("scenario", "told"), SCENARIOS)
 def test_killed_at_every_write_exactly_what_was_acknowledged_is_there(tmp_path, scenario, told):
     run = subprocess.run(
         [sys.executable, "-m", "faults.context_kills", scenario, str(tmp_path)],

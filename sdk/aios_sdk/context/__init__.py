@@ -12,7 +12,7 @@
 
 from aios_sdk.context.clients import AsyncContext, Context
 from aios_sdk.context.items import Item, NewItem, assistant, note, observation, summary, system, tool_call, tool_result, user
-from aios_sdk.context.results import Appended, DescribedItem, Description, ErasureReceipt, Found, Page, Session, Window
+from aios_sdk.context.results import Appended, DescribedItem, Description, ErasureReceipt, Found, Page, Session, Snapshot, Window
 
 __all__ = [
     "Appended",
@@ -26,6 +26,7 @@ __all__ = [
     "NewItem",
     "Page",
     "Session",
+    "Snapshot",
     "Window",
     "assistant",
     "note",

@@ -98,5 +98,9 @@ def erase(**scope: Any) -> Call[results.ErasureReceipt]:
     return Call("POST", "/v1/context/erase", results.ErasureReceipt.read, _given(**scope))
 
 
+def snapshot() -> Call[results.Snapshot]:
+    return Call("POST", "/v1/context/snapshot", results.Snapshot.read)
+
+
 def describe() -> Call[results.Description]:
     return Call("GET", "/v1/context", results.Description.read)

@@ -133,6 +133,10 @@ class Context:
         """What is named (exactly one way) and all that was made from it is in no file any more."""
         return self._do(calls.erase(items=items, session=session, author=author, label=label, everything=everything))
 
+    def snapshot(self) -> results.Snapshot:
+        """A copy of the context is kept on the node; the newest few of them stay."""
+        return self._do(calls.snapshot())
+
     def describe(self) -> results.Description:
         """What the context holds now."""
         return self._do(calls.describe())
@@ -250,6 +254,10 @@ class AsyncContext:
     ) -> results.ErasureReceipt:
         """As `Context.erase`."""
         return await self._do(calls.erase(items=items, session=session, author=author, label=label, everything=everything))
+
+    async def snapshot(self) -> results.Snapshot:
+        """As `Context.snapshot`."""
+        return await self._do(calls.snapshot())
 
     async def describe(self) -> results.Description:
         """As `Context.describe`."""

@@ -131,6 +131,20 @@ class ErasureReceipt:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A copy of the context on the node: its name, the SHA-256 of its bytes, the item that its log ends with."""
+
+    file: str
+    digest: str
+    last_seq: int
+    file_bytes: int
+
+    @classmethod
+    def read(cls, part: Part) -> Self:
+        return cls(part.text("file"), part.text("digest"), part.whole("lastSeq"), part.whole("fileBytes"))
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     """What the context holds now."""
 

@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from aios_sidecar.context.errors import ContextError
@@ -61,6 +62,18 @@ class Description:
     fence: int
     """The attempt that may write; an earlier one is refused."""
     limits: Limits
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of a context as one file."""
+
+    path: Path
+    digest: str
+    """SHA-256 of its bytes."""
+    last_seq: int
+    """The log ended with this item."""
+    file_bytes: int
 
 
 @dataclass(frozen=True)
@@ -142,6 +155,9 @@ class Context(Protocol):
 
     def erase(self, scope: Scope) -> Receipt:
         """What `scope` names, and all that was derived from it, is in no file of this context any more."""
+
+    def snapshot(self) -> Snapshot:
+        """A copy of the context as one file is kept beside it. The newest few stay, and none through an erasure."""
 
     def retire(self) -> int:
         """What is too old or too much by the limits is gone; how many items went now. Every append does a part of it."""

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from aios_sidecar.context.errors import Conflict, Fenced, LimitReached, NotThere
+from aios_sidecar.context.errors import Conflict, Fenced, LimitReached, NotThere, Unwritable
 from aios_sidecar.context.items import ACCESS_TIMES, NAME, Accesses, Draft, InvalidItem, Item, Usage, size_bytes
 from aios_sidecar.context.limits import Limits, Old, Total, excess, going
 from aios_sidecar.context.memory import MemoryReader
 from aios_sidecar.context.prepared import Batch, prepare
 from aios_sidecar.context.reader import Reader
-from aios_sidecar.context.store import AgentKey, Appended, Description, Receipt, Scope, ranges
+from aios_sidecar.context.store import AgentKey, Appended, Description, Receipt, Scope, Snapshot, ranges
 
 T = TypeVar("T")
 
@@ -162,12 +162,16 @@ class VolatileContext:
             for seq in seqs:
                 del log.items[seq]
             log.erased |= seqs
-            log.keys.clear()
+            for key in [key for key, (_, at) in log.keys.items() if not seqs.isdisjoint(range(at.first, at.last + 1))]:
+                del log.keys[key]
             log.state.clear()
             if scope.everything:
                 log.usage.clear()
                 log.forks.clear()
             return Receipt(self._clock(), len(seqs), ranges(seqs), {"items": len(named), "derived": len(seqs) - len(named)})
+
+    def snapshot(self) -> Snapshot:
+        raise Unwritable("a context in memory has no file to be copied")
 
     def retire(self) -> int:
         with self._writing() as log:

@@ -265,6 +265,15 @@ def test_a_summary_that_comes_after_the_erasure_of_its_source_is_refused(store):
     assert context.append([Draft(Role.ASSISTANT, "open", Kind.SUMMARY, derived_from=(2,))]) == Appended(3, 3)
 
 
+def test_an_erasure_forgets_the_keys_of_what_was_erased_and_no_others(store):
+    context = store.context(KEY, 1)
+    context.append(said("a", "b"), key="erased")
+    context.append(said("c"), key="kept")
+    context.erase(Scope(items=(2,)))
+    assert context.append(said("c"), key="kept") == Appended(3, 3, replayed=True)
+    assert context.append(said("a", "b"), key="erased") == Appended(4, 5)
+
+
 def test_an_erasure_names_exactly_one_scope():
     for given in ({}, {"session": "a", "author": "b"}, {"items": (1,), "everything": True}):
         with pytest.raises(ContextError, match="exactly one"):

@@ -1,6 +1,7 @@
 """What an agent may ask of its context, over its own listeners."""
 
 import asyncio
+import hashlib
 import json
 import time
 from contextlib import asynccontextmanager
@@ -200,6 +201,17 @@ async def test_after_an_erasure_no_window_has_what_was_erased(talking):
         answer = await agent.post("/window", call)
         assert "sesquipedalian" not in json.dumps(answer)
         assert "another word" in json.dumps(answer)
+
+
+async def test_a_snapshot_is_kept_on_the_node_until_something_is_erased(talking, tmp_path):
+    async with talking() as agent:
+        await agent.post("/items", {"items": [user("a"), user("b")]})
+        taken = await agent.post("/snapshot", b"")
+        (path,) = tmp_path.rglob("snapshots/*.db")
+        assert (taken["file"], taken["lastSeq"], taken["fileBytes"]) == (path.name, 2, path.stat().st_size)
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == taken["digest"]
+        assert (await agent.post("/erase", {"items": [1]}))["places"]["snapshots"] == 1
+        assert not path.exists()
 
 
 async def test_usage_is_reported(talking):

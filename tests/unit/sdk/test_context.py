@@ -59,6 +59,7 @@ def test_what_is_appended_is_read_found_and_shown(environment):
         context.fork(4, "other")
         assert [(session.name, session.items) for session in context.sessions()] == [("main", 6), ("other", 0)]
         assert [item.seq for item in context.read(session="other")] == [1, 2, 3, 4]
+        assert context.snapshot().last_seq == 6
         context.report_usage(model="local", messages=3, content_bytes={"message": 300}, tokens=99)
         receipt = context.erase(author="ann")
         assert (receipt.items, receipt.seqs) == (2, "1,6")
@@ -82,6 +83,7 @@ async def test_the_same_in_asyncio(environment):
         assert (await context.search("ships", limit=5))[0].score > 0
         assert (await context.window(model="gpt-4o", budget=1000, format="anthropic")).tokens <= 1000
         await context.unpin(1)
+        assert (await context.snapshot()).last_seq == 21
         assert (await context.erase(items=[1])).items == 2
         assert (await context.describe()).items == 19
 

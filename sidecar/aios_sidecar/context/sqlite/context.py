@@ -2,24 +2,29 @@
 
 import contextlib
 import functools
+import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
 
-from aios_sidecar.context.errors import Damaged, Unwritable
+from aios_sidecar.context.errors import Conflict, Damaged, Unwritable
 from aios_sidecar.context.items import Draft, Usage, utc
 from aios_sidecar.context.limits import Limits
 from aios_sidecar.context.prepared import prepare
 from aios_sidecar.context.reader import Reader
-from aios_sidecar.context.sqlite.erasure import erase
-from aios_sidecar.context.sqlite.file import OpenFile
+from aios_sidecar.context.sqlite import copies
+from aios_sidecar.context.sqlite.erasure import SNAPSHOTS, erase
+from aios_sidecar.context.sqlite.file import OpenFile, refusals
 from aios_sidecar.context.sqlite.queue import Work
 from aios_sidecar.context.sqlite.writes import Writes
-from aios_sidecar.context.store import AgentKey, Appended, Description, Receipt, Scope
+from aios_sidecar.context.store import AgentKey, Appended, Description, Receipt, Scope, Snapshot
 
 T = TypeVar("T")
+SNAPSHOTS_KEPT: Final = 3
 
 
 class Files(Protocol):
@@ -27,6 +32,9 @@ class Files(Protocol):
 
     def use(self, holder: "Holder") -> contextlib.AbstractContextManager[OpenFile]:
         """The agent's file, open until the end. What is raised inside passes through here."""
+
+    def folder(self, uid: str) -> Path:
+        """Where the agent's files are."""
 
     def begin_anew(self, holder: "Holder", attempt: int) -> int:
         """Nothing is left of what the agent had, and an empty file is there; how many files went."""
@@ -97,6 +105,50 @@ class SqliteContext:
             if not scope.everything:
                 raise
             return Receipt(datetime.now(UTC), 0, "", {"damaged": self._files.begin_anew(self._holder, self.attempt)})
+
+    def snapshot(self) -> Snapshot:
+        """See `Context.snapshot`. `SNAPSHOTS_KEPT` stay."""
+        folder = self._files.folder(self._holder.key.uid) / SNAPSHOTS
+        with refusals(folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            made = self.copy_to(folder / "new.db")
+            kept = made.path.rename(folder / f"{made.last_seq}-{made.digest}.db")
+            for old in sorted(folder.glob("*-*.db"), key=lambda path: path.stat().st_mtime_ns)[:-SNAPSHOTS_KEPT]:
+                old.unlink()
+        return replace(made, path=kept)
+
+    def copy_to(self, path: Path) -> Snapshot:
+        """A copy is at `path`, durably, as of one moment."""
+
+        def act(base: sqlite3.Connection) -> Snapshot:
+            digest = copies.write(base, path)
+            return Snapshot(path, digest, file.totals.last_seq, path.stat().st_size)
+
+        with self._files.use(self._holder) as file:
+            return file.alone(act)
+
+    def hand_over(self) -> None:
+        """Attempts before this one may not write any more, nor may this one here: it begins elsewhere."""
+
+        def apply(writes: Writes) -> None:
+            if writes.totals.fence > self.attempt:
+                writes.require_attempt(self.attempt)
+            writes.hand_over(self.attempt)
+
+        with self._files.use(self._holder) as file:
+            file.queue.do(Work(apply, durable=True))
+
+    def tail(self, after: int) -> copies.Tail:
+        """See `copies.tail`. Raises Conflict unless the context was handed over to this attempt."""
+        with self._files.use(self._holder) as file:
+            if not (file.totals.moved and file.totals.fence == self.attempt):
+                raise Conflict("a context must be handed over before its tail is taken: more could come")
+            return file.alone(lambda base: copies.tail(base, after))
+
+    def is_written_by(self, attempt: int) -> bool:
+        """Whether this attempt or a later one writes it, here."""
+        with self._files.use(self._holder) as file:
+            return file.totals.fence >= attempt and not file.totals.moved
 
     def retire(self) -> int:
         with self._files.use(self._holder) as file:

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from aios_sidecar.context.errors import Busy, ContextError, Damaged
+from aios_sidecar.context.errors import Busy, Conflict, ContextError, Damaged
 from aios_sidecar.context.items import microseconds
 from aios_sidecar.context.limits import Limits
-from aios_sidecar.context.sqlite import schema
+from aios_sidecar.context.sqlite import copies, schema
 from aios_sidecar.context.sqlite.context import Holder, SqliteContext
 from aios_sidecar.context.sqlite.erasure import DAMAGED
 from aios_sidecar.context.sqlite.file import OpenFile, refusals, with_log
@@ -96,7 +96,60 @@ class SqliteStore:
             return holder
 
     def holds(self, key: AgentKey) -> bool:
-        return (self.folder(key.uid) / IDENTITY).exists()
+        folder = self.folder(key.uid)
+        return (folder / FILE).exists() or (folder / IDENTITY).exists()
+
+    def restore(self, key: AgentKey, attempt: int, path: Path, digest: str) -> SqliteContext:
+        """The agent's context is what the snapshot at `path` has. Raises Conflict when its bytes are not those of `digest`, or when there
+        is a context that is not damaged and not empty: what is there is not thrown away."""
+        holder = self._holder(key, None)
+        folder = self.folder(key.uid)
+        with holder.opening, refusals(folder):
+            if (folder / FILE).exists():
+                with self._used(holder, attempt) as file:
+                    if file.totals.last_seq:
+                        raise Conflict("there is a context already: erase everything before a snapshot is restored")
+            self._close(holder)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            copies.install(path, folder / NEW, digest)
+            self._put(key, folder / NEW)
+        return self.context(key, attempt)
+
+    def adopt(self, key: AgentKey, incoming: Path) -> None:
+        """The file `incoming`, in the agent's folder, is its context. Raises Conflict when there is one that was not handed over."""
+        holder = self._holder(key, None)
+        with holder.opening, refusals(incoming):
+            if (self.folder(key.uid) / FILE).exists():
+                with self._used(holder, 1) as file:
+                    if file.totals.last_seq and not file.totals.moved:
+                        raise Conflict("there is another context of this agent here, which was not handed over")
+            self._close(holder)
+            self._put(key, incoming)
+
+    def _put(self, key: AgentKey, new: Path) -> None:
+        """`new` is the agent's file; what was there is gone. Its own log must be empty."""
+        path = self.folder(key.uid) / FILE
+        for old in with_log(path)[1:]:
+            old.unlink(missing_ok=True)
+        new.rename(path)
+        _write_durably(path.with_name(IDENTITY), json.dumps(key._asdict()))
+        _sync(self._root)
+
+    def remove(self, key: AgentKey, *, handed_over_to: int | None = None) -> int:
+        """Nothing of the agent is here any more; how many files went. With `handed_over_to`, only what was handed over to that attempt:
+        raises Conflict else."""
+        holder, folder = self._holder(key, None), self.folder(key.uid)
+        with holder.opening, refusals(folder):
+            if not folder.exists():
+                return 0
+            if handed_over_to is not None and (folder / FILE).exists():
+                with self._used(holder, 1) as file:
+                    if not (file.totals.moved and file.totals.fence == handed_over_to):
+                        raise Conflict(f"the context must be handed over to attempt {handed_over_to} before it is removed")
+            self._close(holder)
+            count = _remove(folder)
+            _sync(self._root)
+            return count
 
     def folder(self, uid: str) -> Path:
         """Where the agent's files are."""
@@ -119,8 +172,7 @@ class SqliteStore:
         """See `Files.begin_anew`."""
         folder = self.folder(holder.key.uid)
         with holder.opening, refusals(folder):
-            count = sum(1 for path in folder.rglob("*") if path.is_file())
-            shutil.rmtree(folder)
+            count = _remove(folder)
             with self._used(holder, attempt):
                 return count
 
@@ -173,8 +225,8 @@ class SqliteStore:
         with refusals(path):
             folder.mkdir(mode=0o700, exist_ok=True)
             if not path.exists():
-                for old in with_log(folder / NEW):
-                    old.unlink(missing_ok=True)
+                for old in (*with_log(folder / NEW), *with_log(path)):
+                    old.unlink(missing_ok=True)  # a log that a removal left would be read as this file's
                 schema.create(folder / NEW, Totals(fence=attempt, first_attempt=attempt).encode())
                 (folder / NEW).rename(path)
             _write_durably(identity, json.dumps(holder.key._asdict()))
@@ -225,6 +277,14 @@ class SqliteStore:
                 self._open.pop(holder.key.uid, None)
             if file is not None:
                 file.close()
+
+
+def _remove(folder: Path) -> int:
+    """The folder is gone; how many files went. What a crash leaves of it is not a context whose file is missed."""
+    count = sum(1 for path in folder.rglob("*") if path.is_file())
+    (folder / IDENTITY).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+    return count
 
 
 def _write_durably(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from aios_sidecar.context.items import Kind
 from aios_sidecar.context.limits import Total
 from aios_sidecar.context.sqlite.rows import KINDS
 
-_NUMBERS: Final = ("last_seq", "last_time", "indexed", "pinned", "pinned_bytes", "erased", "retired", "fence", "first_attempt")
+_NUMBERS: Final = ("last_seq", "last_time", "indexed", "pinned", "pinned_bytes", "erased", "retired", "fence", "first_attempt", "moved")
 
 
 @dataclass
@@ -38,6 +38,8 @@ class Totals:
     retired: int = 0
     fence: int = 0
     first_attempt: int = 0
+    moved: int = 0
+    """1 when it was handed over to the attempt `fence`, which writes on another node."""
     kinds: list[Total] = field(default_factory=lambda: [Total()] * len(KINDS))
     items: int = 0
     content_bytes: int = 0

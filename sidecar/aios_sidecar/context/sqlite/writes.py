@@ -47,12 +47,20 @@ class Writes:
 
     def require_attempt(self, attempt: int) -> None:
         """This attempt of the agent may write. Raises Fenced."""
+        if attempt == self.totals.fence and self.totals.moved:
+            raise Fenced(f"the context was handed over: attempt {attempt} writes it on another node")
         if attempt < self.totals.fence:
             raise Fenced(f"attempt {self.totals.fence} of this agent writes its context, or will; attempt {attempt} may not any more")
 
     def raise_fence(self, attempt: int) -> None:
         """Attempts before this one may not write any more."""
         self.totals.fence = max(self.totals.fence, attempt)
+        self.totals.moved = 0
+
+    def hand_over(self, attempt: int) -> None:
+        """This attempt begins elsewhere: none before it writes here any more, nor does it itself."""
+        self.totals.fence = attempt
+        self.totals.moved = 1
 
     def append(self, batch: Batch) -> Appended:
         if batch.key is not None and (before := self._appended(batch.key, batch.digest)):

@@ -252,6 +252,10 @@ fork = _saying(wire.Fork, lambda context, asked: context.fork(asked.at, asked.in
 report = _saying(wire.UsageReport, lambda context, asked: context.report(asked.usage(datetime.now(UTC))))
 
 
+async def snapshot(call: ContextCall) -> Response:
+    return await _told(call, lambda context: wire.SnapshotTaken.of(context.snapshot()))
+
+
 async def erase(call: ContextCall) -> Response:
     asked = call.read(wire.Erase)
     return await call.context.do_anyway(lambda context: _json(wire.ErasureReceipt.of(call.context.erase(context, asked.scope()))))
@@ -294,5 +298,6 @@ ROUTES: Final = (
     ContextRoute("GET", "/v1/context/sessions", "context_sessions", sessions, "The sessions.", result=wire.Sessions),
     ContextRoute("POST", "/v1/context/fork", "context_fork", fork, "Begin a session as another one did, up to an item.", wire.Fork),
     ContextRoute("POST", "/v1/context/usage", "context_usage", report, "Report what a provider counted for a window.", wire.UsageReport),
+    ContextRoute("POST", "/v1/context/snapshot", "context_snapshot", snapshot, "Keep a copy of the context.", result=wire.SnapshotTaken),
     ContextRoute("POST", "/v1/context/erase", "context_erase", erase, "Erase, with a receipt.", wire.Erase, None, wire.ErasureReceipt),
 )

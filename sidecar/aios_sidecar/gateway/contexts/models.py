@@ -9,7 +9,7 @@ from pydantic.alias_generators import to_camel
 from aios_api.context import Strategy
 from aios_sidecar.context.items import Content, Draft, Item, Kind, Role, Usage
 from aios_sidecar.context.reader import Session
-from aios_sidecar.context.store import Appended, Description, Receipt, Scope
+from aios_sidecar.context.store import Appended, Description, Receipt, Scope, Snapshot
 
 Seq = Annotated[int, Field(ge=1, le=2**53, description="The number of an item.")]
 Seqs = Annotated[list[Seq], Field(min_length=1, max_length=1000)]
@@ -346,6 +346,21 @@ class WindowAnswer(Wire):
     prefix: WindowPrefix
     receipt: WindowReceipt
     last_seq: int
+
+
+class SnapshotTaken(Wire):
+    """A copy of the context as one file, on the node. Those who run the cluster can fetch and restore it."""
+
+    file: str = Field(description="Its name in the folder of the context.")
+    digest: str = Field(description="SHA-256 of its bytes.")
+    last_seq: int = Field(description="The log ended with this item.")
+    file_bytes: int
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> "SnapshotTaken":
+        return cls.model_construct(
+            file=snapshot.path.name, digest=snapshot.digest, last_seq=snapshot.last_seq, file_bytes=snapshot.file_bytes
+        )
 
 
 class ContextLimits(Wire):

@@ -155,7 +155,7 @@ class Strategy(Model):
     )
     preset: Literal["CoreWorkingArchive"] | None = Field(
         default=None,
-        description="CoreWorkingArchive: core (system items, the first; 10 percent), working (the newest; 60 percent), "
+        description="CoreWorkingArchive: core (system items, the first; at most 50 percent), working (the newest; 60 percent), "
         "archive (the most important of the rest).",
     )
     tiers: Annotated[list[Tier], Field(min_length=1, max_length=8)] | None = Field(

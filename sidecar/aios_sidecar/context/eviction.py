@@ -6,9 +6,10 @@ window evicts anew.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 from aios_api.context import Strategy, Tier
@@ -46,9 +47,13 @@ class Plan:
     """The others that are in the window, ascending; calls that wait for their result among them."""
     until: datetime | None = None
     """When the first item leaves its tier by age; then the plan is made anew."""
+    tiers: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """Which of them each tier took, where there are tiers: said in receipts."""
 
     def encode(self) -> str:
         document: dict[str, Any] = {"upto": self.upto, "runs": runs(self.kept)}
+        if self.tiers:
+            document["tiers"] = {name: runs(seqs) for name, seqs in self.tiers}
         if self.until is not None:
             document["until"] = self.until.isoformat()
         return json.dumps(document, separators=(",", ":"))
@@ -60,11 +65,23 @@ class Plan:
             return None
         try:
             document = json.loads(kept)
-            seqs = tuple(seq for first, last in document["runs"] for seq in range(int(first), int(last) + 1))
             until = document.get("until")
-            return cls(int(document["upto"]), seqs, None if until is None else datetime.fromisoformat(until))
-        except (ValueError, KeyError, TypeError):
+            tiers = tuple((str(name), _numbers(ranges)) for name, ranges in document.get("tiers", {}).items())
+            end = None if until is None else datetime.fromisoformat(until)
+            return cls(int(document["upto"]), _numbers(document["runs"]), end, tiers)
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
+
+    def tier_of(self, seq: int) -> str | None:
+        return self._tier_by_seq.get(seq)
+
+    @cached_property
+    def _tier_by_seq(self) -> Mapping[int, str]:
+        return {seq: name for name, seqs in self.tiers for seq in seqs}
+
+
+def _numbers(ranges: Iterable[tuple[int, int]]) -> tuple[int, ...]:
+    return tuple(seq for first, last in ranges for seq in range(int(first), int(last) + 1))
 
 
 def runs(seqs: Iterable[int]) -> list[tuple[int, int]]:
@@ -197,12 +214,17 @@ def _continue(scene: Scene, plan: Plan, before: Shown | None, trigger: Room, pin
     else:
         items = [*(_read_kept(scene, plan) if begun is None else begun.items), *new]
         shown, left = _showable(scene, scene.units(items), pinned)
-        taken = [Verdict(each, Reason.KEPT if each.unit.items[0].seq <= plan.upto else Reason.NEW) for each in shown]
+        taken = [_verdict(plan, each) for each in shown]
         tokens = sum(each.cost for each in shown)
     if tokens > trigger.tokens or (trigger.items is not None and sum(len(each.candidate.unit.items) for each in taken) > trigger.items):
         return None
     shown_now = Shown(plan, last, gone, pinned, items, taken, left, tokens)
     return Base(Chosen(taken, left), shown=shown_now, looked_from=plan.upto + 1)
+
+
+def _verdict(plan: Plan, each: Candidate) -> Verdict:
+    first = each.unit.items[0].seq
+    return Verdict(each, Reason.NEW) if first > plan.upto else Verdict(each, Reason.KEPT, plan.tier_of(first))
 
 
 def _newer(scene: Scene, upto: int, last: int, trigger: Room) -> Sequence[Item] | None:
@@ -247,7 +269,7 @@ def _evict(scene: Scene, strategy: Strategy, plan: Plan | None, trigger: Room, m
     upto = scene.reader.last_seq()
     if not read.items:
         return Base(chosen)  # without a plan: an empty session may become a fork, which begins with older items
-    made = Plan(upto, tuple(kept), _until(tiers, chosen))
+    made = Plan(upto, tuple(kept), _until(tiers, chosen), _by_tier(chosen))
     looked_from = 1 if read.complete or not read.items else read.items[0].seq
     return Base(chosen, None if made == plan else made, looked_from=looked_from)
 
@@ -266,6 +288,14 @@ def _tiers(strategy: Strategy) -> Sequence[Tier] | None:
     if strategy.preset is not None:
         return PRESETS[strategy.preset]
     return strategy.tiers
+
+
+def _by_tier(chosen: Chosen) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    found: dict[str, list[int]] = {}
+    for each in chosen.taken:
+        if each.tier is not None:
+            found.setdefault(each.tier, []).extend(item.seq for item in each.candidate.unit.items)
+    return tuple((name, tuple(sorted(seqs))) for name, seqs in found.items())
 
 
 def _until(tiers: Sequence[Tier] | None, chosen: Chosen) -> datetime | None:

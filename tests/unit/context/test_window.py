@@ -142,6 +142,15 @@ def test_the_preset_is_core_working_archive():
     assert {verdict.tier for verdict in window.verdicts} == {"core", "working", "archive"}
 
 
+def test_a_receipt_names_the_tier_also_later():
+    items, memory = numbered([Draft(Role.SYSTEM, "Be brief."), *TALK, said("And now?")]), Memory()
+    strategy = Strategy(type="hierarchical", preset="CoreWorkingArchive")
+    before, after = (show(items[:upto], memory=memory, strategy=strategy) for upto in (len(items) - 1, len(items)))
+    tiers = {verdict.candidate.unit.first: verdict.tier for verdict in before.verdicts}
+    assert {verdict.candidate.unit.first: verdict.tier for verdict in after.verdicts} == {**tiers, len(items): None}
+    assert [verdict.reason.value for verdict in after.verdicts] == ["Kept"] * len(tiers) + ["New"]
+
+
 def test_a_tier_leaves_what_a_later_one_is_promised():
     note = Draft(Role.ASSISTANT, "Remember the milk, it is important to Anna.", Kind.NOTE)
     greedy = Tier(name="all", select=TierSelector(kinds=["message"]))
@@ -303,5 +312,5 @@ def test_a_plan_that_can_not_be_read_is_made_anew(kept: str | None):
 
 
 def test_a_plan_comes_back_as_it_was_kept():
-    plan = Plan(9, (1, 2, 3, 7, 9), NOW)
+    plan = Plan(9, (1, 2, 3, 7, 9), NOW, (("core", (1, 7)), ("rest", (2, 3, 9))))
     assert Plan.decode(plan.encode()) == plan

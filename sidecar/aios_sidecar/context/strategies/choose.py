@@ -106,7 +106,7 @@ Importance = Callable[[Unit], float]
 def choose(kind: str, candidates: Sequence[Candidate], room: Room, importance: Importance, tier: str | None = None) -> Chosen:
     """What `kind` (fixed, sliding, importance) takes of `candidates`, which are in the order of the log. `room` is what is left
     afterwards."""
-    chosen = Chosen()
+    chosen, whole = Chosen(), Room(room.tokens, room.items)
     if kind == "importance":
         scores: Mapping[int, float] = {each.unit.first: importance(each.unit) for each in candidates}
         for each in sorted(candidates, key=lambda each: (-scores[each.unit.first], -each.unit.first)):
@@ -115,9 +115,8 @@ def choose(kind: str, candidates: Sequence[Candidate], room: Room, importance: I
                 room.take(each)
                 chosen.taken.append(Verdict(each, Reason.IMPORTANT, tier, score))
             else:
-                chosen.left.append(Verdict(each, Reason.NO_ROOM, tier, score))
+                chosen.left.append(Verdict(each, Reason.NO_ROOM if whole.fits(each) else Reason.TOO_LARGE, tier, score))
         return chosen
-    whole = Room(room.tokens, room.items)
     full = False
     for each in candidates if kind == "fixed" else reversed(candidates):
         if not whole.fits(each):

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from aios_api.context import Tier, TierRetention, TierSelector
+from aios_api.context import Extent, Tier, TierRetention, TierSelector
 from aios_sidecar.context.strategies.choose import Candidate, Chosen, Importance, Reason, Room, Verdict, choose, room_of
 from aios_sidecar.context.units import Unit
 
 PRESETS: Final[Mapping[str, tuple[Tier, ...]]] = {
     "CoreWorkingArchive": (
-        Tier(name="core", select=TierSelector(roles=["system"]), share=10, strategy="fixed"),
+        Tier(name="core", select=TierSelector(roles=["system"]), max=Extent(percent=50), strategy="fixed"),
         Tier(name="working", share=60, strategy="sliding"),
         Tier(name="archive", strategy="importance"),
     )

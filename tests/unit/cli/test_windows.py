@@ -42,7 +42,7 @@ def test_the_parts_of_a_window_come_with_their_tokens_and_each_item_with_its_rea
     assert {"tier core", "tier working"} <= set(parts)
     assert parts[-1] == "recalled by the question"
     assert "[2026-01-01 00:02] Anna: My dog is called Biscuit." in text
-    assert any(line.split()[:1] == ["2"] and "the question found it (words" in line for line in lines)
+    assert any("the question found it (" in line for line in lines)
     assert any(line.split()[:1] == ["44"] and "with it" in line for line in lines)
 
 

@@ -243,6 +243,12 @@ class AgentContext(Model):
     strategy: Strategy | None = Field(default=None, description="Of windows where the call names none. Absent: sliding.")
     limits: ContextLimits = Field(default_factory=ContextLimits, description="How much is kept.")
     retention: ContextRetention = Field(default_factory=ContextRetention, description="For how long.")
+    when_node_lost: Literal["Wait", "StartEmpty"] = Field(
+        default="StartEmpty",
+        alias="whenNodeLost",
+        description="The context is on one node. Wait: once there is something in it, the Agent runs on that node only, and waits for it. "
+        "StartEmpty: it runs where there is a place, begins without its context elsewhere, and says so (status.context.startedEmpty).",
+    )
 
 
 class ContextFacts(Model):
@@ -261,6 +267,7 @@ class ContextStatus(Model):
     durability: Literal["NodeLocal"] = Field(
         description="NodeLocal: on the disk of the node, and nowhere else. An attempt on another node begins without it."
     )
+    node_name: Annotated[str, Field(min_length=1, max_length=253)] | None = Field(default=None, alias="nodeName", description="The node.")
     items: Count = Field(description="Items in it.")
     content_bytes: Count = Field(alias="contentBytes", description="Their contents together.")
     sessions: Count = Field(description="Sessions in it.")

@@ -93,6 +93,10 @@ class Reason(_Explained):
     Placed = "Placed", "A node, and with VRAM a GPU, are chosen for this attempt; kube-scheduler has yet to book them."
     Scheduled = "Scheduled", "kube-scheduler has booked the claim and bound the pod where the operator placed it."
     NoNodes = "NoNodes", "No node runs a node agent that understands this operator."
+    WaitingForContext = (
+        "WaitingForContext",
+        "The context of the Agent is on a node that is not there now, and spec.context.whenNodeLost says Wait.",
+    )
     NoNodeFits = "NoNodeFits", "No node has the CPU, memory, labels and tolerated taints that the template asks for."
     NoSlots = "NoSlots", "Every node that would fit already runs as many agents as it has slots."
     NoGPUFits = "NoGPUFits", "GPUs of that size exist, but none has enough unbooked VRAM now."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from aios_operator.decide import attempts, egress, objects, placement, quota
+from aios_operator.decide import attempts, egress, memory, objects, placement, quota
 from aios_operator.decide.effects import ApplyRuntime, Effect, PlanAgainAt, Wait
 from aios_operator.decide.views import AgentState, AgentView, ClusterView, Gpu, Order, Refusal
 
@@ -63,7 +63,7 @@ def _shape(agent: AgentView) -> object:
     """Agents of one shape fare alike on the same board."""
     spec = agent.template["spec"]
     scheduling = [spec.get("nodeSelector"), (spec.get("affinity") or {}).get("nodeAffinity"), spec.get("tolerations")]
-    return agent.gpu, agent.requests, json.dumps(scheduling, sort_keys=True)
+    return agent.gpu, agent.requests, memory.home(agent), json.dumps(scheduling, sort_keys=True)
 
 
 def _order(state: AgentState, agent: AgentView, node: str, gpu: Gpu | None) -> ApplyRuntime:

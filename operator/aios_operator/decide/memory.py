@@ -9,6 +9,7 @@ from aios_api.context import AgentContext
 from aios_operator.decide.attempts import Situation
 from aios_operator.decide.effects import Object
 from aios_operator.decide.facts import speaks_of_attempt
+from aios_operator.decide.views import AgentView
 
 DURABILITY = "NodeLocal"
 
@@ -36,7 +37,20 @@ def in_force(s: Situation) -> Object | None:
     facts = s.order.context_facts if s.order is not None and speaks_of_attempt(s) else None
     if facts is None:
         return dict(before) if before else None
-    return {"durability": DURABILITY, **facts, **({"startedEmpty": True} if _started_empty(before, facts) else {})}
+    assert s.order is not None, "facts are of an order"
+    return {
+        "durability": DURABILITY,
+        "nodeName": s.order.node_name,
+        **facts,
+        **({"startedEmpty": True} if _started_empty(before, facts) else {}),
+    }
+
+
+def home(agent: AgentView) -> str | None:
+    """The only node that the Agent may run on: where its context is, if it is to wait for it. None: any."""
+    kept = agent.status.get("context") or {}
+    waits = agent.context is not None and agent.context.when_node_lost == "Wait"
+    return kept.get("nodeName") if waits and kept.get("items") else None
 
 
 def _started_empty(before: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> bool:

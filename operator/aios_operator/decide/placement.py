@@ -13,7 +13,7 @@ from typing import Any
 
 from aios_api.names import CONTRACT_VERSION
 from aios_api.reasons import Reason
-from aios_operator.decide import health
+from aios_operator.decide import health, memory
 from aios_operator.decide.nodes import NO_SLOT, Obstacle, node_obstacle
 from aios_operator.decide.objects import format_mebibytes
 from aios_operator.decide.views import (
@@ -29,6 +29,9 @@ from aios_operator.decide.views import (
     VramRequest,
 )
 
+CONTEXT_ELSEWHERE = 9
+"""The effort of giving up what the Agent remembers."""
+START_EMPTY = "set spec.context.whenNodeLost to StartEmpty: then it runs elsewhere, without its context"
 REFUSED_LATELY = 10
 """The effort of an obstacle that only time, or another than the user, removes."""
 
@@ -138,6 +141,9 @@ class Search:
         return self._known[name]
 
     def _look(self, name: str) -> Obstacle | None:
+        home = memory.home(self.agent)
+        if home is not None and name != home:
+            return Obstacle(CONTEXT_ELSEWHERE, f"its context is on {home}", START_EMPTY)
         if name in self.excluded:
             why = f"kube-scheduler refused it there; left out until {self.excluded[name]:%H:%M:%S} UTC"
             return Obstacle(REFUSED_LATELY, why, f"remove what kube-scheduler has against {name}: see status.lastFailure")
@@ -187,6 +193,16 @@ def some_node_understands(s: Search) -> Refusal | None:
         "no node publishes a runtime that this operator understands",
         "run the node agent (the DaemonSet aios-node) on a node; kubectl get resourceslices shows when it is there",
     )
+
+
+def context_is_there(s: Search) -> Refusal | None:
+    """The node that holds the context must be there, when the Agent is to wait for it."""
+    home = memory.home(s.agent)
+    if home is None or home in s.board.places:
+        return None
+    items = (s.agent.status.get("context") or {}).get("items")
+    message = f"its context, with {items} items, is on node {home}, which publishes no runtime now"
+    return Refusal(Reason.WaitingForContext, message, f"bring {home} back, or {START_EMPTY}")
 
 
 def some_healthy_gpu_would_do(s: Search) -> Refusal | None:
@@ -276,6 +292,7 @@ def some_gpu_has_room(s: Search) -> Refusal | None:
 
 PLACEMENT: tuple[Callable[[Search], Refusal | None], ...] = (
     some_node_understands,
+    context_is_there,
     some_healthy_gpu_would_do,
     some_gpu_exists,
     model_is_known,

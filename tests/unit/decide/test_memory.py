@@ -70,6 +70,7 @@ def test_what_is_in_the_context_is_told_and_stays_told_without_a_pod():
     facts(world)
     assert world.status("a")["context"] == {
         "durability": "NodeLocal",
+        "nodeName": "n1",
         "items": 3,
         "contentBytes": 30,
         "sessions": 1,
@@ -95,3 +96,41 @@ def test_a_context_that_had_nothing_in_it_is_not_missed():
     facts(world, items=0)
     facts(world, items=0, firstAttempt=2)
     assert "startedEmpty" not in world.status("a")["context"]
+
+
+def stopped_with_a_context(**context: object) -> World:
+    """On one of two nodes, with something in its context, and stopped."""
+    world = World().node("n1").apply(agent("a", context=context)).settle()
+    facts(world).node("n2", cpu="64")
+    return world.apply(agent("a", context=context, operatingMode="Stopped")).settle()
+
+
+def test_an_agent_that_waits_for_its_context_runs_where_that_is():
+    world = stopped_with_a_context(whenNodeLost="Wait").apply(agent("a", context={"whenNodeLost": "Wait"})).settle()
+    assert world.ready("a")
+    assert world.status("a")["nodeName"] == "n1"
+
+
+def test_an_agent_that_may_start_empty_runs_where_there_is_most_room():
+    world = stopped_with_a_context(whenNodeLost="StartEmpty").apply(agent("a", context={"whenNodeLost": "StartEmpty"})).settle()
+    assert world.status("a")["nodeName"] == "n2"
+
+
+def test_an_agent_whose_context_is_out_of_reach_waits_and_says_what_would_help():
+    world = stopped_with_a_context(whenNodeLost="Wait")
+    world.delete("ResourceSlice", "n1-slice")
+    world.apply(agent("a", context={"whenNodeLost": "Wait"})).settle()
+    pending = world.status("a")["pending"]
+    assert pending["reason"] == "WaitingForContext"
+    assert pending["message"] == "its context, with 3 items, is on node n1, which publishes no runtime now"
+    assert pending["smallestChange"].endswith("spec.context.whenNodeLost to StartEmpty: then it runs elsewhere, without its context")
+    world.apply(agent("a", context={"whenNodeLost": "StartEmpty"})).settle()
+    assert world.status("a")["nodeName"] == "n2"
+
+
+def test_an_empty_context_keeps_nobody_waiting():
+    world = World().node("n1").apply(agent("a", context={"whenNodeLost": "Wait"})).settle()
+    facts(world, items=0).node("n2", cpu="64")
+    world.apply(agent("a", operatingMode="Stopped", context={"whenNodeLost": "Wait"})).settle()
+    world.apply(agent("a", context={"whenNodeLost": "Wait"})).settle()
+    assert world.status("a")["nodeName"] == "n2"

@@ -58,6 +58,8 @@ def find(
     if (taken := order_refusal(state, order, Reason.NameTaken)) is not None:
         return Ending(Reason.NameTaken, taken)
     ended = _by_itself(agent, pod) if pod is not None else None
+    if ended is not None and ended.reason == Reason.Completed:
+        return ended
     if over and not (ended is not None and ended.final):
         return Ending(Reason.DeadlineExceeded, f"ran for spec.activeDeadlineSeconds, {agent.active_deadline_seconds} s")
     if (unhealthy := _unhealthy(state, order, pod)) is not None:

@@ -106,6 +106,25 @@ def test_a_slice_that_vanishes_and_comes_back_disturbs_nobody_whether_its_gpu_wa
     assert world.status("a")["attempt"] == 1
 
 
+def test_who_completed_on_a_gpu_that_then_becomes_unhealthy_is_not_run_again():
+    world = two_nodes().apply(agent("a", "60Gi", restartPolicy="OnFailure")).settle()
+    world.exits["a"] = {"exitCode": 0, "reason": "Completed"}
+    world.others()
+    world.taint_gpu("GPU-a").settle()
+    assert world.condition("a", "Completed") == ("True", "Completed")
+    assert world.wait(1000).status("a")["attempt"] == 1
+
+
+def test_who_failed_as_its_gpu_did_is_tried_again_whatever_its_restart_policy():
+    world = two_nodes().apply(agent("a", "60Gi", restartPolicy="Never")).settle()
+    world.exits["a"] = {"exitCode": 1, "reason": "Error"}
+    world.others()
+    world.exits.clear()
+    world.taint_gpu("GPU-a").settle()
+    assert world.ready("a")
+    assert world.status("a")["lastFailure"]["reason"] == "GPUUnhealthy"
+
+
 def test_agents_without_a_gpu_stay_on_the_node_of_a_bad_one():
     world = World().node("n1", {"GPU-a": "80Gi"}).apply(agent("plain"), agent("a", "10Gi")).settle()
     world.written.clear()

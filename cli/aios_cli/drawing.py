@@ -237,6 +237,8 @@ def _agent(line: AgentLine, name: str, wide: int, shown: Picture, width: int, wh
         row.append(f", {_count(line.failed_attempts, 'failure')} in a row", "red")
     if line.restarts:
         row.append(f", {_count(line.restarts, 'restart')}", "red")
+    if line.exceeded_share:
+        row.append(", took more than its share", "red")
     yield row
     if said.state.exit_code != FINE:
         yield from _wrapped(said.message, width, "  ", "", why_lines)

@@ -83,6 +83,8 @@ class AgentLine:
     failed_attempts: int
     restarts: int
     """Of the containers in the pod of the current attempt; a program that crashes at once looks ready in between."""
+    exceeded_share: bool
+    """The current attempt was stopped for using more VRAM than its share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ def _agent(raw: Raw, restarted: Mapping[tuple[str, str], int], holding: Mapping[
         attempt=status.get("attempt") or 0,
         failed_attempts=status.get("failedAttempts") or 0,
         restarts=again,
+        exceeded_share=condition(raw, ConditionType.WithinShare).get("status") == "False",
     )
 
 
@@ -290,4 +293,5 @@ def _agent_json(line: AgentLine) -> dict[str, Any]:
         "attempt": line.attempt,
         "failedAttempts": line.failed_attempts,
         "restarts": line.restarts,
+        "exceededShare": line.exceeded_share,
     }

@@ -36,8 +36,11 @@ NUDGE_AFTER = timedelta(seconds=5)
 NUDGE_EVERY = timedelta(seconds=15)
 NUDGE_UNTIL = timedelta(minutes=2)
 """Then the kubelet is left to itself: at rest nothing is written, also where a node agent never comes."""
+EXCLUDED_AT_FIRST = timedelta(seconds=3)
+"""How long an Agent is not placed again on a node where kube-scheduler refused it: elsewhere at once, or there again soon. It may have
+looked a moment before it heard that a claim was deleted, and after that it does not look again by itself."""
 EXCLUDED_FOR = timedelta(seconds=60)
-"""How long an Agent is not placed again on a node where kube-scheduler refused it."""
+"""The same, when the attempt before was refused as well."""
 
 
 def plan_agent(state: AgentState, now: datetime) -> list[Effect]:
@@ -85,7 +88,9 @@ def _events(s: Situation) -> list[Effect]:
     action = "Stop" if s.ending.reason == Reason.Stopped else "EndAttempt"
     events: list[Effect] = [RecordEvent(s.agent.key, s.agent.uid, not quiet, str(s.ending.reason), action, s.ending.message)]
     if s.ending.reason == Reason.SchedulerRefused and s.order is not None and s.pod is not None and s.pod.unschedulable_since is not None:
-        until = s.pod.unschedulable_since + endings.SCHEDULER_PATIENCE + EXCLUDED_FOR
+        last = s.agent.status.get("lastFailure") or {}
+        again = last.get("reason") == Reason.SchedulerRefused and last.get("attempt") == s.order.attempt - 1
+        until = s.pod.unschedulable_since + endings.SCHEDULER_PATIENCE + (EXCLUDED_FOR if again else EXCLUDED_AT_FIRST)
         events.append(Exclude(s.agent.key, Exclusion(s.order.node_name, until)))
     return events
 

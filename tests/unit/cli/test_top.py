@@ -75,6 +75,23 @@ def test_below_what_is_booked_stands_how_much_of_it_is_used_share_by_share():
     assert "40 GiB of 128 GiB booked, 12.0 GiB in use" in text(shown)
 
 
+def test_who_took_more_than_its_share_is_said_to_have():
+    agent = recorded("agents", "coder")
+    said = {
+        "type": "WithinShare",
+        "status": "False",
+        "reason": "ShareExceeded",
+        "message": "",
+        "lastTransitionTime": "2026-11-23T05:49:00Z",
+    }
+    agent["status"]["conditions"].append(said)
+    shown = look(agents=[agent, recorded("agents", "researcher")])
+    rows = {line.split()[1]: line for line in text(shown).splitlines() if line.startswith("ready")}
+    assert rows["coder"].endswith("Ready, took more than its share")
+    assert rows["researcher"].endswith("Ready")
+    assert [each["exceededShare"] for each in as_json(shown)["agents"]] == [True, False]
+
+
 def test_what_nobody_has_read_is_not_shown_as_idle():
     assert "in use" not in text(look(runtimes=runtimes()))
     (line,) = [line for line in text(look(runtimes=runtimes(coder="0"))).splitlines() if "in use " in line and "of 40" in line]

@@ -89,18 +89,30 @@ def test_a_place_that_kube_scheduler_refuses_is_left_out_for_a_while():
     assert "failedAttempts" not in world.status("a")
 
 
-def test_the_only_node_is_tried_again_when_its_time_is_over():
+def test_the_only_node_is_tried_again_soon_since_kube_scheduler_may_have_looked_too_early():
     world = one_gpu()
     world.scheduler_refuses.add("n1")
     world.apply(agent("a", "16Gi")).settle().wait(5)
     assert world.names("Pod") == []
     assert "kube-scheduler" in world.status("a")["pending"]["message"]
     world.scheduler_refuses.clear()
+    world.wait(3)
+    assert world.ready("a")
+    assert world.status("a")["attempt"] == 2
+
+
+def test_the_only_node_is_left_alone_for_a_minute_when_it_was_refused_twice_in_a_row():
+    world = one_gpu()
+    world.scheduler_refuses.add("n1")
+    world.apply(agent("a", "16Gi")).settle().wait(5).wait(3).wait(5)
+    assert world.status("a")["lastFailure"]["attempt"] == 2
+    assert world.names("Pod") == []
+    world.scheduler_refuses.clear()
     world.wait(30)
     assert not world.ready("a")
     world.wait(30)
     assert world.ready("a")
-    assert world.status("a")["attempt"] == 2
+    assert world.status("a")["attempt"] == 3
 
 
 def test_a_kubelet_that_looked_too_early_is_asked_to_look_again():

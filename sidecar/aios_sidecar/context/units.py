@@ -57,29 +57,35 @@ def units_of(items: Iterable[Item], one_line: bool = False) -> list[Unit]:
     With `one_line` they are one conversation whatever their session: a fork begins with the items of what it was forked from.
     """
     found: list[Unit | list[Item]] = []
-    open_calls: dict[str, list[Item]] = {}
     awaited: dict[tuple[str, str | None], list[Item]] = {}
     for item in items:
         session = "" if one_line else item.session
         if item.kind is Kind.TOOL_CALL:
-            group = open_calls.get(session)
-            if group is None or any(call.call_id == item.call_id for call in group):
+            group = found[-1] if found and isinstance(found[-1], list) else []
+            if not (group and _goes_on(group, item, one_line)):
                 group = []
-                open_calls[session] = group
                 found.append(group)
             group.append(item)
             awaited[session, item.call_id] = group
-            continue
-        open_calls.pop(session, None)
-        if item.kind is Kind.TOOL_RESULT:
-            group = awaited.get((session, item.call_id))
-            if group is None:
-                found.append(Unit((item,), Fault.NO_CALL))
-            else:
-                group.append(item)
-        else:
+        elif item.kind is not Kind.TOOL_RESULT:
             found.append(Unit((item,)))
+        elif group := awaited.get((session, item.call_id), []):
+            group.append(item)
+        else:
+            found.append(Unit((item,), Fault.NO_CALL))
     return [each if isinstance(each, Unit) else _group(each) for each in found]
+
+
+def _goes_on(group: Sequence[Item], call: Item, one_line: bool) -> bool:
+    """`call` was made at once with those of `group`: its number follows theirs. So it is clear from the items themselves, whatever is
+    read."""
+    last = group[-1]
+    return (
+        last.kind is Kind.TOOL_CALL
+        and last.seq == call.seq - 1
+        and (one_line or last.session == call.session)
+        and all(other.call_id != call.call_id for other in group)
+    )
 
 
 def _group(items: Sequence[Item]) -> Unit:

@@ -26,7 +26,7 @@ from aios_sidecar.context.units import Unit, complete
 SLIDING: Final = Strategy(type="sliding")
 """Where neither the agent's spec nor the call names a strategy."""
 TRACES_LIMIT: Final = 64
-"""Windows of one context that the next ones are compared with: one per session, format and counter."""
+"""Windows of one context that the next ones are compared with: one per session, format and model."""
 K = TypeVar("K")
 V = TypeVar("V")
 _CORRECTIONS: Final = 8
@@ -127,7 +127,7 @@ def build_window(
         spare += excess + counter.overheads.message
     else:
         raise BudgetTooSmall(f"the template of {request.model} adds more to messages than a budget of {request.budget} tokens has room for")
-    _remember(memory.traces, _trace_key(request, counter), Trace(_parts(form, window.verdicts, window.recall)))
+    _remember(memory.traces, _trace_key(request), Trace(_parts(form, window.verdicts, window.recall)))
     if window.state is not None:
         _remember(memory.plans, *window.state)
     return window
@@ -163,7 +163,7 @@ def _build(scene: Scene, request: WindowRequest, memory: Memory, scorer: Scorer,
     pinned = frozenset(item.seq for each in pins for item in each.unit.items)
     room = available - pinned_cost
     aside = 0 if request.query is None else min(room, available * request.strategy.retrieve // 100)
-    key = plan_key(request, scene.counter)
+    key = plan_key(request)
     plan = Plan.decode(memory.plans.get(key) or scene.reader.state(key))
     base = base_window(scene, request.strategy, plan, memory.shown.get(key), Room(room - aside), available, pinned)
     if base.shown is not None:
@@ -189,7 +189,7 @@ def _build(scene: Scene, request: WindowRequest, memory: Memory, scorer: Scorer,
         looked_from=base.looked_from,
         last_seq=scene.reader.last_seq(),
         prefix_digest=_digest(scene, units),
-        reused_percent=_reused(memory.traces.get(_trace_key(request, scene.counter)), _parts(scene.form, verdicts, found), fixed, tokens),
+        reused_percent=_reused(memory.traces.get(_trace_key(request)), _parts(scene.form, verdicts, found), fixed, tokens),
         state=None if base.plan is None else (key, base.plan.encode()),
     )
 
@@ -209,14 +209,17 @@ def _without_doubles(verdicts: list[Verdict]) -> tuple[list[Verdict], list[Verdi
     return [verdict for verdict in verdicts if verdict.candidate.unit.first not in gone], doubled
 
 
-def plan_key(request: WindowRequest, counter: TokenCounter) -> str:
-    """Under which the plan of such calls is kept. Calls with a question and calls without have plans of their own: their rooms differ."""
-    parts = (request.session, request.strategy.model_dump_json(), request.budget, request.reserve, request.format, counter.name)
+def plan_key(request: WindowRequest) -> str:
+    """Under which the plan of such calls is kept. Calls with a question and calls without have plans of their own: their rooms differ.
+
+    What the model's tokens are counted by may change with every report of usage: a plan holds as long as it fits.
+    """
+    parts = (request.session, request.strategy.model_dump_json(), request.budget, request.reserve, request.format, request.model)
     return "window:" + hashlib.sha256(repr((parts, request.query is not None)).encode()).hexdigest()[:32]
 
 
-def _trace_key(request: WindowRequest, counter: TokenCounter) -> tuple[str | None, str, str]:
-    return request.session, request.format, counter.name
+def _trace_key(request: WindowRequest) -> tuple[str | None, str, str]:
+    return request.session, request.format, request.model
 
 
 def _parts(form: Format, verdicts: Sequence[Verdict], found: Recall) -> tuple[tuple[int, int, int], ...]:
@@ -235,7 +238,7 @@ def _reused(before: Trace | None, parts: Sequence[tuple[int, int, int]], fixed: 
         return None
     same = fixed
     for ours, theirs in zip(parts, before.parts, strict=False):
-        if ours != theirs:
+        if ours[:2] != theirs[:2]:
             break
         same += ours[2]
     return round(100 * min(same, tokens) / tokens, 2)

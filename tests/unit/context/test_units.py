@@ -41,6 +41,12 @@ def test_sessions_that_run_at_once_do_not_mix():
     assert grouped(call("a"), call("a", "side"), result("a", "side"), result("a")) == [([1, 4], None), ([2, 3], None)]
 
 
+def test_calls_are_made_at_once_only_when_their_numbers_follow_one_another():
+    items = numbered([call("a"), said(), call("b"), result("a"), result("b")])
+    for read in (items, [item for item in items if item.seq != 2]):
+        assert [[item.seq for item in unit.items] for unit in units_of(read) if unit.calls] == [[1, 4], [3, 5]]
+
+
 def test_an_id_that_is_used_again_is_another_call():
     assert grouped(call("a"), result("a"), call("a"), result("a")) == [([1, 2], None), ([3, 4], None)]
 

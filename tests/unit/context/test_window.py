@@ -9,7 +9,7 @@ import pytest
 from aios_api.context import Extent, Strategy, Tier, TierPromotion, TierRetention, TierSelector
 from aios_sidecar.context.errors import InvalidWindow
 from aios_sidecar.context.eviction import Plan
-from aios_sidecar.context.items import Accesses, Draft, Item, Kind, Role
+from aios_sidecar.context.items import Accesses, Draft, Item, Kind, Role, Usage
 from aios_sidecar.context.memory import DAWN, MemoryReader, numbered
 from aios_sidecar.context.receipt import document
 from aios_sidecar.context.sqlite.store import SqliteStore
@@ -272,6 +272,20 @@ def test_one_item_that_is_more_than_everything_does_not_empty_the_window():
     window = show(items, 200, strategy=Strategy(type="sliding", keep=EVERYTHING))
     assert seqs(window) == [1, 2, 3, 4]
     assert document(window)["receipt"]["out"] == [{"items": [5], "reason": "TooLarge", "tokens": window.left[0].candidate.cost}]
+
+
+def test_reports_of_usage_do_not_break_what_is_cached():
+    memory, reports, reused = Memory(), [], []
+    for upto in range(60, 120):
+        items = numbered([said(f"Message number {n}, of no great length.") for n in range(upto)])
+        window = build_window(MemoryReader(items, reports), WindowRequest(1000, "claude-x", format="anthropic"), memory, NOW, MODELS)
+        size = sum(len(f"Anna: {item.content}") for unit in window.units for item in unit.items)
+        reports.append(
+            Usage("claude-x", NOW + timedelta(seconds=upto), len(window.units), {"message": size}, size // 4 + 5 * len(window.units))
+        )
+        reused.append(window.reused_percent)
+    assert window.counter.basis.startswith("ratios of tokens to bytes learned from")
+    assert sum(each > 90 for each in reused[1:]) > 50
 
 
 def test_the_receipt_names_everything_and_is_json():

@@ -65,7 +65,8 @@ def learn(reports: Sequence[Usage], message_overhead: int) -> Ratios:
                 ratios[kind] = min(max(moved, DECLARED[kind] / _SPREAD), DECLARED[kind] * _SPREAD, MOST)
     factors = sorted(_factor(report, ratios, message_overhead) for report in usable)
     enough = factors[min(len(factors) - 1, math.ceil(QUANTILE * (len(factors) + 1)) - 1)]
-    raised = {kind: min(MOST, ratio * max(enough, 1.0)) for kind, ratio in ratios.items()}
+    # Rounded up: a report that says little new leaves every count as it was.
+    raised = {kind: min(MOST, math.ceil(100 * ratio * max(enough, 1.0)) / 100) for kind, ratio in ratios.items()}
     worst = max(_factor(report, raised, message_overhead) for report in usable)
     return Ratios(raised, len(usable), round(max(0.0, 100 * (worst - 1)), 1))
 

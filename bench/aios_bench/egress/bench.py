@@ -23,7 +23,8 @@ METHOD: Final = (
     "alive on both sides, each request judged and audited; worker_cpu_ms_per_request is what of a core that took. request_added_ms_*: the "
     "same at {load:.0%} of that rate, times from when each request was due; percentile through the gateway less percentile straight to the "
     "host at the same rate; the middle of three rounds. "
-    "connect_gbit_per_s: one tunnel, the slower of the two directions. idle_connections_mib: resident memory of the gateway with {idle} "
+    "connect_gbit_per_s: one tunnel, the slower of the two directions; connect_gbit_per_worker_cpu_s: what it carried with a second of a "
+    "core, which other work on the machine does not change. idle_connections_mib: resident memory of the gateway with {idle} "
     "idle connections over {agents} Agents, half of them tunnels, which have a second socket each. flood_p99_ratio: p99 of {quiet} "
     "requests/s of one Agent while another keeps its 64 connections busy, over p99 without; the middle of three rounds. "
     "policy_in_force_s_p95: {agents} Agents' orders change at once in the node agent's store; until its link has the gateway's word, each. "
@@ -97,11 +98,13 @@ async def flood(house: House, http: int, seconds: float) -> tuple[dict[str, floa
 
 
 async def tunnels(house: House, pump: int, seconds: float) -> dict[str, float]:
-    figures = {}
+    figures, bits, used = {}, 0.0, cpu_seconds(house.worker_pid)
     for direction, name in (("d", "down"), ("u", "up")):
         carried = await done("carry", port=house.ports[0], target=f"{HERE}:{pump}", direction=direction, seconds=seconds)
         figures[f"connect_{name}_gbit_per_s"] = round(8e-9 * carried["bytes"] / carried["seconds"], 2)
-    return {"connect_gbit_per_s": min(figures.values()), **figures}
+        bits += 8 * carried["bytes"]
+    per_cpu_second = 1e-9 * bits / (cpu_seconds(house.worker_pid) - used)
+    return {"connect_gbit_per_s": min(figures.values()), **figures, "connect_gbit_per_worker_cpu_s": round(per_cpu_second, 2)}
 
 
 async def idle(house: House, hosts: dict[str, int], each: int) -> dict[str, float]:

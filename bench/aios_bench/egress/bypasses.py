@@ -133,8 +133,8 @@ def attempts(port: int) -> Iterator[Attempt]:
     yield Attempt("backslash in the URL", f"GET http://{FORBIDDEN}:{port}\\@allowed.example.com/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     yield Attempt("deeper than the wildcard", connect("a.deep.wild.example.com"), a_hello("a.deep.wild.example.com"))
     yield Attempt("upgrade", get("allowed.example.com", "Connection: Upgrade", "Upgrade: websocket"))
-    yield Attempt("policy not loaded yet", get(ALLOWED), agent=WITHOUT_POLICY)
-    yield Attempt("policy not loaded yet, CONNECT", connect(ALLOWED), a_hello(None) + WORD.encode(), agent=WITHOUT_POLICY)
+    yield Attempt("no binding selects the agent", get(ALLOWED), agent=WITHOUT_POLICY)
+    yield Attempt("no binding selects the agent, CONNECT", connect(ALLOWED), a_hello(None) + WORD.encode(), agent=WITHOUT_POLICY)
     yield Attempt("another agent's listener", get(ALLOWED), agent=NEIGHBOUR)
     post = f"POST http://{ALLOWED}:{port}/ HTTP/1.1\r\nHost: {ALLOWED}:{port}\r\n"
     hidden = f"GET /{WORD} HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -165,6 +165,8 @@ async def try_it(attempt: Attempt, house: House) -> None:
             writer.write(attempt.sent)
             async with asyncio.timeout(ANSWER_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
+            if head.split()[1] in (b"403", b"502", b"503"):
+                return  # refused for good, and nothing was sent beside it
             if attempt.inside and head.split()[1] == b"200":
                 writer.write(attempt.inside)
             async with asyncio.timeout(ANSWER_SECONDS):

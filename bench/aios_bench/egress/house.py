@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from aios_api.egress import EgressPolicy, PolicyBinding, PolicyRule
+from aios_api.egress import NOTHING, EgressPolicy, PolicyBinding, PolicyRule
 from aios_kube.fake import FakeCluster
 from aios_sidecar.contracts import machine_seconds
 from aios_sidecar.node.heartbeat import Heartbeat
@@ -105,7 +105,7 @@ class House:
 
     async def in_force(self, policy: EgressPolicy | None, only: Sequence[int] | None = None) -> list[float]:
         """When the gateway said so of each, on the loop's clock."""
-        digest = policy.digest if policy else None
+        digest = (policy or NOTHING).digest  # as the node agent says it of an order without one
         waiting = {_uid(number) for number in (range(self._agents) if only is None else only)}
         seen: list[float] = []
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -138,7 +138,7 @@ def _uid(number: int) -> str:
     return f"00000000-0000-4000-8000-{number:012x}"
 
 
-def _confirmed(live: LiveClaim | None, digest: str | None) -> bool:
+def _confirmed(live: LiveClaim | None, digest: str) -> bool:
     return live is not None and "loopback" in live.facts.serving and live.egress is not None and live.egress.digest == digest
 
 

@@ -315,6 +315,16 @@ async def test_stopping_the_agent_ends_its_tunnels(proxying):
         writer.close()
 
 
+async def test_going_mute_ends_tunnels_and_kept_connections(proxying):
+    async with a_server(echo) as port, proxying(f"tcp://{HERE}:{port}") as agent:
+        reader, writer = await a_tunnel(agent, f"{HERE}:{port}")
+        agent.agents.cut()
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert agent.egress.open == 0
+        assert agent.last("reason") == ("Stopped",)
+        writer.close()
+
+
 async def test_many_agents_tunnels_share_the_loop(proxying, serving):
     """One agent that pumps over many tunnels leaves another's round trips their turn."""
     async with (

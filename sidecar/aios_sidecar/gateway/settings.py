@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Final, Self
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from aios_api.addresses import Internal
 
@@ -21,6 +21,11 @@ class InvalidSettingsError(Exception):
 
 def _split(text: object) -> object:
     return tuple(part.strip() for part in text.split(",") if part.strip()) if isinstance(text, str) else text
+
+
+def _ranges(cidrs: tuple[str, ...]) -> tuple[str, ...]:
+    Internal.with_cluster(cidrs)  # ValueError names what is no range
+    return cidrs
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ class Settings:
     """A folder for each model that has a tokenizer of its own: `tokenizer.json`, and `tokenizer_config.json` for its template."""
     embeddings_dir: Path | None = None
     """A table of vectors for questions to contexts: `tokenizer.json` and one `.safetensors` file (extra `embeddings`). None: words only."""
-    internal_cidrs: Annotated[tuple[str, ...], BeforeValidator(_split), Field(max_length=64)] = ()
+    internal_cidrs: Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_ranges), Field(max_length=64)] = ()
     """The cluster's own ranges for pods, Services and nodes, separated by commas. Private ones are internal without being named."""
     audit_file: Path | None = None
     """Where egress is written down, a JSON line each. None: nowhere, counters apart."""
@@ -114,9 +119,6 @@ class Settings:
     """Kept, with the one that is written."""
     limits: Limits = field(default_factory=Limits)
     egress: EgressLimits = field(default_factory=EgressLimits)
-
-    def __post_init__(self) -> None:
-        Internal.with_cluster(self.internal_cidrs)  # ValueError names what is no range
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:

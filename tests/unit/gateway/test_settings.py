@@ -36,9 +36,29 @@ def test_settings_and_limits_are_read_by_their_names():
         ("HEAD_SECONDS", "nan"),
         ("IDLE_SECONDS", "-1"),
         ("LIMITS", "{}"),
+        ("EGRESS", "{}"),
+        ("LOOKUPS", "0"),
+        ("CONNECT_SECONDS", "0"),
+        ("AUDIT_FILES", "1"),
         ("NODE_SOKCET", "/x"),
     ],
 )
 def test_a_wrong_setting_is_named(name, text):
     with pytest.raises(InvalidSettingsError, match=f"AIOS_GATEWAY_{name}"):
         Settings.from_environment({f"AIOS_GATEWAY_{name}": text})
+
+
+def test_the_limits_of_the_way_out_and_the_clusters_own_ranges_are_read_too():
+    given = {
+        "AIOS_GATEWAY_LOOKUPS": "2",
+        "AIOS_GATEWAY_INTERNAL_CIDRS": "198.51.100.0/24, 2001:db8::/48,",
+        "AIOS_GATEWAY_AUDIT_FILE": "/x.jsonl",
+    }
+    settings = Settings.from_environment(given)
+    assert (settings.egress.lookups, settings.audit_file) == (2, Path("/x.jsonl"))
+    assert settings.internal_cidrs == ("198.51.100.0/24", "2001:db8::/48")
+
+
+def test_a_range_that_is_none_is_named():
+    with pytest.raises(InvalidSettingsError, match=r"AIOS_GATEWAY_INTERNAL_CIDRS: .*10\.0\.0\.1/8"):
+        Settings.from_environment({"AIOS_GATEWAY_INTERNAL_CIDRS": "10.0.0.1/8"})

@@ -1,6 +1,8 @@
 """What benches write down, what they leave behind, and what a person reads who has no cluster."""
 
 import json
+import os
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from aios_bench import burst, start
+from aios_bench.operating import cpu_seconds
 from aios_bench.result import Options, Result, percentile, write
 from aios_cli.main import main
 from aios_kube.errors import AlreadyExists
@@ -67,6 +70,14 @@ def test_figures_of_several_runs_are_medians_and_every_run_is_kept_with_the_load
     assert result.samples["seconds_to_bound"] == [9.0, 30.0, 10.0]
     assert [len(result.samples[name]) for name in ("load_before", "load_after")] == [3, 3]
     assert result.samples["apply_to_bound_s_of_run_3"] == [7.0]
+
+
+def test_the_time_of_the_cpus_is_that_of_the_processes_named_and_of_no_other():
+    before, until = cpu_seconds("in-no-cgroup", os.getpid()), time.process_time() + 0.1
+    while time.process_time() < until:
+        pass
+    assert cpu_seconds("in-no-cgroup", os.getpid()) >= before + 0.05
+    assert cpu_seconds("in-no-cgroup") == 0
 
 
 def test_without_a_cluster_the_message_says_what_is_needed(tmp_path: Path):

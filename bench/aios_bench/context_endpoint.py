@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aios_bench.egress.house import House
+from aios_bench.egress.house import House, a_policy
 
 BATCH = 200
 TEXT = "Ann told Bob on Tuesday that shipment {} of 42 crates will reach Rotterdam by the end of the month."
@@ -30,7 +30,7 @@ async def _measured(directory: Path, large: int, samples: int) -> list[float]:
     # A Unix socket's path must be short: the house stands in the machine's own directory for such things, the contexts on the disk.
     with tempfile.TemporaryDirectory(prefix="aios-") as short:
         environment = {"AIOS_GATEWAY_CONTEXT_DIR": str(directory / "contexts")}
-        async with House(Path(short), 1, environment).open(None, {}) as house:
+        async with House(Path(short), 1, environment).open(a_policy("http://127.0.0.1:80"), {}) as house:
             return await asyncio.to_thread(_ask, house.ports[0], large, samples)
 
 

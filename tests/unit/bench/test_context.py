@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from aios_bench import context_promises, context_quality, context_windows, dialogue_maker, dialogues
+from aios_bench import context_endpoint, context_promises, context_quality, context_windows, dialogue_maker, dialogues
 from aios_cli.main import main
 
 
@@ -114,6 +114,10 @@ def test_no_window_breaks_a_promise():
 
 def test_prefixes_stay_cached():
     assert context_windows.prefix_reuse([dialogues.dialogue(dialogue_maker.make(dialogue_maker.TEST_FROM), "generated")]) >= 95
+
+
+def test_windows_over_http_come_from_a_gateway_of_their_own():
+    assert len(context_endpoint.window_ms(large=250, samples=2)) == 2
 
 
 def test_a_dataset_from_the_command_line_gives_results_by_name(tmp_path: Path):

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from functools import partial
+from pathlib import Path
 
 from aios_api.addresses import Internal
 from aios_sidecar.context.scoring import QueryScorer, Scorer
@@ -19,6 +20,8 @@ from aios_sidecar.context.tokens.errors import UnknownTokenizer
 from aios_sidecar.context.tokens.files import load_all
 from aios_sidecar.contracts import machine_seconds
 from aios_sidecar.gateway.agents import Agents
+from aios_sidecar.gateway.contexts import admin
+from aios_sidecar.gateway.contexts.admin import Admin
 from aios_sidecar.gateway.contexts.desk import Desk
 from aios_sidecar.gateway.contexts.metrics import ContextMetrics
 from aios_sidecar.gateway.egress.agent import Outside
@@ -32,6 +35,9 @@ from aios_sidecar.gateway.settings import InvalidSettingsError, Settings
 from aios_sidecar.gateway.turns import Turns
 
 log = logging.getLogger(__name__)
+
+ADMINISTRATION_SECONDS = 5.0
+"""Between two tries to open the socket of administration: the node agent may not have made its directory yet."""
 
 
 async def serve(settings: Settings, stop: asyncio.Event, names: Names | None = None) -> None:
@@ -51,7 +57,10 @@ async def serve(settings: Settings, stop: asyncio.Event, names: Names | None = N
     )
     operations.listen_on([("operations", _operations_listener(settings))])
     stopped = asyncio.create_task(stop.wait())
-    keeping = [asyncio.create_task(desk.keep())] if desk is not None else []
+    keeping = []
+    if desk is not None and settings.context_dir is not None:
+        administration = Server(Admin(desk), settings.limits, partial(outside.turns, "administration"))
+        keeping = [asyncio.create_task(desk.keep()), asyncio.create_task(_administer(administration, settings.context_dir))]
     tasks = (asyncio.create_task(link.run()), asyncio.create_task(freshness.run(agents.cut)), stopped, *keeping)
     try:
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -87,6 +96,21 @@ def _desk(settings: Settings, metrics: ContextMetrics) -> Desk | None:
 
 def _scorer(settings: Settings) -> Scorer | None:
     return None if settings.embeddings_dir is None else EmbeddingScorer(QueryScorer(), StaticTable.load(settings.embeddings_dir))
+
+
+async def _administer(server: Server, directory: Path) -> None:
+    """Until cancelled: serve those who run the cluster, as soon as the directory is ours."""
+    while True:
+        try:
+            server.listen_on([("administration", admin.listener(directory))])
+            break
+        except OSError as error:
+            log.info("contexts can't be administered yet: %s", error)
+            await asyncio.sleep(ADMINISTRATION_SECONDS)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        server.end()
 
 
 def _operations_listener(settings: Settings) -> socket.socket:

@@ -113,7 +113,7 @@ class SqliteStore:
             folder.mkdir(mode=0o700, exist_ok=True)
             copies.install(path, folder / NEW, digest)
             self._put(key, folder / NEW)
-        return self.context(key, attempt)
+        return self.existing(key, attempt)
 
     def adopt(self, key: AgentKey, incoming: Path) -> None:
         """The file `incoming`, in the agent's folder, is its context. Raises Conflict when there is one that was not handed over."""
@@ -150,6 +150,18 @@ class SqliteStore:
             count = _remove(folder)
             _sync(self._root)
             return count
+
+    def agents(self) -> list[AgentKey]:
+        """Whose contexts are here."""
+        found = (self.key(path.parent.name) for path in sorted(self._root.glob(f"*/{IDENTITY}")))
+        return [key for key in found if key is not None]
+
+    def key(self, uid: str) -> AgentKey | None:
+        """Of the agent with this uid; None when nothing of it is here."""
+        path = self.folder(uid) / IDENTITY
+        if _UID.fullmatch(uid) is None or not path.exists():
+            return None
+        return AgentKey(**json.loads(path.read_text()))
 
     def folder(self, uid: str) -> Path:
         """Where the agent's files are."""

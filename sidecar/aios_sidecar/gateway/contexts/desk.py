@@ -32,6 +32,8 @@ T = TypeVar("T")
 THREADS: Final = 16
 AT_ONCE: Final = 4
 """Requests of one agent that read or compute at once: a quarter of the threads, so that none keeps the others waiting for long."""
+VISITOR: Final = 2**31 - 1
+"""No attempt has this number: who visits is refused by no fence but that of a context that was handed over."""
 REMEMBERED: Final = 16
 """Agents whose facts and costs of items stay in memory: up to some 30 MiB each for 100,000 items."""
 RETIRE_SECONDS: Final = 600.0
@@ -84,6 +86,10 @@ class Desk:
         self._served.add(context)
         return context
 
+    def visit(self, key: AgentKey) -> "AgentContext":
+        """A way to this context for who is not the agent: it fences nobody off, and is no attempt that could be."""
+        return AgentContext(self, AgentIdentity(namespace=key.namespace, name=key.name, uid=key.uid, attempt=VISITOR), visiting=True)
+
     def remembered(self, uid: str) -> "Remembered":
         """What windows of this agent's context were made with. Of the agents that asked last; of others it is made anew."""
         with self._opening:
@@ -130,10 +136,11 @@ class Remembered:
 class AgentContext:
     """One agent's way to its context."""
 
-    def __init__(self, desk: Desk, identity: AgentIdentity) -> None:
+    def __init__(self, desk: Desk, identity: AgentIdentity, *, visiting: bool = False) -> None:
         self._desk = desk
         self._key = AgentKey(identity.namespace, identity.name, identity.uid)
         self._attempt = identity.attempt
+        self._visiting = visiting
         self._limits = orders.DEFAULTS
         self.ordered: ContextOrder | None = None
         """What the Agent's spec says of it."""
@@ -230,6 +237,8 @@ class AgentContext:
 
     def _opened(self) -> Context:
         self._used = True
+        if self._visiting:
+            return self._desk.store.existing(self._key, self._attempt)
         if self._context is None:
             self._context = self._desk.store.context(self._key, self._attempt, self._limits)
         return self._context

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -94,6 +95,8 @@ class Window:
     """Of what is shown before anything recalled: equal digests of one format and model mean equal beginnings."""
     reused_percent: float | None
     """How much of the window, from its beginning, is as in the window before. None: none is known of."""
+    trace: Trace
+    """What the next window is compared with."""
     state: tuple[str, str] | None
     """To be kept with the context, when set: what the next call begins from."""
 
@@ -127,7 +130,7 @@ def build_window(
         spare += excess + counter.overheads.message
     else:
         raise BudgetTooSmall(f"the template of {request.model} adds more to messages than a budget of {request.budget} tokens has room for")
-    _remember(memory.traces, _trace_key(request), Trace(_parts(form, window.verdicts, window.recall)))
+    _remember(memory.traces, _trace_key(request), window.trace)
     if window.state is not None:
         _remember(memory.plans, *window.state)
     return window
@@ -176,6 +179,7 @@ def _build(scene: Scene, request: WindowRequest, memory: Memory, scorer: Scorer,
     tokens = fixed + sum(verdict.candidate.cost for verdict in verdicts) + found.cost
     units = [verdict.candidate.unit for verdict in verdicts]
     recalled = [each.unit for each in found.taken]
+    trace = Trace(_parts(scene.form, verdicts, found))
     return Window(
         request=request,
         units=units,
@@ -189,7 +193,8 @@ def _build(scene: Scene, request: WindowRequest, memory: Memory, scorer: Scorer,
         looked_from=base.looked_from,
         last_seq=scene.reader.last_seq(),
         prefix_digest=_digest(scene, units),
-        reused_percent=_reused(memory.traces.get(_trace_key(request)), _parts(scene.form, verdicts, found), fixed, tokens),
+        reused_percent=_reused(memory.traces.get(_trace_key(request)), trace, fixed, tokens),
+        trace=trace,
         state=None if base.plan is None else (key, base.plan.encode()),
     )
 
@@ -233,11 +238,11 @@ def _parts(form: Format, verdicts: Sequence[Verdict], found: Recall) -> tuple[tu
     return (*shown, (-abs(recalled), len(found.taken), found.cost))
 
 
-def _reused(before: Trace | None, parts: Sequence[tuple[int, int, int]], fixed: int, tokens: int) -> float | None:
+def _reused(before: Trace | None, trace: Trace, fixed: int, tokens: int) -> float | None:
     if before is None or tokens == 0:
         return None
     same = fixed
-    for ours, theirs in zip(parts, before.parts, strict=False):
+    for ours, theirs in zip(trace.parts, before.parts, strict=False):
         if ours[:2] != theirs[:2]:
             break
         same += ours[2]
@@ -245,8 +250,8 @@ def _reused(before: Trace | None, parts: Sequence[tuple[int, int, int]], fixed: 
 
 
 def _digest(scene: Scene, units: Sequence[Unit]) -> str:
-    seqs = ",".join(str(item.seq) for unit in scene.form.order(units) for item in unit.items)
-    return "sha256:" + hashlib.sha256(f"{scene.form.name};{seqs}".encode()).hexdigest()
+    seqs = array("Q", [item.seq for unit in scene.form.order(units) for item in unit.items])
+    return "sha256:" + hashlib.sha256(scene.form.name.encode() + seqs.tobytes()).hexdigest()
 
 
 def _excess(window: Window) -> int:

@@ -3,6 +3,7 @@
 import click
 
 from aios_cli.bench import bench
+from aios_cli.context import context
 from aios_cli.diff import diff
 from aios_cli.explain import explain
 from aios_cli.lint import lint
@@ -19,5 +20,6 @@ main.add_command(top)
 main.add_command(explain)
 main.add_command(lint)
 main.add_command(diff)
+main.add_command(context)
 main.add_command(local)
 main.add_command(bench)

@@ -284,7 +284,9 @@ class Loop:
             return
         self._cluster_at, self.store.cluster_dirty = None, False
         began = time.perf_counter()
-        states = [self.store.state(key) for key in sorted(self._waiting) if key not in self._busy]
+        # Who has changed and was not planned since may not want a place any more.
+        still = self._waiting.difference(self._busy, self.store.dirty)
+        states = [self.store.state(key) for key in sorted(still)]
         unlimited = self.settings.without_quota == "Unlimited"
         view = self.store.cluster(states, self._orders.values(), now, unlimited_without_quota=unlimited)
         effects = plan_cluster(view, now, self.settings.batch_agents)

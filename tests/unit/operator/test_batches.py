@@ -1,6 +1,7 @@
 """Claims of a batch before its pods: who waits for whom, and for how long at most."""
 
 import asyncio
+import dataclasses
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -159,3 +160,21 @@ async def test_no_more_is_planned_than_can_be_written_at_once_and_what_waits_is_
         world.cluster.alter(resources.AGENTS, key.name, {"spec": {"operatingMode": "Stopped"}}, key.namespace)
     await world.running()
     assert sorted(pod["metadata"]["name"] for pod in world.cluster.all(resources.PODS)) == ["a-1", "b-1"]
+
+
+async def test_who_has_changed_and_is_not_planned_yet_is_given_no_place():
+    world = World()
+    world.node(gpu="80Gi")
+    key = world.apply("a", "100Gi")
+    await world.settled()
+    world.loop.settings = dataclasses.replace(world.loop.settings, concurrent_writes=0)  # everybody else is being written
+    world.apply("a", "100Gi", operatingMode="Stopped")
+    world.node(gpu="120Gi")
+    world.deliver()
+    for _ in range(5):
+        world.loop.turn()
+        await asyncio.sleep(0)
+    assert world.cluster.all(resources.AGENT_RUNTIMES) == []
+    world.loop.settings = world.settings
+    await world.settled()
+    assert world.condition(key, "Placed") == ("False", "Stopped")

@@ -109,12 +109,9 @@ async def tunnels(house: House, pump: int, seconds: float) -> dict[str, float]:
 
 async def idle(house: House, hosts: dict[str, int], each: int) -> dict[str, float]:
     before = resident_mib(house.worker_pid)
-    where = f"{HERE}:{hosts['http']}"
-    holding = await Beside.start(
-        "hold", ports=house.ports, each=each, tunnels=each // 2, target=f"{HERE}:{hosts['http']}", url=f"http://{where}/", host=where
-    )
+    holding = await Beside.start("hold", ports=house.ports, each=each, tunnels=each // 2, target=f"{HERE}:{hosts['http']}")
     try:
-        held = (await holding.said())["held"]
+        held = (await holding.said(seconds=240))["held"]
         return {"idle_connections": held, "idle_connections_mib": round(resident_mib(house.worker_pid)), "worker_mib_before": round(before)}
     finally:
         await holding.end()

@@ -176,11 +176,14 @@ class Beside:
         arguments = (sys.executable, "-m", "aios_bench.egress.load", mode, json.dumps(given))
         return cls(await asyncio.create_subprocess_exec(*arguments, stdin=pipe, stdout=pipe, limit=1 << 28))
 
-    async def said(self) -> Any:
-        """Its next line."""
+    async def said(self, seconds: float = PATIENCE_SECONDS) -> Any:
+        """Its next line. Raises RuntimeError when there is none in that time."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            line = await self._process.stdout.readline()
+        try:
+            async with asyncio.timeout(seconds):
+                line = await self._process.stdout.readline()
+        except TimeoutError:
+            raise RuntimeError(f"a process of the bench said nothing for {seconds:g} s") from None
         if not line:
             raise RuntimeError("a process of the bench ended without a word; its error is above")
         return json.loads(line)

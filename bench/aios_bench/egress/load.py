@@ -193,20 +193,18 @@ async def carry(given: Any) -> None:
 
 
 async def hold(given: Any) -> None:
-    """`{ports, each, tunnels, target, url, host}`: idle connections, `each` on every port, of which `tunnels` lead to the target and the
-    others have had an answer; until standard input is closed."""
+    """`{ports, each, tunnels, target}`: idle connections, `each` on every port, of which `tunnels` lead to the target and the others had
+    an answer of the gateway's own; until standard input is closed."""
     held = []
-    request = f"GET {given['url']} HTTP/1.1\r\nHost: {given['host']}\r\n\r\n".encode()
     for port in given["ports"]:
         for number in range(given["each"]):
             if number < given["tunnels"]:
                 held.append(a_tunnel(port, given["target"]))
                 continue
             connection = socket.create_connection((HERE, port))
-            connection.sendall(request)
-            answer = b""
-            while len(answer) < 1024:
-                answer += connection.recv(4096)
+            connection.sendall(b"GET /v1/agent HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            if not connection.recv(4096).startswith(b"HTTP/1.1 200"):
+                raise RuntimeError("the gateway did not answer")
             held.append(connection)
     say({"held": len(held)})
     await until_closed()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from aios_localcluster import kubeaios
+from aios_localcluster import demo_reach, kubeaios
 from aios_localcluster.cluster import LocalCluster
 from aios_localcluster.errors import LocalClusterError
 from aios_localcluster.kubeaios import ROOT, kubectl
@@ -75,6 +75,13 @@ def tour(cluster: LocalCluster, step: Callable[[str], None], fake: bool) -> None
         "An agent knows who it is, and there is no way out that was not granted:",
         f"from inside the pod {pod}: GET $AIOS_URL/v1/agent, and two connections to the outside",
         kubectl(cluster, "-n", RESEARCH, "exec", pod, "--", "python3", "-c", INSIDE),
+    )
+    demo_reach.tour(cluster, show)
+    remembers = _pod(cluster, demo_reach.AGENT)
+    show(
+        "What an agent was told stays in its context; a window of it is shown to a model, by a strategy, within a budget of tokens:",
+        f"kubectl -n research exec {remembers} -- remember",
+        kubectl(cluster, "-n", RESEARCH, "exec", remembers, "--", "remember"),
     )
     if fake:
         _take_too_much(cluster)

@@ -16,6 +16,7 @@ def teams(cluster: LocalCluster) -> Iterator[LocalCluster]:
     for space in (demo.RESEARCH, demo.SUPPORT):
         kubectl(cluster, "-n", space, "delete", "agents", "--all", "--timeout=60s")
         kubectl(cluster, "delete", "namespace", space, "--wait=false")
+    kubectl(cluster, "delete", "namespace", "models", "--wait=false")
 
 
 def test_the_tour_shows_who_runs_who_waits_and_who_took_too_much(teams: LocalCluster, capsys: pytest.CaptureFixture[str]):
@@ -29,6 +30,10 @@ def test_the_tour_shows_who_runs_who_waits_and_who_took_too_much(teams: LocalClu
     assert "what would help: raise spec.memory.nominal to 16Gi of GPUQuota team" in seen
     assert '"namespace": "research", "name": "researcher"' in seen
     assert seen.count("Connection refused") + seen.count("Permission denied") + seen.count("unreachable") == 2, "no way out"
+    assert "You asked: hello" in seen, "a model by its name"
+    assert len(re.findall(r"^403 \w+: ", seen, re.MULTILINE)) == 2, "refused elsewhere, and once the binding has changed"
+    assert "+ https://api.openai.com:443   (models, model)" in seen
+    assert re.search(r"^the answer: OUT +the answer: IN +the answer: IN$", seen, re.MULTILINE), "what three strategies remember"
     assert "attempt 1 used 6Gi of GPU-" in seen
     assert "3584Mi more than its share of 2Gi and 512Mi for contexts; its container was killed at" in seen
     restarts = dict(re.findall(r"^(\w+)-1 +1/1 +Running +(\d+)", seen, re.MULTILINE))

@@ -3,12 +3,14 @@
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from aios_localcluster.cluster import LocalCluster
 from aios_localcluster.kubeaios import NAMESPACE, kubectl
 from e2e.outside import Outside, outside
-from e2e.support import Space, eventually
+from e2e.support import Space, eventually, namespace
 from e2e.test_cli import aiosctl
 from unit.gateway.clients import ANSWERS, CLIENTS
 
@@ -62,14 +64,32 @@ except OSError as error:
 """
 
 
-@pytest.fixture
-def world(space: Space) -> Iterator[Outside]:
+@contextmanager
+def a_traveller(space: Space) -> Iterator[Outside]:
+    """A world, and an Agent that may reach one host of it."""
     with outside(space, HOST, "other.example.com") as made:
         agent = space.agent("traveller")
         agent["metadata"]["labels"] = {"way": "out"}
         space.apply(agent, made.binding(HOST))
         space.ready("traveller")
         in_force(space)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def world(installed: tuple[LocalCluster, dict[str, str]]) -> Iterator[Outside]:
+    """One for all tests that change nothing."""
+    cluster, tags = installed
+    with namespace(cluster, "test-egress", tags["example"]) as space, a_traveller(space) as made:
+        yield made
+        space.kubectl("delete", "agents", "--all", "--timeout=60s")
+        space.nothing_left()
+
+
+@pytest.fixture
+def own_world(space: Space) -> Iterator[Outside]:
+    """One for a test that changes it."""
+    with a_traveller(space) as made:
         yield made
 
 
@@ -112,52 +132,6 @@ def test_a_refusal_names_its_reason_and_the_next_step_and_nothing_of_the_policy(
     assert HOST not in said
 
 
-def test_ways_past_the_policy(world: Outside):
-    """Each is a thing that a hostile program in the pod can send to its proxy."""
-    authority = f"{HOST}:{world.tls}"
-    connect = f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}"
-    world.name({HOST: [world.address], "inside.example.com": ["127.0.0.1"], "meta.example.com": ["169.254.169.254"]})
-    world.space.apply(world.binding(HOST, "inside.example.com", "meta.example.com"))
-    in_force(world.space)
-    assert world.run("traveller", SNEAK, CONNECT=connect, SNI=HOST).startswith("answer"), "the honest one is let through"
-    assert world.run("traveller", SNEAK, CONNECT=connect, SNI="other.example.com").startswith("cut"), "another server name"
-    assert world.run("traveller", SNEAK, CONNECT=connect, SNI="").startswith("cut"), "no server name"
-    for target in (f"other.example.com:{world.tls}", "10.0.0.1:443", f"[::ffff:{world.address}]:22", "dns.google:443", "localhost:443"):
-        refused = world.run("traveller", SNEAK, CONNECT=f"CONNECT {target} HTTP/1.1\r\nHost: {target}", SNI=HOST)
-        assert refused.startswith("refused"), target
-    for internal in ("inside.example.com", "meta.example.com"):
-        said = world.run("traveller", ASK, URL=f"http://{internal}:{world.plain}/")
-        assert said.startswith("refused 403"), f"{internal} is resolved to an address inside"
-    world.name({HOST: ["127.0.0.1"]})
-    rebound = eventually(
-        lambda: (said := world.run("traveller", ASK, URL=f"http://{HOST}:{world.plain}/hello")).startswith("refused") and said,
-        "the name is asked for again and leads inside",
-    )
-    assert "403" in rebound
-
-
-def test_a_removed_rule_ends_what_it_let_through(world: Outside):
-    holder = world.start("traveller", HOLD, AUTHORITY=f"{HOST}:{world.tls}")
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "open\n", holder.stderr and holder.stderr.read()
-    world.space.apply(world.binding())
-    out, _ = holder.communicate(timeout=90)
-    assert out.startswith("ended"), out
-    assert world.run("traveller", ASK, URL=f"http://{HOST}:{world.plain}/hello").startswith("refused 403")
-
-
-def test_audit_mode_counts_what_it_would_deny_and_still_keeps_what_is_inside_closed(world: Outside):
-    """Every address of this world is private, so that Audit lets none of them through; the binding counts nothing for it."""
-    space = world.space
-    space.apply(world.binding(HOST, mode="Audit"))
-    in_force(space)
-    assert world.run("traveller", ASK, URL=f"http://other.example.com:{world.plain}/").startswith("refused 403")
-    assert world.run("traveller", ASK, URL=f"http://{HOST}:{world.plain}/hello").startswith("answer")
-    # An address that is public by its number and leads nowhere in this cluster: let through, counted, and not reached.
-    assert not world.run("traveller", ASK, URL="http://203.0.113.7:80/").startswith("refused 403")
-    eventually(lambda: (space.get("toolbinding", "outside") or {}).get("status", {}).get("wouldDeny"), "the binding counts it")
-
-
 def test_every_decision_is_a_line_of_the_audit(world: Outside):
     world.run("traveller", ASK, URL=f"http://{HOST}:{world.plain}/hello")
     world.run("traveller", ASK, URL=f"http://other.example.com:{world.plain}/")
@@ -168,8 +142,8 @@ def test_every_decision_is_a_line_of_the_audit(world: Outside):
 
     found = eventually(lambda: (seen := lines()) and len(seen) >= 2 and seen, "both decisions are in the file")
     assert {(line["host"], line["verdict"]) for line in found} == {(HOST, "allow"), ("other.example.com", "deny")}
-    (allowed,) = [line for line in found if line["verdict"] == "allow"]
-    assert (allowed["binding"], allowed["rule"]) == ("outside", "plain-0")
+    assert {line["binding"] for line in found if line["verdict"] == "allow"} == {"outside"}
+    assert "plain-0" in {line["rule"] for line in found}
 
 
 def test_explain_says_the_same_as_the_gateway(world: Outside):
@@ -180,3 +154,55 @@ def test_explain_says_the_same_as_the_gateway(world: Outside):
     denied = explain(f"other.example.com:{world.tls}")
     assert denied.returncode == 1
     assert "no rule of the bindings that select it allows this" in denied.stdout
+
+
+def test_ways_past_the_policy(own_world: Outside):
+    """Each is a thing that a hostile program in the pod can send to its proxy."""
+    authority = f"{HOST}:{own_world.tls}"
+    connect = f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}"
+    own_world.name({HOST: [own_world.address], "inside.example.com": ["127.0.0.1"], "meta.example.com": ["169.254.169.254"]})
+    own_world.space.apply(own_world.binding(HOST, "inside.example.com", "meta.example.com"))
+    in_force(own_world.space)
+    assert own_world.run("traveller", SNEAK, CONNECT=connect, SNI=HOST).startswith("answer"), "the honest one is let through"
+    assert own_world.run("traveller", SNEAK, CONNECT=connect, SNI="other.example.com").startswith("cut"), "another server name"
+    assert own_world.run("traveller", SNEAK, CONNECT=connect, SNI="").startswith("cut"), "no server name"
+    for target in (
+        f"other.example.com:{own_world.tls}",
+        "10.0.0.1:443",
+        f"[::ffff:{own_world.address}]:22",
+        "dns.google:443",
+        "localhost:443",
+    ):
+        refused = own_world.run("traveller", SNEAK, CONNECT=f"CONNECT {target} HTTP/1.1\r\nHost: {target}", SNI=HOST)
+        assert refused.startswith("refused"), target
+    for internal in ("inside.example.com", "meta.example.com"):
+        said = own_world.run("traveller", ASK, URL=f"http://{internal}:{own_world.plain}/")
+        assert said.startswith("refused 403"), f"{internal} is resolved to an address inside"
+    own_world.name({HOST: ["127.0.0.1"]})
+    rebound = eventually(
+        lambda: (said := own_world.run("traveller", ASK, URL=f"http://{HOST}:{own_world.plain}/hello")).startswith("refused") and said,
+        "the name is asked for again and leads inside",
+    )
+    assert "403" in rebound
+
+
+def test_a_removed_rule_ends_what_it_let_through(own_world: Outside):
+    holder = own_world.start("traveller", HOLD, AUTHORITY=f"{HOST}:{own_world.tls}")
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "open\n", holder.stderr and holder.stderr.read()
+    own_world.space.apply(own_world.binding())
+    out, _ = holder.communicate(timeout=90)
+    assert out.startswith("ended"), out
+    assert own_world.run("traveller", ASK, URL=f"http://{HOST}:{own_world.plain}/hello").startswith("refused 403")
+
+
+def test_audit_mode_counts_what_it_would_deny_and_still_keeps_what_is_inside_closed(own_world: Outside):
+    """Every address of this world is private, so that Audit lets none of them through; the binding counts nothing for it."""
+    space = own_world.space
+    space.apply(own_world.binding(HOST, mode="Audit"))
+    in_force(space)
+    assert own_world.run("traveller", ASK, URL=f"http://other.example.com:{own_world.plain}/").startswith("refused 403")
+    assert own_world.run("traveller", ASK, URL=f"http://{HOST}:{own_world.plain}/hello").startswith("answer")
+    # An address that is public by its number and leads nowhere in this cluster: let through, counted, and not reached.
+    assert not own_world.run("traveller", ASK, URL="http://203.0.113.7:80/").startswith("refused 403")
+    eventually(lambda: (space.get("toolbinding", "outside") or {}).get("status", {}).get("wouldDeny"), "the binding counts it")

@@ -414,6 +414,29 @@ async def test_a_connection_that_the_host_closed_meanwhile_is_not_used_again(pro
         writer.close()
 
 
+async def test_a_host_that_closes_just_when_the_next_request_comes_is_asked_again_if_that_does_no_harm(proxying):
+    connections = 0
+
+    async def once_each(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")  # and then it is gone, as if its patience had ended at that moment
+
+    async with a_server(once_each) as port, proxying(f"http://{HERE}:{port}") as agent:
+        reader, writer = await agent.connect()
+        url = f"http://{HERE}:{port}/"
+        for number in (1, 2, 3):
+            writer.write(get(url))
+            assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 200")
+            assert connections == number
+        writer.write(get(url, "Content-Length: 0", method="POST"))
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 502"), "who knows what it did already"
+        assert connections == 3
+        writer.close()
+
+
 async def test_content_beyond_the_limit_is_refused(proxying):
     async with a_server(Recorder()) as port, proxying(f"http://{HERE}:{port}", egress=EgressLimits(content_bytes=1000)) as agent:
         response = await agent.ask(get(f"http://{HERE}:{port}/", "Content-Length: 2000", method="POST") + b"x" * 2000)

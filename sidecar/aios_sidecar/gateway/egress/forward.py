@@ -128,7 +128,7 @@ class Forward(Relay):
     async def _upload(self, client: Client, passage: Passage, upstream: Upstream, data: bytes, kept: bool) -> None:
         """The request has been sent to its end, `data` first. Content is passed on as it comes."""
         while True:
-            piece = client.take_content()
+            piece = b"" if self._sent_it_all else client.take_content()  # of a request that is sent again nothing is left to take
             while piece:
                 self._count(passage, len(piece))
                 data += upstream.http.send(h11.Data(data=piece)) or b""

@@ -437,6 +437,38 @@ async def test_a_host_that_closes_just_when_the_next_request_comes_is_asked_agai
         writer.close()
 
 
+async def test_an_older_host_that_ends_its_response_by_closing_is_passed_on_whole(proxying):
+    async def old(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n" + b"x" * 100_000)
+
+    async with a_server(old) as port, proxying(f"http://{HERE}:{port}") as agent:
+        for _ in range(2):
+            reader, writer = await agent.connect()
+            writer.write(get(f"http://{HERE}:{port}/") + get(f"http://{HERE}:{port}/", "Connection: close"))
+            responses = (await asyncio.wait_for(reader.read(), 10)).split(b"HTTP/1.1 200 OK\r\n")[1:]
+            assert [unchunked(each.partition(b"\r\n\r\n")[2]) for each in responses] == [b"x" * 100_000] * 2
+            writer.close()
+
+
+async def test_pieces_of_a_response_are_passed_on_as_they_come_and_informational_ones_are_not(proxying):
+    more = asyncio.Event()
+
+    async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+        await more.wait()
+        writer.write(b"3\r\ntwo\r\n0\r\n\r\n")
+
+    async with a_server(stream) as port, proxying(f"http://{HERE}:{port}") as agent:
+        reader, writer = await agent.connect()
+        writer.write(get(f"http://{HERE}:{port}/"))
+        assert (await asyncio.wait_for(reader.readuntil(b"one\r\n"), 5)).startswith(b"HTTP/1.1 200"), "before there is a second piece"
+        more.set()
+        assert await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 5) == b"3\r\ntwo\r\n0\r\n\r\n"
+        writer.close()
+
+
 async def test_content_beyond_the_limit_is_refused(proxying):
     async with a_server(Recorder()) as port, proxying(f"http://{HERE}:{port}", egress=EgressLimits(content_bytes=1000)) as agent:
         response = await agent.ask(get(f"http://{HERE}:{port}/", "Content-Length: 2000", method="POST") + b"x" * 2000)

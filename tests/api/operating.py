@@ -63,7 +63,10 @@ class Plane:
 
     client: httpx.Client
     kubeconfig: Path
-    _stop: threading.Event = field(default_factory=threading.Event)
+    quiet: set[str] = field(default_factory=set)
+    """Nodes whose kubelet says nothing any more."""
+    unheard: set[str] = field(default_factory=set)
+    """Nodes whose agent renews no Lease any more."""
 
     def post(self, path: str, body: Object) -> Object:
         answer = self.client.post(path, json=body)
@@ -88,21 +91,55 @@ class Plane:
 
     @contextlib.contextmanager
     def node(self, name: str) -> Iterator[None]:
-        """A node that is ready, with its slice; it beats like a kubelet so that the node controller keeps believing in it."""
+        """A node that is ready, with its slice; it beats like a kubelet so that the node controller keeps believing in it. It is gone
+        afterwards, as far as it still was there."""
         self.post("/api/v1/nodes", {"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}})
         self._beat(name)
         self.post(f"{CLAIMS}/resourceslices", resource_slice(name))
-        thread = threading.Thread(target=self._beat_on, args=(name,), daemon=True)
+        stop = threading.Event()
+        thread = threading.Thread(target=self._beat_on, args=(name, stop), daemon=True)
         thread.start()
         try:
             yield
         finally:
-            self._stop.set()
+            stop.set()
             thread.join()
+            self.client.delete(f"{CLAIMS}/resourceslices/{name}-{names.DRIVER}")
+            self.client.delete(f"/api/v1/nodes/{name}")
 
-    def _beat_on(self, name: str) -> None:
-        while not self._stop.wait(5):
-            self._beat(name)
+    def _beat_on(self, name: str, stop: threading.Event) -> None:
+        while not stop.wait(5):
+            if name not in self.quiet:
+                self._beat(name)
+
+    @contextlib.contextmanager
+    def node_agent(self, name: str, namespace: str) -> Iterator[None]:
+        """Renews the Lease of that node, as its agent does, unless the node is among the unheard."""
+        leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        labels = {names.LABEL_COMPONENT: names.COMPONENT_NODE_AGENT}
+        self.post(leases, {"metadata": {"name": names.node_lease_name(name), "labels": labels}, "spec": {"holderIdentity": name}})
+        stop = threading.Event()
+
+        def renew() -> None:
+            while not stop.wait(0.2):
+                if name not in self.unheard:
+                    renewed = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+                    self.merge(f"{leases}/{names.node_lease_name(name)}", {"spec": {"renewTime": renewed}})
+
+        thread = threading.Thread(target=renew, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            self.client.delete(f"{leases}/{names.node_lease_name(name)}")
+
+    def say_ready(self, name: str, word: str) -> None:
+        """The node's condition Ready, from here on untouched by its kubelet."""
+        self.quiet.add(name)
+        ready = {"type": "Ready", "status": word, "reason": "Test", "message": "", "lastHeartbeatTime": now(), "lastTransitionTime": now()}
+        self.merge(f"/api/v1/nodes/{name}/status", {"status": {"conditions": [ready]}})
 
     def _beat(self, name: str) -> None:
         offered = {"cpu": "8", "memory": "32Gi", "pods": "110"}

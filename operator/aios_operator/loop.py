@@ -282,8 +282,10 @@ class Loop:
             return
         if self._cycle_at is None or now < self._cycle_at:
             return
-        self._cluster_at, self.store.cluster_dirty = None, False
         began = time.perf_counter()
+        for key in self._orders.keys() & self.store.dirty - self._busy.keys():  # or what was booked meanwhile would count twice
+            self._keep_order(key, standing_order(self.store.state(key), now))
+        self._cluster_at, self.store.cluster_dirty = None, False
         # Who has changed and was not planned since may not want a place any more.
         still = self._waiting.difference(self._busy, self.store.dirty)
         states = [self.store.state(key) for key in sorted(still)]

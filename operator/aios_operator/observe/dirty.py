@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, MutableSet
+from collections.abc import Callable, Hashable, Iterable, Iterator, MutableSet
 from typing import TypeVar
 
 T = TypeVar("T", bound=Hashable)
+S = TypeVar("S")
 
 
 class Dirty(MutableSet[T]):
@@ -15,6 +16,11 @@ class Dirty(MutableSet[T]):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._since: dict[T, float] = {}
+
+    @classmethod
+    def _from_iterable(cls, it: Iterable[S]) -> set[S]:
+        """What operators such as `-` give: they have no places to keep."""
+        return set(it)
 
     def __contains__(self, item: object) -> bool:
         return item in self._since

@@ -71,6 +71,7 @@ def test_the_dirty_are_planned_in_the_order_in_which_they_came():
     dirty.discard("b")
     dirty |= {"b"}
     assert list(dirty) == ["a", "c", "b"]
+    assert (dirty - {"a"}, dirty & {"a", "x"}, dirty | {"x"}) == ({"b", "c"}, {"a"}, {"a", "b", "c", "x"})
 
 
 def created(world: World, *kinds: str) -> list[str]:
@@ -178,3 +179,20 @@ async def test_who_has_changed_and_is_not_planned_yet_is_given_no_place():
     world.loop.settings = world.settings
     await world.settled()
     assert world.condition(key, "Placed") == ("False", "Stopped")
+
+
+async def test_who_was_booked_and_is_not_planned_yet_is_not_counted_twice():
+    world = World()
+    world.node(gpu="70Gi")
+    world.apply("a", "40Gi")
+    await world.settled()
+    world.apply("b", "40Gi")
+    await world.settled()
+    world.schedule()
+    world.node(gpu="80Gi")
+    world.deliver()
+    world.loop.settings = dataclasses.replace(world.loop.settings, concurrent_writes=0)
+    for _ in range(5):
+        world.loop.turn()
+        await asyncio.sleep(0)
+    assert [order["metadata"]["name"] for order in world.cluster.all(resources.AGENT_RUNTIMES)] == ["a", "b"]

@@ -21,7 +21,7 @@ CREATORS = 32
 TIMEOUT_SECONDS = 900
 COUNT_SECONDS = 2
 """Between two counts of foreign pods: much oftener than the default, so that what repeated counts leave behind shows."""
-COUNTS = 3
+COUNTS = 2
 
 
 def a_node(number: int) -> Object:

@@ -15,7 +15,7 @@ def updated(space: Space, body: Object) -> Object:
 def test_an_order_is_as_it_was_within_its_attempt(space: Space) -> None:
     assert space.apply(order(), "operator").status_code == 201
     assert updated(space, order())["metadata"]["generation"] == 1
-    assert "attempt must grow when anything but egress and expose changes" in updated(space, order(node="node-b"))["message"]
+    assert "attempt must grow when anything but egress, expose, context changes" in updated(space, order(node="node-b"))["message"]
     assert updated(space, order(attempt=2, node="node-b"))["spec"]["attempt"] == 2
     assert "attempt must grow" in updated(space, order(attempt=1, node="node-b"))["message"]
 

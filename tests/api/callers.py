@@ -22,6 +22,7 @@ KINDS = {
     "Agent": f"/apis/{names.API_VERSION}|{names.AGENTS}",
     "AgentRuntime": f"/apis/{names.API_VERSION}|{names.AGENT_RUNTIMES}",
     "GPUQuota": f"/apis/{names.API_VERSION}|{names.GPU_QUOTAS}",
+    "ToolBinding": f"/apis/{names.API_VERSION}|{names.TOOL_BINDINGS}",
     "ResourceClaim": "/apis/resource.k8s.io/v1|resourceclaims",
     "ResourceClaimTemplate": "/apis/resource.k8s.io/v1|resourceclaimtemplates",
     "NetworkPolicy": "/apis/networking.k8s.io/v1|networkpolicies",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from aios_api import names
@@ -129,7 +132,7 @@ def test_no_pod_asks_for_our_classes_as_extended_resources(stage: Stage, of: str
 
     pod = stage.foreign_pod()
     made(stage.editor.create(changed(pod, f"spec|{of}", [asks("deviceclass.resource.kubernetes.io/gpu.example.com")])))
-    for caller in (stage.editor, stage.owner, stage.admin, stage.operator):
+    for caller in (stage.editor, stage.owner, stage.admin):
         denied(caller.create(changed(pod, f"spec|{of}", [asks(f"deviceclass.resource.kubernetes.io/{name}")])), "aios-extended-resources")
 
 
@@ -159,3 +162,42 @@ def test_a_container_that_is_added_to_an_agents_pod_has_no_privilege(stage: Stag
     bare = {"spec": {"ephemeralContainers": [{"name": "debug", "image": "i"}]}}
     denied(stage.owner.patch(pod, bare, "ephemeralcontainers"), "aios-ephemeral-containers")
     made(stage.owner.patch(made(stage.owner.keeping().create(stage.foreign_pod())), bare, "ephemeralcontainers"))
+
+
+INJECTION = 'Object{spec: Object.spec{containers: [Object.spec.containers{name: "mesh", image: "mesh:1"}]}}'
+
+
+@contextlib.contextmanager
+def mesh(client: httpx.Client, namespace: str) -> Iterator[None]:
+    """Something in the cluster puts a container of its own into every pod of the namespace."""
+    group = "/apis/admissionregistration.k8s.io/v1"
+    if client.get(f"{group}/mutatingadmissionpolicies").status_code != 200:
+        pytest.skip("this API server has no mutating admission policies")
+    pods = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    inside = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+    spec = {
+        "failurePolicy": "Fail",
+        "reinvocationPolicy": "Never",
+        "matchConstraints": {"resourceRules": [pods], **inside},
+        "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": INJECTION}}],
+    }
+    made(client.post(f"{group}/mutatingadmissionpolicies", json={"metadata": {"name": "mesh"}, "spec": spec}))
+    made(client.post(f"{group}/mutatingadmissionpolicybindings", json={"metadata": {"name": "mesh"}, "spec": {"policyName": "mesh"}}))
+    try:
+        yield
+    finally:
+        for plural in ("mutatingadmissionpolicies", "mutatingadmissionpolicybindings"):
+            client.delete(f"{group}/{plural}/mesh")
+
+
+def test_a_container_that_is_really_injected_is_seen_and_refused(stage: Stage) -> None:
+    of, order = stage.ordered()
+    with mesh(stage.client, stage.namespace):
+
+        def injected() -> bool:
+            containers = made(stage.editor.create(stage.foreign_pod()))["spec"]["containers"]
+            return [each["name"] for each in containers] == ["c", "mesh"]
+
+        eventually(injected, "the mesh is at work")
+        said = denied(stage.operator.create(stage.pod(of, order)), "aios-agent-pods")
+        assert "container mesh has no part in the claim" in said

@@ -38,6 +38,8 @@ from aios_operator.uninstall import remove_agents
 log = logging.getLogger("aios_operator")
 
 USER_AGENT = "aios-operator"
+ONLY_READ = ("audit", "foreign pods", "heartbeats")
+"""Parts of the operator that may end at any moment."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -156,7 +158,10 @@ async def lead(lease: Lease | None, audit: Audit, loop: Loop, health: Health) ->
 
 async def _until_one_ends(parts: dict[str, Coroutine[Any, Any, None]]) -> bool:
     tasks = [asyncio.create_task(work, name=name) for name, work in parts.items()]
-    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    done, going_on = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in going_on:
+        if task.get_name() in ONLY_READ:
+            task.cancel()  # what they read serves nobody any more, and the client is about to be closed
     fine = True
     for task in done:
         if task.cancelled():

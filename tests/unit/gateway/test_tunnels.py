@@ -272,7 +272,7 @@ async def test_an_idle_tunnel_ends_and_one_that_is_used_does_not(proxying):
 async def test_a_tunnel_does_not_live_for_ever(proxying):
     async with (
         a_server(echo) as port,
-        proxying(f"tcp://{HERE}:{port}", egress=EgressLimits(tunnel_seconds=0.3, tunnel_idle_seconds=0.2)) as agent,
+        proxying(f"tcp://{HERE}:{port}", egress=EgressLimits(tunnel_seconds=0.3, tunnel_idle_seconds=30)) as agent,
     ):
         reader, writer = await a_tunnel(agent, f"{HERE}:{port}")
         while not reader.at_eof():

@@ -283,8 +283,7 @@ class Loop:
         if self._cycle_at is None or now < self._cycle_at:
             return
         began = time.perf_counter()
-        for key in self._orders.keys() & self.store.dirty - self._busy.keys():  # or what was booked meanwhile would count twice
-            self._keep_order(key, standing_order(self.store.state(key), now))
+        self._refresh_orders(now)
         self._cluster_at, self.store.cluster_dirty = None, False
         # Who has changed and was not planned since may not want a place any more.
         still = self._waiting.difference(self._busy, self.store.dirty)
@@ -304,6 +303,19 @@ class Loop:
                 self._place(by_key[effect.key], effect)
             elif isinstance(effect, do.PlanAgainAt):
                 self._plan_again(effect.key, effect.at)
+
+    def _refresh_orders(self, now: datetime) -> None:
+        """What was booked since an Agent was planned last does not count twice.
+
+        Who is in the back-off keeps the order as it is: the answer to it may have been lost, and the order itself may stand.
+        """
+        for key in [key for key in self._orders if key in self.store.dirty and self._may(key, now)]:
+            try:
+                order = standing_order(self.store.state(key), now)
+            except Exception:  # the Agent's own planning will say it again, and back off
+                log.exception("%s/%s: what its order takes can't be told anew", *key)
+                continue
+            self._keep_order(key, order)
 
     def _refuse(self, effect: do.Wait) -> None:
         if effect.refusal is not None:

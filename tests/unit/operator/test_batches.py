@@ -2,14 +2,17 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+
+import pytest
 
 from aios_kube import resources
 from aios_kube.errors import Unreachable
 from aios_kube.fake import Call
+from aios_operator import loop
 from aios_operator.batches import PATIENCE, Batches
-from aios_operator.decide.views import Key
+from aios_operator.decide.views import AgentState, Key
 from aios_operator.observe.dirty import Dirty
 from unit.operator.world import World
 
@@ -196,3 +199,54 @@ async def test_who_was_booked_and_is_not_planned_yet_is_not_counted_twice():
         world.loop.turn()
         await asyncio.sleep(0)
     assert [order["metadata"]["name"] for order in world.cluster.all(resources.AGENT_RUNTIMES)] == ["a", "b"]
+
+
+async def test_an_order_whose_answer_was_lost_is_given_to_nobody_else():
+    """The write took place, its answer did not come, and the watch has not brought it yet."""
+    world = World()
+    world.node(gpu="80Gi")
+    world.cluster.put(resources.GPU_QUOTAS, {"metadata": {"namespace": "ns", "name": "q"}, "spec": {"memory": {"nominal": "40Gi"}}})
+    world.apply("a", "40Gi", priority=5)
+    world.apply("b", "40Gi")
+    lost: list[Call] = []
+
+    def lose(call: Call) -> Exception | None:
+        if not lost and (call.verb, call.resource, call.name) == ("create", resources.AGENT_RUNTIMES, "a"):
+            lost.append(call)
+            return Unreachable("the connection was cut")
+        return None
+
+    world.cluster.lose.append(lose)
+    world.deliver()
+    await turns(world)
+    assert lost
+    world.store.cluster_dirty = True
+    await turns(world)
+    assert [order["metadata"]["name"] for order in world.cluster.all(resources.AGENT_RUNTIMES)] == ["a"]
+
+
+@pytest.mark.usefixtures("errors_expected")
+async def test_an_agent_that_can_not_be_planned_any_more_stops_no_other(monkeypatch: pytest.MonkeyPatch):
+    world = World()
+    world.node(gpu="80Gi")
+    a = world.apply("a", "40Gi")
+    await world.settled()
+    for planned in (loop.plan_agent, loop.standing_order):
+
+        def odd(state: AgentState, now: datetime, real: Callable[[AgentState, datetime], object] = planned) -> object:
+            if state.key == a:
+                raise ValueError("odd")
+            return real(state, now)
+
+        monkeypatch.setattr(loop, planned.__name__, odd)
+    world.apply("a", "41Gi")
+    world.apply("b", "10Gi")
+    world.deliver()
+    await turns(world)
+    assert any(order["metadata"]["name"] == "b" for order in world.cluster.all(resources.AGENT_RUNTIMES))
+
+
+async def turns(world: World) -> None:
+    for _ in range(60):
+        world.loop.turn()
+        await asyncio.sleep(0)

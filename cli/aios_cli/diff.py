@@ -21,9 +21,9 @@ MARKDOWN_ROWS = 200
 @click.command()
 @click.argument("base", type=click.Path(path_type=Path, exists=True))
 @click.argument("head", type=click.Path(path_type=Path, exists=True))
-@click.option("--namespace", "-n", default="default", show_default=True, help="Of objects that name none.")
+@click.option("--namespace", "-n", help="Of objects that name none. Without it each must name its own.")
 @click.option("--format", "form", type=click.Choice(["text", "json", "markdown"]), default="text", show_default=True)
-def diff(base: Path, head: Path, namespace: str, form: Form) -> None:
+def diff(base: Path, head: Path, namespace: str | None, form: Form) -> None:
     """Compare what agents may reach by the manifests in BASE and in HEAD. It needs no cluster.
 
     What counts is the effect: all bindings that select an agent, added up. A rule that only moved is no change.

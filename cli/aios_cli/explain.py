@@ -56,7 +56,7 @@ def explain(
 
         what = way_out.asked(host, scheme)
         if manifests is not None:
-            answer = _by_manifests(manifests, namespace or "default", agent, what)
+            answer = _by_manifests(manifests, namespace, agent, what)
         else:
             to = cluster.target(kubeconfig, context, namespace)
             answer = cluster.run(_by_cluster(to, agent, what), to)
@@ -91,10 +91,10 @@ def _tell_answer(answer: Answer, as_json: bool) -> NoReturn:
     sys.exit(0 if allowed else 1)
 
 
-def _by_manifests(directory: Path, namespace: str, name: str, what: Asked) -> Answer:
+def _by_manifests(directory: Path, named: str | None, name: str, what: Asked) -> Answer:
     from aios_cli import manifests, reach, way_out
 
-    read = manifests.read(directory, namespace)
+    read, namespace = manifests.read(directory, named), named or "default"
     if read.unreadable:
         first = read.unreadable[0]
         raise click.ClickException(f"{first.path}: {first.why}; `aiosctl lint` names every fault")

@@ -30,10 +30,10 @@ class Finding:
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path, exists=True))
-@click.option("--namespace", "-n", default="default", show_default=True, help="Of objects that name none.")
+@click.option("--namespace", "-n", help="Of objects that name none. Without it each must name its own.")
 @click.option("--strict", is_flag=True, help="Warnings fail, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def lint(directory: Path, namespace: str, strict: bool, as_json: bool) -> None:
+def lint(directory: Path, namespace: str | None, strict: bool, as_json: bool) -> None:
     """Check the manifests in DIRECTORY: schemas, names given twice, wildcards and ranges that are too wide, bindings that select nothing.
 
     It needs no cluster. Rules about pod templates that only the API server can judge are left to it.

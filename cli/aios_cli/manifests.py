@@ -60,8 +60,9 @@ class Manifests:
         return [each for each in self.found if each.kind == kind]
 
 
-def read(root: Path, namespace: str) -> Manifests:
-    """The manifests below `root`, or of the one file that it is. `namespace`: of objects that name none. Hidden files are left out.
+def read(root: Path, namespace: str | None = None) -> Manifests:
+    """The manifests below `root`, or of the one file that it is. `namespace`: of objects that name none; without it such an object can't be
+    read, since who applies it chooses. Files whose names begin with a dot are read as others are, as kubectl reads them; .git is not.
 
     Raises FileNotFoundError when there is no such path.
     """
@@ -84,15 +85,14 @@ def read(root: Path, namespace: str) -> Manifests:
 
 def _files(root: Path) -> Iterator[Path]:
     for path in root.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if not hidden and path.suffix in SUFFIXES and path.is_file():
+        if ".git" not in path.relative_to(root).parts and path.suffix in SUFFIXES and path.is_file():
             yield path
 
 
-def _take(document: object, path: str, namespace: str, manifests: Manifests) -> None:
+def _take(document: object, path: str, namespace: str | None, manifests: Manifests) -> None:
     if not isinstance(document, Mapping):
         return
-    if document.get("kind") == "List" and isinstance(document.get("items"), list):
+    if isinstance(document.get("items"), list):  # a list of any kind: who applies it applies each item
         for item in document["items"]:
             _take(item, path, namespace, manifests)
         return
@@ -101,6 +101,10 @@ def _take(document: object, path: str, namespace: str, manifests: Manifests) -> 
     metadata = document.get("metadata")
     if not isinstance(metadata, Mapping) or not metadata.get("name") or not document.get("kind"):
         manifests.unreadable.append(Unreadable(path, "an object of our group must have kind and metadata.name"))
+        return
+    if not metadata.get("namespace") and namespace is None:
+        where = f"{document['kind']} {metadata['name']}"
+        manifests.unreadable.append(Unreadable(path, f"{where} must name its metadata.namespace, or -n must: who applies it would choose"))
         return
     named = {**metadata, "namespace": metadata.get("namespace") or namespace}
     manifests.found.append(Manifest({**document, "metadata": named}, path))

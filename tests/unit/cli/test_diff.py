@@ -13,7 +13,7 @@ from unit.cli.files import agent, binding, rule, write
 
 def diff(tmp_path: Path, before: list[dict[str, Any]], after: list[dict[str, Any]], *options: str) -> Result:
     base, head = write(tmp_path / "base", *before), write(tmp_path / "head", *after)
-    return CliRunner().invoke(main, ["diff", *options, str(base), str(head)])
+    return CliRunner().invoke(main, ["diff", "-n", "default", *options, str(base), str(head)])
 
 
 X = agent("x", team="a")
@@ -93,3 +93,20 @@ def test_errors_in_the_new_state_end_with_1_and_name_them(tmp_path: Path):
     result = diff(tmp_path, [X], [X, binding("b", {"name": "r", "host": "UPPER.example.com"})])
     assert result.exit_code == 1
     assert "ToolBinding default/b" in result.output
+
+
+@pytest.mark.parametrize("name", [".evil.yaml", "list.yaml"])
+def test_what_kubectl_applies_is_seen_wherever_it_stands(name: str, tmp_path: Path):
+    evil = binding("b", {"name": "metadata", "cidr": "169.254.169.254", "ports": [80], "scheme": "http"})
+    base, head = write(tmp_path / "base", X), write(tmp_path / "head", X)
+    write(head, {"apiVersion": "v1", "kind": "FooList", "items": [evil]} if name == "list.yaml" else evil, name=name)
+    result = CliRunner().invoke(main, ["diff", "-n", "default", str(base), str(head)])
+    assert result.exit_code == 4
+    assert "169.254.169.254" in result.output
+
+
+def test_an_object_whose_namespace_others_choose_can_not_be_compared(tmp_path: Path):
+    base, head = write(tmp_path / "base", X), write(tmp_path / "head", X, ONE)
+    result = CliRunner().invoke(main, ["diff", str(base), str(head)])
+    assert result.exit_code == 1
+    assert "must name its metadata.namespace" in result.output

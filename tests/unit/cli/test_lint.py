@@ -53,13 +53,20 @@ def test_a_broken_binding_names_the_rule(tmp_path: Path):
     assert "spec.egress[0]" in error
 
 
-def test_files_that_are_no_yaml_are_errors_and_hidden_ones_are_not_read(tmp_path: Path):
+def test_files_that_are_no_yaml_are_errors_hidden_ones_as_well_and_those_of_git_are_not_read(tmp_path: Path):
     write(tmp_path, agent("x"))
-    (tmp_path / "broken.yaml").write_text("a: [")
+    (tmp_path / ".broken.yaml").write_text("a: [")
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "config.yaml").write_text("a: [")
     (error,) = findings(manifests.read(tmp_path, "default"))
-    assert (error.level, error.path) == ("error", "broken.yaml")
+    assert (error.level, error.path) == ("error", ".broken.yaml")
+
+
+def test_an_object_that_names_no_namespace_is_an_error_unless_one_is_given(tmp_path: Path):
+    write(tmp_path, agent("x"))
+    (error,) = findings(manifests.read(tmp_path))
+    assert error.text.startswith("Agent x must name its metadata.namespace")
+    assert findings(manifests.read(tmp_path, "research")) == []
 
 
 def test_what_stands_in_two_files_is_named_with_both(tmp_path: Path):
@@ -92,8 +99,8 @@ def test_what_was_hardly_meant_is_a_warning(given: dict[str, object], told: str,
     (warning,) = texts(directory)
     assert told in warning
     runner = CliRunner()
-    assert runner.invoke(main, ["lint", str(directory)]).exit_code == 0
-    assert runner.invoke(main, ["lint", "--strict", str(directory)]).exit_code == 1
+    assert runner.invoke(main, ["lint", "-n", "default", str(directory)]).exit_code == 0
+    assert runner.invoke(main, ["lint", "-n", "default", "--strict", str(directory)]).exit_code == 1
 
 
 def test_a_wildcard_below_a_name_of_its_own_is_no_warning(tmp_path: Path):
@@ -107,6 +114,6 @@ def test_a_binding_that_finds_no_room_beside_others_is_an_error(tmp_path: Path):
 
 
 def test_findings_as_json(tmp_path: Path):
-    result = CliRunner().invoke(main, ["lint", "--json", str(write(tmp_path, binding("b", rule("r", "api.example.com"))))])
+    result = CliRunner().invoke(main, ["lint", "-n", "default", "--json", str(write(tmp_path, binding("b", rule("r", "api.example.com"))))])
     (found,) = json.loads(result.output)
     assert (found["level"], found["path"], found["subject"]) == ("warning", "all.yaml", "ToolBinding default/b")

@@ -44,7 +44,7 @@ def test_what_is_no_host_is_refused(text: str):
 
 
 def explain(directory: Path, host: str, *options: str) -> Any:
-    return CliRunner().invoke(main, ["explain", "x", "-f", str(directory), "--host", host, *options])
+    return CliRunner().invoke(main, ["explain", "x", "-n", "default", "-f", str(directory), "--host", host, *options])
 
 
 def test_allowed_names_binding_and_rule(tmp_path: Path):

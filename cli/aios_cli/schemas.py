@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 from aios_api import crd
 from aios_api.agent import parse_spec
 from aios_api.binding import parse_binding
-from aios_api.meta import InvalidSpec
+from aios_api.meta import GENERATION_MAX, InvalidSpec
 from aios_api.names import API_VERSION
 from aios_api.quantity import InvalidQuantity, mebibytes
 from aios_api.quota import parse_quota
@@ -28,6 +28,11 @@ Schema = dict[str, Any]
 
 INTERNAL_KINDS = ("AgentRuntime",)
 """Written by the operator alone."""
+_METADATA: Final = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "generation": {"type": "integer", "minimum": 0, "maximum": GENERATION_MAX}},
+}
+"""The API server's own. Looked at is what we compile with."""
 _SERVERS_OWN: Final = re.compile(r"\b(isQuantity|quantity|isIP|ip|isCIDR|cidr)\(|\boldSelf\b")
 
 
@@ -85,7 +90,7 @@ def _closed(schema: Schema, *, root: bool = False) -> Schema:
     if "properties" in schema:
         closed["properties"] = {name: _closed(each) for name, each in schema["properties"].items()}
         if root:
-            closed["properties"]["metadata"] = {"type": "object"}  # the API server's own
+            closed["properties"]["metadata"] = _METADATA
         if not schema.get("x-kubernetes-preserve-unknown-fields"):
             closed["additionalProperties"] = False
     for part in ("items", "additionalProperties"):

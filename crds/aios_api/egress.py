@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from aios_api.addresses import INTERNAL, Address, Internal, Network, parse_address, parse_network
 from aios_api.binding import (
@@ -31,7 +31,7 @@ from aios_api.binding import (
     is_host_name,
     parse_binding,
 )
-from aios_api.meta import Generation, InvalidSpec, Model
+from aios_api.meta import GENERATION_MAX, Generation, InvalidSpec, Model
 from aios_api.schema import list_type
 
 MAX_BINDINGS: Final = 64
@@ -212,7 +212,7 @@ class _Index:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A ToolBinding as it is compiled. `spec` is None when it can't be read; `error` then says why, and the rest is what can be read."""
+    """A ToolBinding as it is compiled. `spec` is None when the object can't be read; `error` then says why, and the rest is what can be."""
 
     name: str
     generation: int
@@ -220,8 +220,9 @@ class Binding:
     """RFC 3339; empty where there is no cluster."""
     spec: ToolBindingSpec | None = field(hash=False)
     error: str | None
-    rule_names: frozenset[str]
-    """Rules that are still there: whatever else is wrong, one that is not is in force no longer."""
+    rules: Mapping[str, tuple[EgressRule, ...]] = field(hash=False)
+    """What the object says now under each rule name: whatever else is wrong, nothing more of that rule stays in force. A name without
+    a rule that can be read has an empty tuple."""
     may_audit: bool
     """False when the mode is readable and not Audit."""
     selector: AgentSelector | None = field(hash=False)
@@ -236,29 +237,50 @@ class Binding:
 
 
 def read_binding(raw: Mapping[str, Any]) -> Binding:
-    """A ToolBinding from an object as it is on the wire or in a file. A spec that can't be read is no error here: it is `error`."""
-    metadata = raw.get("metadata") or {}
+    """A ToolBinding from an object as it is on the wire or in a file. What can't be read raises nothing here: it is `error`."""
+    found = raw.get("metadata")
+    metadata: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    name, generation = str(metadata.get("name") or ""), metadata.get("generation") or 0
     given = raw.get("spec")
     parts: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
-    spec, error = None, None
+    spec, wrong = None, list(_identity_errors(name, generation))
     try:
         spec = parse_binding({} if given is None else given)
-    except InvalidSpec as wrong:
-        error = str(wrong)
+    except InvalidSpec as error:
+        wrong.append(str(error))
     selector, selector_error = _readable_selector(parts)
-    listed = parts.get("egress")
-    rules = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
     return Binding(
-        name=str(metadata.get("name", "")),
-        generation=int(metadata.get("generation") or 0),
+        name=name,
+        generation=generation if isinstance(generation, int) else 0,
         created=str(metadata.get("creationTimestamp") or ""),
-        spec=spec,
-        error=error,
-        rule_names=frozenset(str(each["name"]) for each in rules if "name" in each),
+        spec=None if wrong else spec,
+        error="; ".join(wrong) or None,
+        rules=_readable_rules(parts.get("egress")),
         may_audit=parts.get("mode", "Enforce") not in ("Enforce", None),
         selector=selector,
         selector_error=selector_error,
     )
+
+
+def _identity_errors(name: str, generation: object) -> Iterator[str]:
+    """Each rule in force carries both. The API server lets no such object in; a file may be anything."""
+    if not 0 < len(name) <= BINDING_NAME_MAX:
+        yield f"metadata.name must have 1 to {BINDING_NAME_MAX} characters"
+    if not isinstance(generation, int) or not 0 <= generation <= GENERATION_MAX:
+        yield f"metadata.generation must be a whole number from 0 to {GENERATION_MAX}"
+
+
+def _readable_rules(listed: object) -> dict[str, tuple[EgressRule, ...]]:
+    found: dict[str, tuple[EgressRule, ...]] = {}
+    for each in listed if isinstance(listed, list) else ():
+        if not isinstance(each, Mapping) or not isinstance(name := each.get("name"), str):
+            continue
+        try:
+            said: tuple[EgressRule, ...] = (EgressRule.model_validate(each),)
+        except ValidationError:
+            said = ()
+        found[name] = (*found.get(name, ()), *said)
+    return found
 
 
 def _readable_selector(spec: Mapping[str, Any]) -> tuple[AgentSelector | None, bool]:
@@ -276,8 +298,8 @@ def compile_policy(bindings: Iterable[Binding], labels: Mapping[str, str], previ
 def combine(selected: Iterable[Binding], previous: EgressPolicy | None = None) -> EgressPolicy:
     """What an Agent may reach that all of these bindings select. Without any, a policy that allows nothing.
 
-    A binding that can't be read, or whose rules find no room within the bounds, is in force as it is in `previous`, less the rules that it
-    has no longer; where it is not in `previous`, it is not in force. Room goes to older bindings first, and to each as a whole.
+    A binding that can't be read, or whose rules find no room within the bounds, is in force as it is in `previous`, less what it says no
+    longer; where it is not in `previous`, it is not in force. Room goes to older bindings first, and to each as a whole.
     """
     taken: list[PolicyBinding] = []
     rules: list[PolicyRule] = []
@@ -291,28 +313,42 @@ def combine(selected: Iterable[Binding], previous: EgressPolicy | None = None) -
 
 
 def _forms(binding: Binding, previous: EgressPolicy | None) -> Iterator[tuple[PolicyBinding, list[PolicyRule]]]:
-    """The binding as it is, then as it was when it was last good."""
+    """The binding as it is, then as it was when it was last good, narrowed to what it says now."""
     if binding.spec is not None:
         entry = PolicyBinding(name=binding.name, generation=binding.generation, mode=binding.spec.mode)
         yield entry, [_compiled(binding, rule) for rule in binding.spec.egress or ()]
     last = previous.in_force(binding.name) if previous is not None else None
     if previous is not None and last is not None and (binding.spec is None or last.generation != binding.generation):
         mode: Mode = last.mode if binding.may_audit else "Enforce"
-        kept = [rule for rule in previous.rules if rule.binding == binding.name and rule.rule in binding.rule_names]
-        yield last.model_copy(update={"mode": mode}), kept
+        was = [rule for rule in previous.rules if rule.binding == binding.name and rule.rule in binding.rules]
+        kept = [_narrowed(rule, binding.rules[rule.rule]) for rule in was]
+        yield last.model_copy(update={"mode": mode}), [rule for rule in kept if rule is not None]
+
+
+def _narrowed(rule: PolicyRule, said: Iterable[EgressRule]) -> PolicyRule | None:
+    """The part of `rule` that each of `said`, which now have its name, allows as well. None when that is nothing."""
+    ports = set(rule.ports)
+    for each in said:
+        if (each.host, each.cidr, each.scheme) != (rule.host, rule.cidr, rule.scheme):
+            return None
+        ports.intersection_update(_ports(each))
+    return rule.model_copy(update={"ports": tuple(sorted(ports))}) if ports else None
 
 
 def _compiled(binding: Binding, rule: EgressRule) -> PolicyRule:
-    ports = tuple(sorted(rule.ports)) if rule.ports is not None else DEFAULT_PORTS[rule.scheme]
     return PolicyRule(
         binding=binding.name,
         generation=binding.generation,
         rule=rule.name,
         host=rule.host,
         cidr=rule.cidr,
-        ports=ports,
+        ports=_ports(rule),
         scheme=rule.scheme,
     )
+
+
+def _ports(rule: EgressRule) -> tuple[int, ...]:
+    return tuple(sorted(rule.ports)) if rule.ports is not None else DEFAULT_PORTS[rule.scheme]
 
 
 def _fit(bindings: Sequence[PolicyBinding], rules: Sequence[PolicyRule]) -> bool:

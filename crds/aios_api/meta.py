@@ -29,7 +29,8 @@ AttemptName = Annotated[str, Field(min_length=1, max_length=63)]
 """`<agent>-<attempt>`: a host name and a label value."""
 UID = Annotated[str, Field(min_length=1, max_length=64)]
 Attempt = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Generation = Annotated[int, Field(ge=0, le=2**53)]
+GENERATION_MAX = 2**53
+Generation = Annotated[int, Field(ge=0, le=GENERATION_MAX)]
 """A schema's bounds are floating-point numbers on the API server: a larger one is rounded out of the integers, and refuses every write."""
 
 

@@ -138,13 +138,46 @@ def test_what_an_update_no_longer_has_is_gone_even_when_it_is_broken(before: lis
     policy = compile_policy(updated.values(), LABELS, previous)
     for rule in policy.rules:
         binding = updated[rule.binding]
-        assert rule.rule in binding.rule_names
+        assert rule.rule in binding.rules
         assert binding.selects(LABELS, previous)
-        kept = [each for each in previous.rules if (each.binding, each.rule) == (rule.binding, rule.rule)]
+        was = [each for each in previous.rules if (each.binding, each.rule) == (rule.binding, rule.rule)]
         if binding.spec is None:
-            assert kept == [rule], "a broken binding brings nothing new"
+            assert [each.model_copy(update={"ports": rule.ports}) for each in was] == [rule], "a broken binding brings nothing new"
+            assert set(rule.ports) <= set(was[0].ports)
     for entry in policy.bindings:
         assert entry.mode == "Enforce" or updated[entry.name].may_audit
+
+
+few_hosts = st.fixed_dictionaries(
+    {"host": st.sampled_from(["*.example.com", "a.example.com"])}, optional={"ports": ports, "scheme": st.sampled_from(["https", "http"])}
+)
+few_ranges = st.fixed_dictionaries(
+    {"cidr": st.sampled_from(["10.0.0.0/8", "10.1.0.0/16"]), "ports": ports}, optional={"scheme": st.sampled_from(["https", "tcp"])}
+)
+few = st.dictionaries(names, few_hosts | few_ranges, min_size=1, max_size=4)
+CROWD = [{"name": f"crowd{number}", "host": f"h{number}.example.com"} for number in range(60)]
+
+
+@given(few, few, st.booleans())
+def test_what_is_kept_from_before_is_never_wider_than_what_the_rule_says_now(was: dict[str, Any], now: dict[str, Any], room: bool) -> None:
+    def spec(rules: dict[str, Any], *more: Any) -> dict[str, Any]:
+        return {"agentSelector": {"matchLabels": LABELS}, "egress": [*({"name": name, **rule} for name, rule in rules.items()), *more]}
+
+    older = [] if room else [read(f"b{number}", spec({}, *CROWD)) for number in range(1, 5)]
+    previous = compile_policy([*older, read("b9", spec(was))], LABELS)
+    update = read("b9", spec(now, {"name": "bad"}) if room else spec(now, *CROWD), generation=2)
+    assert (update.spec is None) == room, "it is broken, or has no room"
+    kept = [rule for rule in compile_policy([*older, update], LABELS, previous).rules if rule.binding == "b9"]
+    for rule in kept:
+        said = now[rule.rule]
+        scheme = said.get("scheme", "https")
+        assert (rule.host, rule.cidr, rule.scheme) == (said.get("host"), said.get("cidr"), scheme)
+        assert set(rule.ports) <= set(said.get("ports") or {"https": [443], "http": [80]}[scheme])
+        assert (rule.generation, rule.rule in was) == (1, True)
+    for name in was.keys() & now.keys():
+        if was[name] == now[name]:
+            assert name in {rule.rule for rule in kept}, "what stays the same stays in force"
+    event(f"kept {len(kept)}")
 
 
 @given(st.lists(specs(), max_size=4))

@@ -263,7 +263,7 @@ def test_no_bindings_crash_the_compiler_or_allow_what_none_of_them_says(chance):
         bindings = [read_binding(each) for each in raw]
         policy = compile_policy(bindings, labels)
         later = compile_policy(bindings, labels, previous)
-        gone = {(rule.binding, rule.rule) for rule in later.rules} - {(each.name, rule) for each in bindings for rule in each.rule_names}
+        gone = {(rule.binding, rule.rule) for rule in later.rules} - {(each.name, rule) for each in bindings for rule in each.rules}
         assert not gone, (given, "a rule that its binding has no longer is in force")
         previous = policy
         if number % 3:

@@ -53,6 +53,17 @@ def test_a_broken_binding_names_the_rule(tmp_path: Path):
     assert "spec.egress[0]" in error
 
 
+@pytest.mark.parametrize(
+    ("metadata", "told"), [({"name": "b" * 64}, "metadata.name must have at most 63"), ({"generation": "new"}, "metadata.generation")]
+)
+def test_a_binding_that_no_policy_could_name_is_an_error(metadata: dict[str, object], told: str, tmp_path: Path):
+    wrong = binding("b", rule("r", "api.example.com"))
+    wrong["metadata"].update(metadata)
+    (error,) = texts(write(tmp_path, agent("x", team="a"), wrong), "error")
+    assert told in error
+    assert CliRunner().invoke(main, ["lint", str(tmp_path)]).exception.__class__ is SystemExit
+
+
 def test_files_that_are_no_yaml_are_errors_hidden_ones_as_well_and_those_of_git_are_not_read(tmp_path: Path):
     write(tmp_path, agent("x"))
     (tmp_path / ".broken.yaml").write_text("a: [")

@@ -82,9 +82,41 @@ def broken(name: str, *rules: dict[str, Any], generation: int = 2, **spec: Any) 
 
 def test_a_broken_update_keeps_what_was_last_good() -> None:
     before = policy(binding("one", A))
-    after = policy(broken("one", {"name": "r0", "host": "changed.example.com"}), previous=before)
+    after = policy(broken("one", A, {"host": "new.example.com"}), previous=before)
     assert after == before
     assert in_force(after) == {"one": 1}
+
+
+WIDE = {"host": "*.example.com", "ports": [443, 8443]}
+
+
+@pytest.mark.parametrize(
+    ("now", "kept"),
+    [
+        (WIDE, [443, 8443]),
+        ({**WIDE, "ports": [8443, 9443]}, [8443]),
+        ({"host": "*.example.com"}, [443]),
+        ({**WIDE, "ports": [9443]}, []),
+        ({**WIDE, "scheme": "http"}, []),
+        ({"host": "api.example.com", "ports": [443]}, []),
+        ({"cidr": "203.0.113.0/24", "ports": [443]}, []),
+        ({**WIDE, "ports": [0]}, [443, 8443]),  # can't be read, so it says nothing else
+    ],
+)
+def test_what_a_rule_says_no_longer_under_its_old_name_is_gone(now: dict[str, Any], kept: list[int]) -> None:
+    before = policy(binding("one", WIDE))
+    after = policy(broken("one", now), previous=before)
+    assert [port for rule in after.rules for port in rule.ports] == kept
+    assert {rule.host for rule in after.rules} <= {"*.example.com"}
+    assert policy(broken("one", now), previous=after) == after
+    assert after.whole
+
+
+def test_of_a_name_that_an_update_has_twice_stays_what_both_allow() -> None:
+    before = policy(binding("one", WIDE))
+    twice = read_binding(raw("one", {**WIDE, "ports": [443, 9443], "name": "r0"}, {**WIDE, "name": "r0"}, generation=2))
+    assert twice.error is not None
+    assert [each.ports for each in policy(twice, previous=before).rules] == [(443,)]
 
 
 def test_a_rule_that_a_broken_update_has_no_longer_is_gone() -> None:
@@ -135,6 +167,29 @@ def test_whatever_a_spec_is_it_is_read(spec: Any) -> None:
     assert compile_policy([read], LABELS).rules == ()
 
 
+@pytest.mark.parametrize(
+    ("metadata", "told"),
+    [
+        ({"name": "a" * 64, "generation": 2}, "metadata.name"),
+        ({"generation": 2}, "metadata.name"),
+        ({"name": "one", "generation": "new"}, "metadata.generation"),
+        ({"name": "one", "generation": "2"}, "metadata.generation"),
+        ({"name": "one", "generation": -1}, "metadata.generation"),
+        ({"name": "one", "generation": 2**60}, "metadata.generation"),
+        ({"name": "one", "generation": [2]}, "metadata.generation"),
+        ("text", "metadata.name"),
+        (None, "metadata.name"),
+    ],
+)
+def test_a_binding_that_no_rule_could_carry_is_an_error_and_brings_nothing(metadata: Any, told: str) -> None:
+    read = read_binding({**raw("one", A, B), "metadata": metadata})
+    assert read.error is not None
+    assert told in read.error
+    assert read.spec is None
+    assert policy(read).bindings == ()
+    assert hosts(policy(read, previous=policy(binding("one", A)))) == (["a.example.com"] if read.name == "one" else [])
+
+
 # Bounds.
 
 
@@ -156,6 +211,16 @@ def test_an_update_for_which_there_is_no_room_keeps_what_was_last_good() -> None
     before = policy(*old, many("late", 10, "2026-02-01T00:00:00Z"))
     after = policy(*old, many("late", 30, "2026-02-01T00:00:00Z", generation=2), previous=before)
     assert after == before
+
+
+def test_what_an_update_without_room_says_no_longer_is_gone_all_the_same() -> None:
+    old = [many(f"old{number}", 60, f"2026-01-0{number + 1}T00:00:00Z") for number in range(4)]
+    before = policy(*old, binding("late", WIDE, A, created="2026-02-01T00:00:00Z"))
+    others = [{"name": f"more{number}", "host": f"m{number}.example.com"} for number in range(30)]
+    narrower = binding("late", {"host": "api.example.com"}, A, *others, generation=2, created="2026-02-01T00:00:00Z")
+    after = policy(*old, narrower, previous=before)
+    assert [each.host for each in after.rules if each.binding == "late"] == ["a.example.com"]
+    assert in_force(after)["late"] == 1
 
 
 def test_a_policy_is_bounded_in_bytes_and_in_bindings() -> None:

@@ -91,10 +91,14 @@ class HealthKeeper:
         return self._changed
 
     def look(self, report: InventoryReport) -> tuple[GPU, ...]:
-        """The GPUs to publish: those that there are, and of those that are missing the ones of which an Agent holds a share."""
-        if report.absent is not None:
-            return ()  # nothing can be said of any of them, and what is not published disturbs nobody
+        """The GPUs to publish: those that there are, and of those that are missing the ones of which an Agent holds a share.
+
+        When the driver gives no answer: those of which an Agent holds a share and that were known to be unhealthy.
+        """
         now, current = self._clock(), epoch(self._boot_id(), self._settings.driver_module)
+        held = {live.state.gpu.uuid for live in self._claims if live.state.gpu is not None}
+        if report.absent is not None:
+            return self._still_broken(held, current)
         present = {gpu.uuid: gpu for gpu in report.gpus} | {item.uuid: None for item in report.withheld if item.uuid is not None}
         for uuid, gpu in present.items():
             if gpu is not None and UUID.fullmatch(uuid):
@@ -110,9 +114,18 @@ class HealthKeeper:
                 self._forget(record.uuid)
             else:
                 self._keep(health.missed(record, now), "the driver does not name it any more")
-        held = {live.state.gpu.uuid for live in self._claims if live.state.gpu is not None}
         missing = (record.gpu for record in self._known.values() if record.missing_since is not None and record.uuid in held)
         return (*report.gpus, *missing)
+
+    def _still_broken(self, held: set[str], current: str) -> tuple[GPU, ...]:
+        """While the driver gives no answer at all: nothing new can be said of any GPU, and what is not published disturbs nobody. Yet one
+        broken GPU may be why, and the Agents on it must not be kept because its taint went away with it."""
+        broken: list[GPU] = []
+        for record in [self._known[uuid] for uuid in sorted(held & self._known.keys())]:
+            if record.epoch == current and health.taint(record, self._clock()) is not None:
+                self._keep(record, "the driver gives no answer any more")
+                broken.append(record.gpu)
+        return tuple(broken)
 
     def published(self) -> Mapping[str, tuple[health.State, health.Taint | None]]:
         """What the slice says of each GPU."""

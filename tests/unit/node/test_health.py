@@ -261,6 +261,30 @@ async def test_a_driver_that_gives_no_answer_at_all_says_nothing_of_its_gpus(hou
     assert house.said()[1] is None
 
 
+async def test_a_broken_gpu_that_makes_the_driver_fail_as_a_whole_keeps_its_taint_while_an_agent_holds_it(house: House) -> None:
+    absent = InventoryReport(absent="the NVIDIA driver library gives no answer any more: GPU is lost")
+    house.look(GPU_A, GPU_B)
+    house.keeper.hear(GPU_A.uuid, a_fault())
+    assert house.keeper.look(absent) == (), "nobody is on it"
+    house.claims.put(a_state())
+    for _ in range(2):
+        assert house.keeper.look(absent) == (GPU_A,)
+        assert house.said() == ("Faulty", "Xid79")
+        house.start()
+    house.boot = "next"
+    assert house.keeper.look(absent) == (), "the fault was of another start of the machine"
+
+
+async def test_people_are_told_when_a_missing_gpu_loses_its_agents_while_the_driver_gives_no_answer(house: House) -> None:
+    house.claims.put(a_state())
+    house.look(GPU_A, GPU_B)
+    house.look(GPU_B)
+    house.now = LATER
+    assert house.keeper.look(InventoryReport(absent="no answer")) == (GPU_A,)
+    told = [note for kind, _, note in await house.told() if kind == "Agent"]
+    assert any(note.endswith("the Agents on it are evicted") for note in told)
+
+
 async def test_a_gpu_that_left_with_its_boot_is_forgotten(house: House) -> None:
     house.look(GPU_A, GPU_B)
     house.boot = "next"

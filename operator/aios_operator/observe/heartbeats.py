@@ -88,6 +88,10 @@ class Listener(Protocol):
         """The attempt of every order that stands."""
         ...
 
+    def keys_by_node(self) -> Mapping[str, list[Key]]:
+        """The Agents that are, were, or are to be on each node."""
+        ...
+
     def hear(self, began: float, ended: float, leases: Mapping[str, str], orders: Mapping[Key, int]) -> None:
         """A read took place: as in `Heard.take`."""
         ...
@@ -131,8 +135,12 @@ class Heartbeats:
             self._deaf = False
 
     async def run(self) -> None:
-        """Listens for ever, more often while a node may have to be given up."""
+        """Listens for ever, more often while a node with Agents may have to be given up."""
         while True:
-            often = READS_IN_TROUBLE if self.heard.noteworthy() else READS_AT_REST
-            await asyncio.sleep(self.heard.mute_seconds / often * (0.9 + self.chance() / 5))
+            await asyncio.sleep(self.heard.mute_seconds / self.reads() * (0.9 + self.chance() / 5))
             await self.listen()
+
+    def reads(self) -> int:
+        """How many are due in the mute time. A Lease outlives its Node, so that many may be silent for ever without any Agent there."""
+        noteworthy = self.heard.noteworthy()
+        return READS_IN_TROUBLE if noteworthy and not noteworthy.isdisjoint(self.store.keys_by_node()) else READS_AT_REST

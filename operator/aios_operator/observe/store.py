@@ -324,14 +324,19 @@ class Store:
         """The attempt of every order that stands."""
         return {runtime.key: runtime.attempt for runtime in self.runtimes.views.values()}
 
-    def hear(self, began: float, ended: float, leases: Mapping[str, str], orders: Mapping[Key, int]) -> None:
-        """The Leases of node agents were read: as in `Heard.take`. Agents are planned whose nodes are, or were, in trouble or silent."""
-        assert self.heard is not None, "who listens keeps what is heard"
+    def keys_by_node(self) -> dict[str, list[Key]]:
+        """The Agents that are, were, or are to be on each node."""
         on: dict[str, list[Key]] = {}
         for key in self.keys():
             of_key = self.agents.views.get(key), self.runtimes.views.get(key), self._pods_of.get(key, {}).values()
             for node in lost.nodes_of(*of_key):
                 on.setdefault(node, []).append(key)
+        return on
+
+    def hear(self, began: float, ended: float, leases: Mapping[str, str], orders: Mapping[Key, int]) -> None:
+        """The Leases of node agents were read: as in `Heard.take`. Agents are planned whose nodes are, or were, in trouble or silent."""
+        assert self.heard is not None, "who listens keeps what is heard"
+        on = self.keys_by_node()
         troubled = {node for node in on if lost.trouble(self.nodes.views.get(("", node))) is not None}
         before = self.heard.noteworthy()
         self.heard.take(began, ended, leases, orders, troubled)

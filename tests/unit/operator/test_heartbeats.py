@@ -11,7 +11,7 @@ from aios_kube import resources
 from aios_kube.errors import ApiError, Unreachable
 from aios_kube.fake import FakeCluster
 from aios_operator.decide.views import Key, NodeSight, NodeView, Requests
-from aios_operator.observe.heartbeats import Heard, Heartbeats
+from aios_operator.observe.heartbeats import READS_AT_REST, READS_IN_TROUBLE, Heard, Heartbeats
 from unit.operator.world import World
 
 A = Key("ns", "a")
@@ -187,6 +187,19 @@ async def test_a_read_that_fails_gives_nobody_up_and_is_said_once(caplog: pytest
         assert world.condition(A, "Ready")[1] in ("WaitingForMute", "WaitingForScheduler", "WaitingForRelease")
     finally:
         task.cancel()
+
+
+async def test_reads_are_frequent_only_while_a_node_with_agents_is_silent():
+    world, listening = await running()
+    renewed(world.cluster, "removed", "long ago")
+    for _ in range(4):
+        renewed(world.cluster, "n1", f"at {listening.seconds}")
+        await listening.after(15)
+    assert listening.heartbeats.heard.noteworthy() == {"removed"}
+    assert listening.heartbeats.reads() == READS_AT_REST
+    for _ in range(3):
+        await listening.after(15)
+    assert listening.heartbeats.reads() == READS_IN_TROUBLE
 
 
 async def test_who_listens_plans_the_agents_of_a_node_in_trouble_and_no_others():

@@ -19,6 +19,8 @@ from aios_sidecar.gateway.settings import Limits
 log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 16 * 1024
+METHOD_SHOWN: Final = 40
+"""Characters of a request's method in what is told and written: a client may send one as long as all headers together."""
 LINGER_BYTES: Final = 256 * 1024
 LINGER_SECONDS: Final = 1.0
 """After a response to a request that was not read to its end: closing at once would reset the connection and lose the response."""

@@ -82,7 +82,7 @@ def _audit(settings: Settings, metrics: Metrics) -> Audit:
     if settings.audit_file is None:
         return NoAudit()
     audit = AuditFile(settings.audit_file, file_bytes=settings.audit_file_bytes, files=settings.audit_files)
-    metrics.egress.watch_audit(lambda: audit.dropped)
+    metrics.egress.watch_audit(dropped_lines=lambda: audit.dropped, rotated_out_lines=lambda: audit.rotated_out)
     return audit
 
 

@@ -65,6 +65,11 @@ class EgressMetrics:
         self._bytes = Counter("aios_gateway_egress_bytes", "Bytes carried, by direction (up, down).", ("direction",), registry=registry)
         self._open = Gauge("aios_gateway_egress_connections", "Open connections to hosts outside.", registry=registry)
         self._dropped = Gauge("aios_gateway_audit_dropped_lines", "Audit lines that were dropped since the start.", registry=registry)
+        self._rotated_out = Gauge(
+            "aios_gateway_audit_rotated_out_lines",
+            "Audit lines that went with the oldest file since the start: those that nobody has collected by then are lost.",
+            registry=registry,
+        )
 
         self._up, self._down = self._bytes.labels("up"), self._bytes.labels("down")
         self._counted: dict[tuple[str, str], Counter] = {}
@@ -81,9 +86,10 @@ class EgressMetrics:
         """Read it when the metrics are asked for."""
         self._open.set_function(open_connections)
 
-    def watch_audit(self, dropped_lines: Callable[[], float]) -> None:
+    def watch_audit(self, *, dropped_lines: Callable[[], float], rotated_out_lines: Callable[[], float]) -> None:
         """As `watch`."""
         self._dropped.set_function(dropped_lines)
+        self._rotated_out.set_function(rotated_out_lines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from aios_sidecar.gateway.contexts.answers import CONTENT_BYTES, ContextCall, Co
 from aios_sidecar.gateway.contexts.answers import ROUTES as CONTEXT_ROUTES
 from aios_sidecar.gateway.contexts.desk import AgentContext
 from aios_sidecar.gateway.egress.target import ABSOLUTE, LOOPBACK_HOST
-from aios_sidecar.gateway.http import Head, Response
+from aios_sidecar.gateway.http import METHOD_SHOWN, Head, Response
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 
 SOCKET_HOST: Final = "aios"
@@ -100,7 +100,7 @@ def find(head: Head) -> tuple[str, Answer]:
     found = entry.methods.get(head.method)
     if found is None:
         allowed = ", ".join(entry.methods)
-        raise Problem(ProblemKind.METHOD_NOT_ALLOWED, f"{path} allows {allowed}, not {head.method[:40]}.", {"Allow": allowed})
+        raise Problem(ProblemKind.METHOD_NOT_ALLOWED, f"{path} allows {allowed}, not {head.method[:METHOD_SHOWN]}.", {"Allow": allowed})
     return found
 
 

@@ -11,6 +11,7 @@ from aios_sidecar.gateway.egress.audit import AuditFile
 from aios_sidecar.gateway.egress.hello import HelloReader, NotTLS
 from aios_sidecar.gateway.egress.names import SystemNames
 from aios_sidecar.gateway.egress.target import Target, names_the_same, of_absolute, of_connect
+from aios_sidecar.gateway.metrics import Metrics
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 from aios_sidecar.gateway.settings import EgressLimits
 from aios_sidecar.gateway.turns import Turns
@@ -221,7 +222,23 @@ async def test_the_audit_is_a_line_each_and_the_newest_are_kept(tmp_path):
     assert all(each.stat().st_size <= 2000 for each in files)
     numbers = [json.loads(line)["number"] for each in reversed(files) for line in each.read_text().splitlines()]
     assert numbers == list(range(100))[-len(numbers) :]
-    assert audit.dropped == 0
+    assert (audit.dropped, audit.rotated_out) == (0, 100 - len(numbers))
+    assert audit.rotated_out > 0
+
+
+@pytest.mark.parametrize("files", [1, 2])
+async def test_lines_that_go_with_the_oldest_file_are_counted_also_those_of_the_process_before(tmp_path, files):
+    metrics, path = Metrics(), tmp_path / "egress.jsonl"
+    for older in ("egress.jsonl", "egress.jsonl.1")[:files]:
+        (tmp_path / older).write_text("{}\n" * 30)
+    audit = AuditFile(path, file_bytes=100, files=files)
+    metrics.egress.watch_audit(dropped_lines=lambda: audit.dropped, rotated_out_lines=lambda: audit.rotated_out)
+    audit.note({"number": 1})
+    await audit.close()
+    assert path.read_text().count("\n") == 1
+    assert len(list(tmp_path.iterdir())) == files
+    assert metrics.registry.get_sample_value("aios_gateway_audit_rotated_out_lines") == 30
+    assert metrics.registry.get_sample_value("aios_gateway_audit_dropped_lines") == 0
 
 
 async def test_a_disk_that_does_not_answer_drops_lines_and_counts_them(tmp_path, monkeypatch, caplog):

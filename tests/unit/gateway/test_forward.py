@@ -1,6 +1,7 @@
 """Plain HTTP through the gateway: each request is judged for itself, and what the host gets can be read in one way only."""
 
 import asyncio
+import json
 import re
 
 import pytest
@@ -50,6 +51,22 @@ async def test_what_no_rule_allows_is_denied_before_any_name_is_asked_for(proxyi
             assert agent.last("verdict", "binding") == ("deny", None)
         assert agent.names.asked == []
         assert agent.egress.denied == 4
+
+
+async def test_no_request_makes_a_long_line_of_the_audit_that_all_agents_share(proxying):
+    host = ".".join(["a" * 63] * 3 + ["b" * 57, "com"])
+    async with proxying(f"http://{host}:80") as agent:
+        for method, url, allowed in (
+            ("M" * 12_000, f"http://{host}/", True),
+            ("M" * 12_000, f"http://{host[:-3]}org/{'p' * 2000}", False),
+        ):
+            refusal = problem(await agent.ask(get(url, method=method)))
+            assert refusal["reason"] == ("NameNotResolved" if allowed else "EgressDenied")
+            assert len(str(refusal)) < 1500
+            (line,) = agent.audit.lines
+            assert line["method"] == "M" * 40
+            assert len(json.dumps(line)) < 1000
+            agent.audit.lines.clear()
 
 
 async def test_no_policy_yet_denies_everything_with_its_own_word(proxying):

@@ -20,6 +20,7 @@ from aios_sidecar.gateway.egress.ended import Ended
 from aios_sidecar.gateway.egress.names import Names
 from aios_sidecar.gateway.egress.target import Target
 from aios_sidecar.gateway.egress.tunnel import Room
+from aios_sidecar.gateway.http import METHOD_SHOWN
 from aios_sidecar.gateway.metrics import EgressMetrics
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 from aios_sidecar.gateway.settings import EgressLimits
@@ -159,7 +160,9 @@ class AgentEgress:
                 upstream.cut(Ended.PolicyChanged)
 
     def passage(self, method: str, target: Target) -> Passage:
-        return Passage(self, method, target, asyncio.get_running_loop().time())
+        """One that begins now. What the agent chose of it is bounded, since all agents of the node share the audit: the method here, the
+        host where the target was read."""
+        return Passage(self, method[:METHOD_SHOWN], target, asyncio.get_running_loop().time())
 
     def judge(self, scheme: Scheme, passage: Passage) -> Decision:
         """What the policy in force says. Raises Problem for what it denies, when that has been noted."""

@@ -60,6 +60,28 @@ while True:
 
 SEND = """
 import socket
+listener = socket.socket(socket.AF_INET6)
+listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+listener.bind(("::", 8080))
+listener.listen(0)
+filled = socket.create_connection(("127.0.0.1", 8080), 2)  # whoever comes next is not answered
+def pretend(family, kind, source, own):
+    # as if the other end had begun: a packet with its address as the sender, to ourselves
+    with socket.socket(family, kind) as s:
+        s.setblocking(False)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.setsockopt(socket.IPPROTO_IP, 15, 1)  # IP_FREEBIND
+        if family == socket.AF_INET6: s.setsockopt(socket.IPPROTO_IPV6, 78, 1)  # IPV6_FREEBIND
+        try:
+            s.bind(source)
+            s.connect(own); s.send(b"pretence")
+        except OSError: pass
+for family, address, own in ((socket.AF_INET, "{v4}", "{own4}"), (socket.AF_INET6, "{v6}", "{own6}"),
+                             (socket.AF_INET6, "::ffff:{v4}", "::ffff:{own4}")):
+    for port in {ports}:
+        pretend(family, socket.SOCK_STREAM, (address, port), (own, 8080))
+        pretend(family, socket.SOCK_DGRAM, (address, port), (own, 5353))
 for family, address in ((socket.AF_INET, "{v4}"), (socket.AF_INET6, "{v6}"), (socket.AF_INET6, "::ffff:{v4}")):
     for port in {ports}:
         for source in (0, 8080, 5353):
@@ -133,6 +155,10 @@ def own_address(pod: Pod) -> str:
     return pod.outside4.removesuffix("1") + "2"
 
 
+def own_address6(pod: Pod) -> str:
+    return pod.outside6.removesuffix("1") + "2"
+
+
 def echoes(address: str, port: int) -> bool:
     try:
         with socket.create_connection((address, port), 0.5) as connection:
@@ -156,8 +182,9 @@ PORTS = (20053, 20443)
 
 
 def test_nobody_hears_anything_whatever_the_agent_sends(pod: Pod) -> None:
-    """Raw addresses of both families and mapped ones, names over UDP and TCP, QUIC; also from the ports on which it may answer."""
-    code = SEND.format(v4=pod.outside4, v6=pod.outside6, ports=PORTS)
+    """Raw addresses of both families and mapped ones, names over UDP and TCP, QUIC; also from the ports on which it may answer, after a
+    packet over the loopback that looks as if the other end had begun."""
+    code = SEND.format(v4=pod.outside4, v6=pod.outside6, own4=own_address(pod), own6=own_address6(pod), ports=PORTS)
     with Receiver(*PORTS) as receiver:
         assert "sent" in pod.python(code), "without the fence the test's world must be reachable"
         assert set(receiver.heard) == {f"{kind} {port}" for kind in ("tcp", "udp") for port in PORTS}
@@ -175,7 +202,7 @@ def test_what_is_exposed_is_reached_and_nothing_beside_it(pod: Pod) -> None:
             assert not echoes(at, 8080)
         with fenced(pod, WEB, NAMES) as namespace:
             assert echoes(at, 8080)
-            assert echoes(pod.outside6.removesuffix("1") + "2", 8080)
+            assert echoes(own_address6(pod), 8080)
             assert echoes_datagrams(at, 5353)
             assert not echoes(at, 8081)
             assert not echoes_datagrams(at, 8080)
@@ -183,6 +210,43 @@ def test_what_is_exposed_is_reached_and_nothing_beside_it(pod: Pod) -> None:
             assert not fence.stands(namespace, frozenset((WEB,)))
             assert not fence.stands(namespace)
             assert not fence.ensure(namespace, frozenset((WEB, NAMES)))
+
+
+def test_the_pod_reaches_itself_by_every_address_of_its_own(pod: Pod) -> None:
+    code = """
+import socket
+for address in {addresses}:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_connection((address, 8081), 2) as s:
+        s.sendall(b"x"); assert s.recv(1) == b"x", address
+    with socket.socket(family, socket.SOCK_DGRAM) as s:
+        s.settimeout(2); s.sendto(b"x", (address, 5353)); assert s.recv(1) == b"x", address
+print("done")
+"""
+    addresses = ("127.0.0.1", "127.0.0.53", "::1", own_address(pod), own_address6(pod), f"::ffff:{own_address(pod)}")
+    with inside(pod, ECHO), fenced(pod):
+        assert pod.python(code.format(addresses=addresses)) == "done"
+
+
+def test_nothing_crosses_the_loopback_with_the_address_of_another_as_sender(pod: Pod) -> None:
+    code = f"""
+import socket
+with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as ours, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as pretender:
+    ours.bind(("::", 5353)); ours.settimeout(0.5)
+    pretender.setsockopt(socket.IPPROTO_IPV6, 78, 1)  # IPV6_FREEBIND
+    pretender.bind(("{pod.outside6}", 20053))
+    try:
+        pretender.sendto(b"x", ("{own_address6(pod)}", 5353)); print(ours.recv(1))
+    except OSError: print("held")
+"""
+    assert pod.python(code) == "b'x'", "without the fence it must come across"
+    with fenced(pod, NAMES):
+        assert pod.python(code) == "held"
+        assert pod.run("nft", "insert", "rule", "inet", "aios", "output", "accept").returncode == 0
+        assert pod.python(code) == "held", "each chain holds it alone"
+    with fenced(pod, NAMES):
+        assert pod.run("nft", "insert", "rule", "inet", "aios", "input", "accept").returncode == 0
+        assert pod.python(code) == "held", "each chain holds it alone"
 
 
 def test_a_connection_ends_with_the_opening_through_which_it_came(pod: Pod) -> None:

@@ -5,6 +5,9 @@ with it), and on each port that its owner exposes what comes in there and the re
 is rejected, so that a connection fails at once instead of timing out. Nothing is forwarded. The pod can't change this: it has no
 NET_ADMIN.
 
+The loopback carries only what has an address of the pod as its sender. Anybody may send with another's (IPV6_FREEBIND needs no right);
+a packet from there to an exposed port of the pod itself would make all that the port sends to that other a reply.
+
 There is no word for "connections that exist": one that was made while the fence was away, or to a port that is exposed no more, ends with
 the fence that stands now.
 """
@@ -28,8 +31,8 @@ class FenceFailed(Exception):
     """The fence does not stand as it must; the message says what nft said or what was read back."""
 
 
-def _match(left: Rule, right: Any) -> Rule:
-    return {"match": {"op": "==", "left": left, "right": right}}
+def _match(left: Rule, right: Any, op: str = "==") -> Rule:
+    return {"match": {"op": op, "left": left, "right": right}}
 
 
 NO_OPENINGS: frozenset[Opening] = frozenset()
@@ -38,7 +41,17 @@ _PROTOCOLS = {"icmp": 1, "tcp": 6, "ipv6-icmp": 58}
 """IANA's numbers: nft writes a name instead where there is an /etc/protocols, and slim images have none."""
 _NEIGHBOUR_DISCOVERY = ["nd-router-solicit", "nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert"]
 _DISCOVERY: list[Rule] = [_match({"payload": {"protocol": "icmpv6", "field": "type"}}, {"set": _NEIGHBOUR_DISCOVERY}), {"accept": None}]
+_FLAGS: Rule = {"payload": {"protocol": "tcp", "field": "flags"}}
 _IS_RELATED = _match({"ct": {"key": "state"}}, "related")
+
+
+def _loopback(interface: str) -> list[list[Rule]]:
+    """The loopback, first what may not be on it: later rules would let it through. A reset may: `reject` sends it as if from where a
+    connection was to go, and connection tracking begins nothing with one."""
+    on_it = _match({"meta": {"key": interface}}, "lo")
+    is_reset = _match({"&": [_FLAGS, "rst"]}, "rst")
+    pretends = _match({"fib": {"result": "type", "flags": ["saddr"]}}, "local", "!=")
+    return [[on_it, is_reset, {"accept": None}], [on_it, pretends, {"drop": None}], [on_it, {"accept": None}]]
 
 
 def _port(opening: Opening, field: str) -> Rule:
@@ -55,14 +68,14 @@ def chains(openings: Iterable[Opening]) -> dict[str, list[list[Rule]]]:
     reply = _match({"ct": {"key": "direction"}}, "reply")
     return {
         "input": [
-            [_match({"meta": {"key": "iifname"}}, "lo"), {"accept": None}],
+            *_loopback("iifname"),
             _DISCOVERY,
             *([_port(opening, "dport"), {"accept": None}] for opening in opened),
             *errors,
         ],
         "forward": [],
         "output": [
-            [_match({"meta": {"key": "oifname"}}, "lo"), {"accept": None}],
+            *_loopback("oifname"),
             _DISCOVERY,
             *([_port(opening, "sport"), reply, {"accept": None}] for opening in opened),
             *errors,
@@ -126,7 +139,8 @@ def _rules_in_order(objects: list[Rule]) -> dict[str, list[str]]:
 
 
 def _plain(item: Any) -> str:
-    """One spelling for what nft spells in several ways: sets and lists of words, `in` and `==`, and numbers it gives to objects."""
+    """One spelling for what nft spells in several ways: sets and lists of words, a word alone or in a list, `in` and `==`, one flag among
+    others, and numbers it gives to objects."""
     return json.dumps(_normal(item), sort_keys=True)
 
 
@@ -136,10 +150,14 @@ def _normal(item: Any) -> Any:
     if isinstance(item, dict):
         if set(item) == {"set"}:
             return _normal(item["set"])
+        if "right" in item and item.get("left") == {"&": [_FLAGS, item["right"]]}:
+            return _normal(item | {"left": _FLAGS})
         return {key: "==" if key == "op" and value == "in" else _normal(value) for key, value in item.items() if key != "handle"}
     if isinstance(item, list):
         words = [_normal(part) for part in item]
-        return sorted(words) if all(isinstance(word, str) for word in words) else words
+        if not all(isinstance(word, str) for word in words):
+            return words
+        return words[0] if len(words) == 1 else sorted(words)
     return item
 
 

@@ -210,6 +210,18 @@ def test_a_fence_reads_back_the_same_where_protocols_have_names_and_where_they_h
     assert fence._plain(with_a_name) == fence._plain(with_a_number) != fence._plain(another)
 
 
+def test_a_fence_reads_back_the_same_however_nft_spells_a_flag():
+    flags = {"payload": {"protocol": "tcp", "field": "flags"}}
+    masked = {"match": {"op": "==", "left": {"&": [flags, "rst"]}, "right": "rst"}}
+    short = {"match": {"op": "in", "left": flags, "right": "rst"}}
+    another = {"match": {"op": "==", "left": {"&": [flags, "syn"]}, "right": "rst"}}
+    assert fence._plain(masked) == fence._plain(short) != fence._plain(another)
+    alone = {"match": {"op": "!=", "left": {"fib": {"result": "type", "flags": "saddr"}}, "right": "local"}}
+    listed = {"match": {"op": "!=", "left": {"fib": {"result": "type", "flags": ["saddr"]}}, "right": "local"}}
+    two = {"match": {"op": "!=", "left": {"fib": {"result": "type", "flags": ["saddr", "iif"]}}, "right": "local"}}
+    assert fence._plain(alone) == fence._plain(listed) != fence._plain(two)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_a_directory_is_given_away_with_all_that_is_in_it_and_nothing_beside(tmp_path):
     outside = tmp_path / "outside"

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from aios_kube.fake import FakeCluster
 from aios_kube.resources import AGENT_RUNTIMES, EVENTS
 from aios_sidecar.node import fence, prober
 from aios_sidecar.node.netns import NetworkNamespace
-from aios_sidecar.node.probe import Found, Surroundings, probe
+from aios_sidecar.node.probe import Found, ProbeFailed, Surroundings, probe
 from aios_sidecar.node.state import Opening
 from node.played import Played
 from node.support import (
@@ -142,6 +143,13 @@ class Receiver:
                 return
             self.heard.append(name)
 
+    def wait_for(self, number: int) -> None:
+        """Returns when as many have arrived; fails when they do not within 10 seconds."""
+        deadline = time.monotonic() + 10
+        while len(self.heard) < number:
+            assert time.monotonic() < deadline, f"{len(self.heard)} of {number} have arrived"
+            time.sleep(0.01)
+
     def __enter__(self) -> "Receiver":
         return self
 
@@ -186,7 +194,8 @@ def test_nobody_hears_anything_whatever_the_agent_sends(pod: Pod) -> None:
     packet over the loopback that looks as if the other end had begun."""
     code = SEND.format(v4=pod.outside4, v6=pod.outside6, own4=own_address(pod), own6=own_address6(pod), ports=PORTS)
     with Receiver(*PORTS) as receiver:
-        assert "sent" in pod.python(code), "without the fence the test's world must be reachable"
+        sent = pod.python(code).count("sent")
+        receiver.wait_for(sent)  # or the last of it would be heard when the fence stands
         assert set(receiver.heard) == {f"{kind} {port}" for kind in ("tcp", "udp") for port in PORTS}
         receiver.heard.clear()
         with fenced(pod, WEB, NAMES):
@@ -378,7 +387,7 @@ async def test_ports_open_and_close_on_the_running_pod_as_ordered(directory: Pat
             await eventually(lambda: "exposed" not in status(cluster))
 
 
-async def test_no_container_starts_behind_a_fence_that_was_not_proven_to_hold(
+async def test_no_container_starts_behind_a_fence_that_leaks(
     directory: Path, hook: Path, pod: Pod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, cluster = settings_in(directory, hook), a_cluster()
@@ -393,6 +402,52 @@ async def test_no_container_starts_behind_a_fence_that_was_not_proven_to_hold(
         monkeypatch.undo()
         assert (await ask(settings, pod.oci_state())).code == 0, "what failed is tried anew"
         await eventually(lambda: condition(cluster, "EgressFenced") == ("True", "Fenced"))
+
+
+class Trials:
+    """Stands for the probe: as often as asked it can't run, then it is the real one."""
+
+    def __init__(self, failing: int) -> None:
+        self.failing = failing
+        self.made = 0
+
+    def __call__(self, namespace: NetworkNamespace, around: Surroundings) -> Found:
+        self.made += 1
+        if self.made <= self.failing:
+            raise ProbeFailed("the fence could not be tried: nft did not end within 10 s")
+        return probe(namespace, around)
+
+
+async def test_no_container_starts_behind_a_fence_that_could_not_be_tried(
+    directory: Path, hook: Path, pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, cluster, trials = settings_in(directory, hook), a_cluster(), Trials(failing=2 * prober.TRIES)
+    monkeypatch.setattr(prober, "probe", trials)
+    monkeypatch.setattr(prober, "PAUSE_SECONDS", 0.05)
+    async with running(settings, cluster):
+        await prepare(settings)
+        for asked in (1, 2):
+            answer = await ask(settings, pod.oci_state())
+            assert answer.code == 1
+            assert f"no container is started in pod {POD_UID}: the fence could not be tried: nft did not end" in answer.error
+            assert trials.made == asked * prober.TRIES, "what could not be tried is no proof for the next container"
+        await eventually(lambda: condition(cluster, "EgressFenced") == ("Unknown", "ProbeUnclear"))
+        assert (await ask(settings, pod.oci_state())).code == 0
+        await eventually(lambda: condition(cluster, "EgressFenced") == ("True", "Fenced"))
+        assert (await ask(settings, pod.oci_state())).code == 0
+        assert trials.made == 2 * prober.TRIES + 1, "one proof is enough for all containers of a pod"
+
+
+async def test_a_probe_that_can_not_run_once_is_made_again_before_the_container_is_refused(
+    directory: Path, hook: Path, pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, trials = settings_in(directory, hook), Trials(failing=prober.TRIES - 1)
+    monkeypatch.setattr(prober, "probe", trials)
+    monkeypatch.setattr(prober, "PAUSE_SECONDS", 0.05)
+    async with running(settings, a_cluster()):
+        await prepare(settings)
+        assert (await ask(settings, pod.oci_state())).code == 0
+        assert trials.made == prober.TRIES
 
 
 async def test_a_proof_is_told_once_and_again_only_when_it_changes(directory: Path, hook: Path, pod: Pod) -> None:

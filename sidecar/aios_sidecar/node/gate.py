@@ -13,7 +13,7 @@ from aios_sidecar.node.fence import FenceFailed
 from aios_sidecar.node.live import LiveClaim, LiveClaims
 from aios_sidecar.node.netns import NamespaceGone, NetworkNamespace
 from aios_sidecar.node.orders import Orders
-from aios_sidecar.node.prober import FenceLeaks, Prober
+from aios_sidecar.node.prober import FenceLeaks, FenceUntried, Prober
 from aios_sidecar.node.sandbox import OCIState, Processes
 from aios_sidecar.node.settings import NodeSettings
 from aios_sidecar.node.state import StateFiles
@@ -125,7 +125,7 @@ class Gate:
             await self._endpoints.raise_fence(live, namespace)
             await self._prober.before_start(live, namespace, oci.pod_uid)
             sandbox = self._processes.sandbox(oci.pid, namespace, live.state.sandbox)
-        except (FenceFailed, FenceLeaks, NamespaceGone) as error:
+        except (FenceFailed, FenceLeaks, FenceUntried, NamespaceGone) as error:
             raise Refused(str(error)) from None
         state = live.state.with_pod(oci.pod_uid, sandbox)
         await asyncio.to_thread(self._files.write, state)

@@ -1,6 +1,7 @@
 """Proof that fences hold: each agent's is tried from inside before its first container starts, and again and again while it runs.
 
-A fence that lets something out stops the agent: no container starts behind it, and those that run are killed.
+A fence that lets something out stops the agent: no container starts behind it, and those that run are killed. Behind a fence that could
+not be tried no container starts either; those that run go on, behind a fence that was tried before.
 """
 
 import asyncio
@@ -34,11 +35,17 @@ TOLD_AGAIN = timedelta(hours=1)
 """A probe that finds what the last one found is told after this time: nothing is written while nothing changes."""
 AT_ONCE = 4
 """Probes at once after a start; each waits for nft most of its time."""
+TRIES, PAUSE_SECONDS = 3, 1.0
+"""Of a probe that can't run before a container starts; where nft answers they end well within the time of the hook's question."""
 _OF_NODE = ("InternalIP", "ExternalIP")
 
 
 class FenceLeaks(Exception):
     """Something would have left the pod; the message says what."""
+
+
+class FenceUntried(Exception):
+    """Whether something would leave the pod can't be told; the message says why."""
 
 
 class Prober:
@@ -103,15 +110,24 @@ class Prober:
                 await to_the_end(self._stop(live, state.pod_uid, known))
 
     async def before_start(self, live: LiveClaim, namespace: NetworkNamespace, pod_uid: str) -> None:
-        """The fence of this namespace was tried and nothing led out: now, or before an earlier container. Raises FenceLeaks."""
+        """The fence of this namespace was tried and nothing led out: now, or before an earlier container. Raises FenceLeaks, and
+        FenceUntried after TRIES probes that could not run."""
         known = live.facts.probe
-        if known is not None and not known.leaked and known.pod_uid == pod_uid and live.probed_in == namespace.identity:
+        if known is not None and known.pod_uid == pod_uid and live.probed_in == namespace.identity and known.tried and not known.leaked:
             return
-        known = await self._probe(live, namespace, pod_uid)
-        if known.leaked:
-            note = _note(known, "no container is started")
-            self._tell(live, note)
-            raise FenceLeaks(note)
+        trouble: str | None = None
+        for number in range(TRIES):
+            if number:
+                await asyncio.sleep(PAUSE_SECONDS)
+            known = await self._probe(live, namespace, pod_uid)
+            if known.leaked:
+                note = _note(known, "no container is started")
+                self._tell(live, note)
+                raise FenceLeaks(note)
+            if known.tried:
+                return
+            trouble = known.trouble
+        raise FenceUntried(f"no container is started in pod {pod_uid}: {trouble}")
 
     async def _probe(self, live: LiveClaim, namespace: NetworkNamespace, pod_uid: str) -> Probe:
         trouble = None

@@ -70,8 +70,8 @@ class NodeAgent:
         ordered = Reflector(client, AGENT_RUNTIMES, runtimes, on_node, watch_seconds=every, clock_seconds=machine_seconds)
         self._heartbeat = Heartbeat(settings, client, lambda: ordered.heard_seconds, clock, machine_seconds)
         self._link = GatewayLink(settings, self.claims, self.orders, self._heartbeat, clock)
+        self._ordered = ordered
         self._reflectors = (
-            ordered,
             Reflector(client, RESOURCE_SLICES, self.slices, on_node),
             Reflector(client, NODES, self.nodes, Selection(fields=f"metadata.name={settings.node_name}")),
         )
@@ -88,6 +88,7 @@ class NodeAgent:
             await self._plugin.start()
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(reflector.run()) for reflector in self._reflectors]
+                tasks.append(group.create_task(self._hear_orders(self._heartbeat.next_change())))
                 tasks += [group.create_task(part.run()) for part in (self._heartbeat, self._link, self._events, self._gpus)]
                 tasks.append(group.create_task(self._publish()))
                 tasks.append(group.create_task(self._restore_and_go_on(damaged)))
@@ -100,6 +101,11 @@ class NodeAgent:
             await self._plugin.stop()
             await self._hooks.stop()
             await self._web.stop()
+
+    async def _hear_orders(self, tried: asyncio.Event) -> None:
+        """Only once the first renewal was tried: what is heard before it is not fresh, and the next word may be a while away."""
+        await tried.wait()
+        await self._ordered.run()
 
     async def _publish(self) -> None:
         """Only once the kubelet has taken the driver: a pod bound before that fails to prepare, and the kubelet tries it again a
@@ -163,7 +169,7 @@ class NodeAgent:
         await self._prober.look_at_all(restored)
 
     async def _recover(self, damaged: list[str]) -> None:
-        for reflector in self._reflectors:
+        for reflector in (self._ordered, *self._reflectors):
             await reflector.synced.wait()
         missing = await self._preparer.recover(damaged)
         note = f"the state of {len(damaged)} prepared claims could not be read and was set aside in {self.settings.claims_dir}; "

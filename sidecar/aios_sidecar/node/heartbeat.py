@@ -51,8 +51,9 @@ class Heartbeat:
     def fresh_until(self) -> float | None:
         """Until when the gateway may act on what it was told: counted from the start of the renewal, and from the last word about orders.
 
-        None before both were heard since this program started; what the gateway was told by the one before it stands then. None also after
-        a lapse, until orders are heard anew: the operator may have given the agents to another node since the last word about them.
+        None before both were heard since this program started; what the gateway was told by the one before it stands then. None also at
+        the start and after a lapse, until orders are heard after a renewal: while the Lease was silent the operator may have given the
+        agents to another node, and what was heard before the renewal may be from before that.
         """
         heard = self._orders_heard()
         return (
@@ -95,7 +96,7 @@ class Heartbeat:
         if self._cut_off:
             log.info("the Lease of this node is renewed again")
         self._cut_off = False
-        if self._renewed is not None and not self.left_seconds:
+        if not self.left_seconds:
             self._hear_after = self._clock_seconds()
         self._renewed = began
         return True

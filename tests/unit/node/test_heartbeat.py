@@ -85,7 +85,7 @@ async def test_the_time_is_counted_from_before_the_renewal_was_asked_for():
         assert heartbeat.left_seconds == 0
 
 
-@pytest.mark.parametrize(("heard", "expected"), [(None, None), (990.0, 1050.0), (1001.0, 1060.0)])
+@pytest.mark.parametrize(("heard", "expected"), [(None, None), (990.0, None), (1001.0, 1060.0)])
 async def test_orders_that_were_not_heard_are_not_fresh_however_often_the_lease_is_renewed(heard, expected):
     cluster = Cluster(Clock())
     async with beating(cluster, heard, mute=60) as heartbeat:
@@ -108,6 +108,22 @@ async def test_after_a_lapse_what_was_heard_before_the_renewal_is_not_fresh():
     assert heartbeat.left_seconds == 0, "the last word about orders is older than the renewal"
     heard[0] = 1122.0
     assert heartbeat.fresh_until == 1181
+
+
+async def test_a_new_program_calls_no_orders_fresh_that_it_heard_before_its_first_renewal():
+    """It lists them and is cut off; meanwhile the operator gives the agents to another node, which only a later word tells."""
+    cluster = Cluster(Clock())
+    heard = [1000.0]
+    heartbeat = Heartbeat(NodeSettings("node-a", "ns", 60), cluster, lambda: heard[0], lambda: NOW, cluster.shown)
+    cluster.refuse.append(lambda call: Unreachable("no route"))
+    assert not await heartbeat._renew(1)
+    cluster.refuse.clear()
+    cluster.shown.now, cluster.seconds = 1040.0, 7
+    assert await heartbeat._renew(1)
+    heard[0] = 1046.0
+    assert heartbeat.fresh_until is None, "asked for before the renewal was known to be written"
+    heard[0] = 1048.0
+    assert heartbeat.fresh_until == 1100
 
 
 @pytest.mark.parametrize("error", [Unreachable("no route"), Forbidden("no role", code=403, reason="Forbidden")])

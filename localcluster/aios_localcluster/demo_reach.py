@@ -30,7 +30,7 @@ def tour(cluster: LocalCluster, show: Show) -> None:
     _in_force(cluster)
     pod = kubectl(cluster, "-n", SPACE, "get", "agent", AGENT, "-o", "jsonpath={.status.podName}")
     command = f"kubectl -n {SPACE} exec {pod} -- chat"
-    show("A ToolBinding lets it ask a model by its name:", f"{command} {MODEL} hello", _chat(cluster, pod, MODEL))
+    show("A ToolBinding lets it ask a model by its name:", f"{command} {MODEL} hello", _answer(cluster, pod))
     show("Nothing else, and a refusal says what to do:", f"{command} {ELSEWHERE} hello", _chat(cluster, pod, ELSEWHERE))
     with tempfile.TemporaryDirectory() as folder:
         head = Path(folder) / "head"
@@ -51,6 +51,14 @@ def tour(cluster: LocalCluster, show: Show) -> None:
         _in_force(cluster)
         took = time.monotonic() - began
     show(f"Applied, and in force {took:.1f} s later, on the running pod:", f"{command} {MODEL} hello", _chat(cluster, pod, MODEL))
+
+
+def _answer(cluster: LocalCluster, pod: str) -> str:
+    """What the model says, once kube-proxy knows where its Service leads, which is a moment after its pod is ready."""
+    until = time.monotonic() + IN_FORCE_SECONDS
+    while (said := _chat(cluster, pod, MODEL)).startswith("502") and time.monotonic() < until:
+        time.sleep(0.3)
+    return said
 
 
 def _chat(cluster: LocalCluster, pod: str, url: str) -> str:

@@ -91,4 +91,4 @@ def test_without_a_cluster_the_message_says_what_is_needed(tmp_path: Path):
 def test_a_bench_that_does_not_exist_is_answered_with_those_that_do():
     said = CliRunner().invoke(main, ["bench", "nothing"])
     assert said.exit_code == 2
-    assert "NAME must be one of: burst, context, " in said.output
+    assert "NAME must be one of: binding, burst, context, " in said.output

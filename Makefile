@@ -37,7 +37,8 @@ test: setup ## Check and every tier that this machine can run, with one summary
 test-gpu: setup ## What needs a real NVIDIA GPU and driver; skips with one line elsewhere
 	@$(PY) tests/run.py gpu
 
-soak: setup ## The long forms of tests: windows of 10,000 logs, fuzzing (FUZZ_SECONDS=600 for each of three)
+soak: setup ## The long forms of tests: new examples, windows of 10,000 logs, fuzzing (FUZZ_SECONDS=600 for each of three)
+	@AIOS_SEARCH=1 $(PY) -m pytest tests/property --timeout=0
 	@AIOS_WINDOWS=10000 $(PY) -m pytest tests/property/test_windows.py --timeout=0
 	@AIOS_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(PY) -m pytest tests/property/test_egress_fuzz.py -s --timeout=0
 

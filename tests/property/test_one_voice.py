@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from unit.decide.world import NAMESPACE, Object, World, agent
@@ -107,6 +107,7 @@ stories = st.lists(
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(stories)
+@example([("the operator sleeps", "n1", 45), ("is deleted", "n1", 45), ("the operator wakes", "n1", 0)])
 def test_an_identity_never_speaks_from_two_places_and_in_the_end_from_one(story: list[tuple[str, str, int]]) -> None:
     world = Voices()
     for name in NODES:

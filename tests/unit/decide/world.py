@@ -212,6 +212,15 @@ class World(Cluster):
         self.refusals, self.exclusions, self.refused_templates, self.refused_orders = {}, {}, {}, {}
         return self
 
+    def others(self) -> bool:
+        self._renew()
+        return super().others()
+
+    def _renew(self) -> None:
+        """Node agents that reach the API server renew their Leases, whether or not anybody reads them."""
+        nodes = set(self.names("Node")) - self.without_lease
+        self._renewed |= {name: f"{name} at {self._serial} {self.now}" for name in nodes if self.is_reached(name)}
+
     # The operator.
 
     def plans(self, name: str) -> list[do.Effect]:
@@ -235,9 +244,8 @@ class World(Cluster):
         return len(self.written) - before
 
     def hear(self) -> None:
-        """Node agents that reach the API server renew their Leases, and the operator reads all of them."""
-        nodes = set(self.names("Node")) - self.without_lease
-        self._renewed |= {name: f"{name} at {self._serial} {self.now}" for name in nodes if self.is_reached(name)}
+        """The operator reads the Leases of all node agents."""
+        self._renew()
         states = {key: self.state(key) for key in self._keys()}
         referred = {name for state in states.values() for name in lost.nodes_of(state.agent, state.runtime, state.pods)}
         troubled = {name for name in referred if lost.trouble(self._node(name)) is not None}

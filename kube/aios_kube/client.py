@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,10 @@ class KubeClient:
     def speaking_for(self, speaker: Speaker) -> KubeClient:
         """A client with the same connections that speaks in the name of somebody else; only who may impersonate can have one."""
         return KubeClient(self._transport.speaking_for(speaker), self._page_size)
+
+    def writing_while(self, confirm: Callable[[], None]) -> KubeClient:
+        """A client with the same connections that calls `confirm` before each try of a request that writes; what that raises ends it."""
+        return KubeClient(self._transport.writing_while(confirm), self._page_size)
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
         return _object(await self._transport.call("GET", resource.path(namespace, name), verb="get"))

@@ -58,6 +58,10 @@ class Unauthorized(ApiError):
     """The server does not know who we are (401)."""
 
 
+class NotHeld(ApiError):
+    """The Lease by which we write is not surely ours any more: nothing was sent."""
+
+
 class TooManyRequests(ApiError):
     """The server asks us to slow down (429); `retry_after_seconds` is the least wait when it named one."""
 

@@ -1,8 +1,9 @@
 """A Lease of coordination.k8s.io: of several processes one works, and another takes over when it ends.
 
 Time is each process's own: a Lease is free when *we* have seen it unchanged for its whole duration, and ours is lost when *we* could not
-renew it for shorter than that, counted from before the request that last renewed it. So no clock is compared with another one's. Still
-two processes may believe for a moment that they hold it (one was stopped and continued): what they write must be right even then.
+renew it for shorter than that, counted from before the request that last renewed it. So no clock is compared with another one's. A
+process that was stopped, or whose machine slept, believes that it holds what may be another's: it asks `confirm` before each request that
+writes. What was on its way already may still arrive, and must be right even then.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import asyncio
 import logging
 import math
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from aios_kube.errors import AlreadyExists, ApiError, Conflict, NotFound
+from aios_kube.clock import machine_seconds
+from aios_kube.errors import AlreadyExists, ApiError, Conflict, NotFound, NotHeld
 from aios_kube.protocol import ClusterClient, Object
 from aios_kube.resources import LEASES
 
@@ -35,7 +36,8 @@ class LeaseSettings:
     """A Lease unchanged for so long is free: how long work waits after a holder died without a word."""
 
     renew_deadline_seconds: float = 10.0
-    """A holder that could not renew for so long gives up. Shorter than the duration, so that it has ended when another may begin."""
+    """A holder that could not renew for so long gives up. Shorter than the duration, so that it has ended when another may begin; by as
+    much as a request that was confirmed may take to find a connection."""
 
     retry_seconds: float = 2.0
     """Between two looks or renewals. Four tries fit into the deadline; a Lease that was let go is taken within this."""
@@ -60,7 +62,7 @@ class Lease:
     field_manager: str
     clock: Callable[[], datetime]
     settings: LeaseSettings = field(default_factory=LeaseSettings)
-    monotonic: Callable[[], float] = time.monotonic
+    monotonic: Callable[[], float] = machine_seconds
     chance: Callable[[], float] = random.random
     taken: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the Lease became ours."""
@@ -95,6 +97,13 @@ class Lease:
                     raise LeaseLost(f"Lease {self.namespace}/{self.name} is held by {self._told or 'nobody'}")
         finally:
             self.held = False
+
+    def confirm(self) -> None:
+        """Returns while the Lease is surely ours. Raises `NotHeld`."""
+        age = self.monotonic() - self._renewed
+        if not self.held or age >= self.settings.renew_deadline_seconds:
+            since = f"was last renewed {age:.0f} s ago" if self.held else "is not ours"
+            raise NotHeld(f"Lease {self.namespace}/{self.name} {since}: nothing is written by its holder of then")
 
     async def release(self) -> None:
         """The next one may begin at once, if the Lease is still ours. To be called when nothing is written any more."""

@@ -83,6 +83,7 @@ class Transport:
 
     def __init__(self, api: ApiClient, credentials: Credentials, settings: TransportSettings, observe: Watcher | None = None) -> None:
         self._speaker: Speaker | None = None
+        self._confirm: Callable[[], None] | None = None
         self._api = api
         self._credentials = credentials
         self.settings = settings
@@ -102,8 +103,19 @@ class Transport:
 
     def speaking_for(self, speaker: Speaker) -> Transport:
         """The same connections, in the name of somebody else. It is not closed by itself."""
-        other = Transport(self._api, self._credentials, self.settings, self._observe)
+        other = self._another()
         other._speaker = speaker
+        return other
+
+    def writing_while(self, confirm: Callable[[], None]) -> Transport:
+        """The same connections; `confirm` is called before each try of a request that writes, and what it raises ends the call."""
+        other = self._another()
+        other._confirm = confirm
+        return other
+
+    def _another(self) -> Transport:
+        other = Transport(self._api, self._credentials, self.settings, self._observe)
+        other._speaker, other._confirm = self._speaker, self._confirm
         return other
 
     async def close(self) -> None:
@@ -184,6 +196,8 @@ class Transport:
             headers |= self._speaker.headers
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = self._api.configuration.host + path + ("?" + urlencode(query) if query else "")
+        if self._confirm is not None and method != "GET":
+            self._confirm()
         answer = await self._api.call_api(method, url, headers, body, _request_timeout=limit)
         response: aiohttp.ClientResponse = answer.response
         return response

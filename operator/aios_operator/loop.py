@@ -7,6 +7,9 @@ decided for it counts as taken.
 No more is planned than can be written at once. Who has to wait is planned from what is true when its turn comes, so that many changes
 under load cost one write; and those whose claims or pods are still to be made go first, since a status can wait. Before all others go those
 of whom a binding has changed.
+
+What planners wait for is a moment of the wall clock, which stands in objects. The loop's own waits are by a clock that nobody sets: else
+one that is put back by an hour would hold up every back-off, cycle and batch for that hour.
 """
 
 from __future__ import annotations
@@ -66,6 +69,9 @@ Subject = Key | str | Quotas | Bindings | Exposure
 LONGEST_SLEEP_SECONDS = 1.0
 """The loop turns at least so often, which is what liveness looks at."""
 
+CLOCK_SET = timedelta(seconds=5)
+"""A wall clock that moved by so much against the steady one was set; what is corrected in small steps was not."""
+
 _WRITES = get_args(do.Write)
 
 
@@ -79,6 +85,9 @@ class Loop:
     metrics: Metrics
     settings: OperatorSettings
     clock: Callable[[], datetime]
+    """Of the wall: what planners are told."""
+    steady: Callable[[], datetime]
+    """Never set, and running on while the machine sleeps; where it begins means nothing."""
     chance: Callable[[], float] = random.random
     last_turn: float = field(default_factory=time.monotonic)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -94,6 +103,8 @@ class Loop:
     _stopped: bool = False
     _cluster_at: datetime | None = None
     _sweep_at: datetime | None = None
+    _ahead: timedelta | None = None
+    """How far the wall clock is ahead of the steady one."""
 
     def __post_init__(self) -> None:
         self.store.on_dirty = self._news.set
@@ -116,16 +127,17 @@ class Loop:
 
     def turn(self) -> None:
         """Everything that is due now is planned, and its writes begin."""
-        now = self.clock()
-        self._sweep(now)
+        now, steady = self.clock(), self.steady()
+        self._notice_clock(now - steady)
+        self._sweep(steady)
         self._wake_timers(now)
-        self.store.dirty |= self._batches.expired(now)
-        self._plan_namespaces(now)
-        self._plan_quotas(now)
-        self._plan_agents(now)
-        self._plan_exposures(now)
-        self._plan_bindings(now)
-        self._plan_cluster(now)
+        self.store.dirty |= self._batches.expired(steady)
+        self._plan_namespaces(steady)
+        self._plan_quotas(now, steady)
+        self._plan_agents(now, steady)
+        self._plan_exposures(steady)
+        self._plan_bindings(now, steady)
+        self._plan_cluster(now, steady)
         self.metrics.queue(dirty=len(self.store.dirty), busy=len(self._busy), waiting=len(self._waiting))
 
     async def settle(self) -> None:
@@ -134,7 +146,7 @@ class Loop:
             self.turn()
             if self._busy:
                 await asyncio.wait(list(self._busy.values()))
-            elif not self._due(self.clock()):
+            elif not self._due(self.steady()):
                 return
 
     def _due(self, now: datetime) -> bool:
@@ -150,10 +162,11 @@ class Loop:
         return None if len(self._batches) else self._cluster_at
 
     async def _sleep(self) -> None:
-        now = self.clock()
-        timer = self._timers[0][0] if self._timers else None
-        until = [at for at in (self._cycle_at, timer, self._batches.until) if at is not None]
-        seconds = min([LONGEST_SLEEP_SECONDS, *((at - now).total_seconds() for at in until)])
+        steady = self.steady()
+        waits = [at - steady for at in (self._cycle_at, self._batches.until) if at is not None]
+        waits += [at - steady for each in self._failures if (at := self._not_before.get(each, steady)) > steady]
+        waits += [self._timers[0][0] - self.clock()] if self._timers else []
+        seconds = min([LONGEST_SLEEP_SECONDS, *(wait.total_seconds() for wait in waits)])
         try:
             async with asyncio.timeout(max(seconds, 0.005)):
                 await self._news.wait()
@@ -163,9 +176,17 @@ class Loop:
 
     # When.
 
-    def _sweep(self, now: datetime) -> None:
-        if self._sweep_at is None or now >= self._sweep_at:
-            self._sweep_at = now + timedelta(seconds=self.settings.sweep_seconds)
+    def _notice_clock(self, ahead: timedelta) -> None:
+        """When the wall clock was set, what planners asked for by it means another moment: everything is planned anew."""
+        if self._ahead is not None and abs(ahead - self._ahead) >= CLOCK_SET:
+            log.warning("the wall clock was set by %+.0f s", (ahead - self._ahead).total_seconds())
+            self._sweep_at = None
+        if self._ahead is None or self._sweep_at is None:
+            self._ahead = ahead
+
+    def _sweep(self, steady: datetime) -> None:
+        if self._sweep_at is None or steady >= self._sweep_at:
+            self._sweep_at = steady + timedelta(seconds=self.settings.sweep_seconds)
             self.sweep()
 
     def sweep(self) -> None:
@@ -188,43 +209,43 @@ class Loop:
             self._timed.add((at, key))
             heapq.heappush(self._timers, (at, key))
 
-    def _may(self, subject: Subject, now: datetime) -> bool:
+    def _may(self, subject: Subject, steady: datetime) -> bool:
         """Not while its writes are under way, nor before the end of its back-off."""
-        return subject not in self._busy and self._not_before.get(subject, now) <= now
+        return subject not in self._busy and self._not_before.get(subject, steady) <= steady
 
     # Planning.
 
-    def _plan_namespaces(self, now: datetime) -> None:
-        for namespace in [n for n in self.store.dirty_namespaces if self._may(n, now)]:
+    def _plan_namespaces(self, steady: datetime) -> None:
+        for namespace in [n for n in self.store.dirty_namespaces if self._may(n, steady)]:
             self.store.dirty_namespaces.discard(namespace)
             self._begin(namespace, plan_namespace(self.store.namespace(namespace)))
 
-    def _plan_quotas(self, now: datetime) -> None:
+    def _plan_quotas(self, now: datetime, steady: datetime) -> None:
         """Of each namespace no sooner than a moment after the last time: its quota's status follows a burst, not each of its Agents."""
         for subject in [Quotas(namespace) for namespace in self.store.dirty_quotas]:
-            if self._may(subject, now):
+            if self._may(subject, steady):
                 self.store.dirty_quotas.discard(subject.namespace)
                 if effects := plan_quotas(self.store.quota_state(subject.namespace), now):
-                    self._not_before[subject] = now + timedelta(seconds=self.settings.quota_status_seconds)
+                    self._not_before[subject] = steady + timedelta(seconds=self.settings.quota_status_seconds)
                     self._begin(subject, effects)
 
-    def _plan_bindings(self, now: datetime) -> None:
+    def _plan_bindings(self, now: datetime, steady: datetime) -> None:
         """Of each namespace no sooner than a moment after the last time: what a binding says follows from all of its Agents."""
         for subject in [Bindings(namespace) for namespace in self.store.dirty_bindings]:
-            if self._may(subject, now):
+            if self._may(subject, steady):
                 self.store.dirty_bindings.discard(subject.namespace)
                 state = self.store.bindings_state(subject.namespace)
                 if state.bindings:
-                    self._not_before[subject] = now + timedelta(seconds=self.settings.binding_status_seconds)
+                    self._not_before[subject] = steady + timedelta(seconds=self.settings.binding_status_seconds)
                     self._begin(subject, plan_bindings(state, now))
 
-    def _plan_exposures(self, now: datetime) -> None:
+    def _plan_exposures(self, steady: datetime) -> None:
         for subject in [Exposure(key) for key in self.store.dirty_exposures]:
-            if self._may(subject, now):
+            if self._may(subject, steady):
                 self.store.dirty_exposures.discard(subject.key)
                 self._begin(subject, plan_exposure(self.store.state(subject.key)))
 
-    def _plan_agents(self, now: datetime) -> None:
+    def _plan_agents(self, now: datetime, steady: datetime) -> None:
         dirty = self.store.dirty
         if not dirty:
             return
@@ -233,21 +254,21 @@ class Loop:
         for key in [*self.store.first, *urgent, *dirty]:
             if len(self._busy) >= self.settings.concurrent_writes:
                 break
-            if key in dirty and self._may(key, now):
+            if key in dirty and self._may(key, steady):
                 self.metrics.queued(dirty.seconds(key))
                 dirty.discard(key)
                 self.store.first.discard(key)
-                self._plan_agent(key, now)
+                self._plan_agent(key, now, steady)
         self.metrics.cycle("agents", time.perf_counter() - began)
 
-    def _plan_agent(self, key: Key, now: datetime) -> None:
+    def _plan_agent(self, key: Key, now: datetime, steady: datetime) -> None:
         state = self.store.state(key)
         try:
             effects = plan_agent(state, now)
             order = standing_order(state, now)
         except Exception:  # one Agent that our planner can't take must not stop the others
             log.exception("%s/%s can't be planned", *key)
-            self._back_off(key, now, None)
+            self._back_off(key, None)
             return
         self._keep_order(key, order)
         self._waiting.discard(key)
@@ -261,7 +282,7 @@ class Loop:
                 self._plan_again(key, effect.at)
         if state.agent is None and not (state.runtime or state.claims or state.pods):
             self._forget(key)
-        if any(isinstance(e, do.CreatePod) for e in effects) and self._batches.holds(key, now):
+        if any(isinstance(e, do.CreatePod) for e in effects) and self._batches.holds(key, steady):
             effects = [e for e in effects if not isinstance(e, do.CreatePod)]
         if order is None or any(claim.attempt == order.runtime.attempt for claim in state.claims):
             self._leave_batch(key)
@@ -272,18 +293,18 @@ class Loop:
             self.store.dirty |= released
             self._news.set()
 
-    def _plan_cluster(self, now: datetime) -> None:
+    def _plan_cluster(self, now: datetime, steady: datetime) -> None:
         """Places for those who wait, once what changed has been collected."""
         if not (self.store.cluster_dirty and self._waiting):
             self._cluster_at = None
             return
         if self._cluster_at is None:
-            self._cluster_at = now + timedelta(seconds=self.settings.cycle_seconds)
+            self._cluster_at = steady + timedelta(seconds=self.settings.cycle_seconds)
             return
-        if self._cycle_at is None or now < self._cycle_at:
+        if self._cycle_at is None or steady < self._cycle_at:
             return
         began = time.perf_counter()
-        self._refresh_orders(now)
+        self._refresh_orders(now, steady)
         self._cluster_at, self.store.cluster_dirty = None, False
         # Who has changed and was not planned since may not want a place any more.
         still = self._waiting.difference(self._busy, self.store.dirty)
@@ -293,7 +314,7 @@ class Loop:
         effects = plan_cluster(view, now, self.settings.batch_agents)
         self.metrics.cycle("cluster", time.perf_counter() - began)
         placed = [effect.key for effect in effects if isinstance(effect, do.ApplyRuntime)]
-        self.store.dirty |= self._batches.begin(placed, now)
+        self.store.dirty |= self._batches.begin(placed, steady)
         self.store.cluster_dirty |= len(placed) == self.settings.batch_agents
         by_key: dict[Key, AgentState] = {state.key: state for state in states}
         for effect in effects:
@@ -304,12 +325,12 @@ class Loop:
             elif isinstance(effect, do.PlanAgainAt):
                 self._plan_again(effect.key, effect.at)
 
-    def _refresh_orders(self, now: datetime) -> None:
+    def _refresh_orders(self, now: datetime, steady: datetime) -> None:
         """What was booked since an Agent was planned last does not count twice.
 
         Who is in the back-off keeps the order as it is: the answer to it may have been lost, and the order itself may stand.
         """
-        for key in [key for key in self._orders if key in self.store.dirty and self._may(key, now)]:
+        for key in [key for key in self._orders if key in self.store.dirty and self._may(key, steady)]:
             try:
                 order = standing_order(self.store.state(key), now)
             except Exception:  # the Agent's own planning will say it again, and back off
@@ -356,10 +377,10 @@ class Loop:
             if self._failures.pop(subject, None) is not None:
                 self._not_before.pop(subject, None)
         except ApiError as error:
-            self._back_off(subject, self.clock(), error)
+            self._back_off(subject, error)
         except Exception:
             log.exception("%s: an effect could not be performed", _named(subject))
-            self._back_off(subject, self.clock(), None)
+            self._back_off(subject, None)
         finally:
             del self._busy[subject]
             self._news.set()
@@ -376,14 +397,13 @@ class Loop:
             self.metrics.decision(type(effect).__name__)
             self.reporter.done(effect)
 
-    def _back_off(self, subject: Subject, now: datetime, error: ApiError | None) -> None:
+    def _back_off(self, subject: Subject, error: ApiError | None) -> None:
         failures = self._failures[subject] = self._failures.get(subject, 0) + 1
         wait = self.settings.retry.wait(failures, self.chance, error.retry_after_seconds if error else None)
-        at = self._not_before[subject] = now + timedelta(seconds=wait)
+        self._not_before[subject] = self.steady() + timedelta(seconds=wait)
         if isinstance(subject, Key):
             self._leave_batch(subject)
             self.store.dirty.add(subject)
-            self._plan_again(subject, at)
         elif isinstance(subject, Quotas):
             self.store.dirty_quotas.add(subject.namespace)
         elif isinstance(subject, Bindings):

@@ -11,12 +11,13 @@ import random
 import sys
 import time
 from collections.abc import Coroutine, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from aios_api import names
 from aios_kube import ClusterClient, Resource, connect, resources
+from aios_kube.clock import machine_seconds
 from aios_kube.errors import ApiError, NotFound
 from aios_kube.events import EventRecorder
 from aios_kube.lease import Lease, LeaseLost
@@ -88,9 +89,10 @@ async def run(settings: OperatorSettings) -> bool:
     )
     store = Store()
     metrics.watch_store(store, _now)
-    events = EventRecorder(client, f"{names.GROUP}/operator", settings.identity, _now)
-    loop = Loop(store, Executor(client, store), Reporter(events), metrics, settings, _now)
     lease = a_lease(client, settings)
+    writer = client.writing_while(lease.confirm) if lease is not None else client
+    events = EventRecorder(writer, f"{names.GROUP}/operator", settings.identity, _now)
+    loop = Loop(store, Executor(writer, store), Reporter(events), metrics, settings, _now, _steady)
     health = Health(settings.cycle_age_limit_seconds, settings.audit_seconds, lambda: loop.last_turn)
     audit = Audit(client, store, settings.audit_seconds, settings.audit_after_relist_seconds, on_done=lambda: _audited(health))
     feed = Feed(store, Credentials(settings.kubeconfig), settings, audit.relisted, lambda resource: _seen(health, metrics, resource))
@@ -200,6 +202,11 @@ async def established(client: ClusterClient, resource: Resource, poll_seconds: f
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _steady() -> datetime:
+    """Where it begins means nothing; that nobody sets it does."""
+    return datetime.min.replace(tzinfo=UTC) + timedelta(seconds=machine_seconds())
 
 
 def _audited(health: Health) -> None:

@@ -39,7 +39,7 @@ NUDGE_UNTIL = timedelta(minutes=2)
 EXCLUDED_AT_FIRST = timedelta(seconds=3)
 """How long an Agent is not placed again on a node where kube-scheduler refused it: elsewhere at once, or there again soon. It may have
 looked a moment before it heard that a claim was deleted, and after that it does not look again by itself."""
-EXCLUDED_FOR = timedelta(seconds=60)
+EXCLUDED_FOR = Exclusion.LONGEST
 """The same, when the attempt before was refused as well."""
 
 
@@ -74,10 +74,10 @@ def _report(s: Situation, now: datetime) -> list[Effect]:
     status = conditions.status(s, now)
     if status == agent.status:
         return []
-    return [WriteStatus(agent.key, agent.uid, status), *_events(s)]
+    return [WriteStatus(agent.key, agent.uid, status), *_events(s, now)]
 
 
-def _events(s: Situation) -> list[Effect]:
+def _events(s: Situation, now: datetime) -> list[Effect]:
     if s.ending is None:
         told = attempts.condition(s.agent.status, ConditionType.DeadlineExceeded).get("status") == "True"
         if not s.expired or told:
@@ -90,8 +90,8 @@ def _events(s: Situation) -> list[Effect]:
     if s.ending.reason == Reason.SchedulerRefused and s.order is not None and s.pod is not None and s.pod.unschedulable_since is not None:
         last = s.agent.status.get("lastFailure") or {}
         again = last.get("reason") == Reason.SchedulerRefused and last.get("attempt") == s.order.attempt - 1
-        until = s.pod.unschedulable_since + endings.SCHEDULER_PATIENCE + (EXCLUDED_FOR if again else EXCLUDED_AT_FIRST)
-        events.append(Exclude(s.agent.key, Exclusion(s.order.node_name, until)))
+        # From now, and not from when kube-scheduler refused it: its clock may be another than ours.
+        events.append(Exclude(s.agent.key, Exclusion(s.order.node_name, now + (EXCLUDED_FOR if again else EXCLUDED_AT_FIRST))))
     return events
 
 

@@ -231,8 +231,14 @@ def _retry_at(agent: AgentView, order: RuntimeView | None, ending: Ending | None
         last = agent.status.get("lastFailure") or {}
         if last.get("attempt") != order.attempt:
             return None
-        at = datetime.fromisoformat(last["time"]) + _delay(last["reason"], int(agent.status.get("failedAttempts") or 0))
+        at = failed_at(last, now) + _delay(last["reason"], int(agent.status.get("failedAttempts") or 0))
     return at if at > now else None
+
+
+def failed_at(last: Mapping[str, Any], now: datetime) -> datetime:
+    """When the attempt failed that a status tells of. A time in the future was written by a wrong clock, and is mended to be now: else
+    a clock that was ahead by an hour would make a back-off of an hour."""
+    return min(datetime.fromisoformat(last["time"]), now)
 
 
 def _delay(reason: str, failed: int) -> timedelta:

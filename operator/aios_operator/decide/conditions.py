@@ -298,7 +298,7 @@ def _last_failure(s: Situation, now: datetime) -> dict[str, Any] | None:
     quiet = (Reason.Stopped, Reason.Completed, Reason.TemplateRefused, Reason.Replaced, Reason.DeadlineExceeded)
     if s.ending is None or s.order is None or s.ending.reason in quiet:
         before = s.agent.status.get("lastFailure")
-        return dict(before) if before else None
+        return {**before, "time": objects_time(attempts.failed_at(before, now))} if before else None
     message = s.ending.message[:MESSAGE_MAX]
     return {"attempt": s.order.attempt, "reason": str(s.ending.reason), "message": message, "time": objects_time(now)}
 

@@ -28,7 +28,7 @@ def run(agent: AgentView, standing: RuntimeView | None, pod: PodView | None, now
     digest = standing.digest if standing is not None else agent.digest
     written = agent.status.get("run") or {}
     if written.get("templateDigest") == digest:
-        return Run(datetime.fromisoformat(written["startTime"]), digest)
+        return Run(min(datetime.fromisoformat(written["startTime"]), now), digest)  # one in the future was written by a wrong clock
     if standing is None or pod is None or pod.node_name is None:
         return None
     return Run(min(pod.bound_since or now, now), digest)

@@ -14,7 +14,8 @@ from aios_operator.decide.objects import order_name
 from aios_operator.decide.views import AgentState, AgentView, ClaimView, PodView, RuntimeView
 
 SCHEDULER_PATIENCE = timedelta(seconds=5)
-"""How long kube-scheduler may say Unschedulable before the place counts as refused: it may be waiting for another pod to end."""
+"""How long kube-scheduler may say Unschedulable before the place counts as refused: it may be waiting for another pod to end. What it said
+so far in the future was said by a clock that disagrees with ours, and may be as old."""
 _BY_DEVICE_TAINT = "DeletionByDeviceTaintManager"
 _DISRUPTIONS = {
     "EvictionByEvictionAPI": "it was evicted through the API, as a drain of its node does",
@@ -78,7 +79,7 @@ def find(
     if claim is None:
         return Ending(Reason.ClaimVanished, f"claim {order_name(order)} was deleted, and not by the operator: nothing is booked any more")
     since = pod.unschedulable_since
-    if pod.node_name is None and since is not None and now - since >= SCHEDULER_PATIENCE:
+    if pod.node_name is None and since is not None and abs(now - since) >= SCHEDULER_PATIENCE:
         return Ending(
             Reason.SchedulerRefused, f"kube-scheduler did not bind pod {pod.name} on {order.node_name}: {pod.unschedulable_message}"
         )

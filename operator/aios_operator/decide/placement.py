@@ -180,7 +180,7 @@ class Search:
 
 
 def search(agent: AgentView, board: Board, exclusions: Iterable[Exclusion], now: datetime) -> Search:
-    excluded = {each.node: each.until for each in exclusions if each.until > now}
+    excluded = {each.node: each.until for each in exclusions if each.holds(now)}
     return Search(agent, board, board.held.get(agent.uid, Held()), excluded)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from aios_api.context import AgentContext
 from aios_api.egress import Binding, EgressPolicy
@@ -388,8 +388,14 @@ class QuotaState:
 class Exclusion:
     """kube-scheduler refused an Agent's place on `node`: not there again before `until`."""
 
+    LONGEST: ClassVar[timedelta] = timedelta(seconds=60)
+
     node: str
     until: datetime
+
+    def holds(self, now: datetime) -> bool:
+        """Not when `until` is further away than it ever was: the clock was set back since."""
+        return now < self.until <= now + self.LONGEST
 
 
 @dataclass(frozen=True, slots=True)

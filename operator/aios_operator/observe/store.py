@@ -381,7 +381,7 @@ class Store:
 
     def _forget_exclusions(self, now: datetime) -> None:
         for key in list(self.exclusions):
-            left = tuple(e for e in self.exclusions[key] if e.until > now)
+            left = tuple(e for e in self.exclusions[key] if e.holds(now))
             if left:
                 self.exclusions[key] = left
             else:

@@ -94,7 +94,8 @@ def seen(known: GPURecord | None, gpu: GPU, epoch: str) -> GPURecord:
 
 def missed(known: GPURecord, now: datetime) -> GPURecord:
     """After the driver has named other GPUs and not this one."""
-    return known if known.missing_since is not None else known.model_copy(update={"missing_since": now})
+    since = known.missing_since  # one in the future was written before the clock was set back
+    return known if since is not None and since <= now else known.model_copy(update={"missing_since": now})
 
 
 def unreadable(known: GPURecord, now: datetime) -> GPURecord:

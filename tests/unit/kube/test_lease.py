@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from aios_kube.errors import ApiError, Unreachable
+from aios_kube.errors import ApiError, NotHeld, Unreachable
 from aios_kube.fake import Call, FakeCluster
 from aios_kube.lease import Lease, LeaseLost, LeaseSettings
 from aios_kube.resources import LEASES
@@ -82,6 +82,19 @@ async def test_a_holder_that_can_not_renew_gives_up_before_another_may_begin():
         await soon(first.hold())
     assert asyncio.get_running_loop().time() - began < FAST.duration_seconds
     assert not first.held
+
+
+async def test_a_holder_that_was_stopped_may_write_no_more_before_another_may_begin():
+    lease, now = a_lease(FakeCluster(), "a", LeaseSettings()), [1000.0]
+    lease.monotonic = lambda: now[0]
+    with pytest.raises(NotHeld):
+        lease.confirm()
+    await lease.acquire()
+    now[0] += 9.9
+    lease.confirm()
+    now[0] += 0.1  # it was stopped meanwhile, and nothing of it could run
+    with pytest.raises(NotHeld, match="was last renewed 10 s ago"):
+        lease.confirm()
 
 
 async def test_requests_that_never_end_do_not_keep_it_held():

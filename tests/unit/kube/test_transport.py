@@ -13,7 +13,18 @@ from aiohttp import web
 
 from aios_kube import KubeClient, Selection, connect
 from aios_kube.backoff import Backoff
-from aios_kube.errors import AlreadyExists, Conflict, Forbidden, Gone, Invalid, NotFound, TooManyRequests, Unauthorized, Unreachable
+from aios_kube.errors import (
+    AlreadyExists,
+    Conflict,
+    Forbidden,
+    Gone,
+    Invalid,
+    NotFound,
+    NotHeld,
+    TooManyRequests,
+    Unauthorized,
+    Unreachable,
+)
 from aios_kube.resources import AGENTS, NODES, PODS
 from aios_kube.transport import TransportSettings
 
@@ -105,6 +116,23 @@ async def test_the_server_may_say_how_long_to_wait(server: tuple[Server, KubeCli
     await client.get(NODES, "n1")
     assert 1 <= waits[0] <= 1.25
     assert 2 <= waits[1] <= 2.5
+
+
+async def test_who_may_write_no_more_sends_nothing_not_even_a_second_try(server: tuple[Server, KubeClient]):
+    """The Lease runs out between two tries, as in a process that was stopped meanwhile."""
+    its, client = server
+    may = [True, False]
+
+    def confirm() -> None:
+        if not may.pop(0):
+            raise NotHeld("gone")
+
+    writer = client.writing_while(confirm)
+    its.answers = [(503, {}), (200, {"metadata": {}})]
+    with pytest.raises(NotHeld):
+        await writer.patch(NODES, "n", {"spec": {}}, field_manager="test")
+    assert [request.method for request in its.asked] == ["PATCH"]
+    assert await writer.get(NODES, "n"), "reading does no harm"
 
 
 async def test_in_the_end_it_gives_up(server: tuple[Server, KubeClient]):

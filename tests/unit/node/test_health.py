@@ -128,6 +128,11 @@ def test_a_gpu_that_is_missing_takes_nobody_at_once_and_loses_its_agents_after_a
     assert tainted(health.seen(record, GPU_A, "boot"), LATER) is None
 
 
+def test_a_gpu_that_is_missing_loses_its_agents_after_a_while_although_the_clock_was_set_back() -> None:
+    record = health.missed(health.missed(a_record(), LATER), NOW)
+    assert tainted(record, NOW + health.MISSING_GRACE) == ("Missing", "NoExecute")
+
+
 def test_not_being_monitored_is_a_state_and_no_fault() -> None:
     blind = a_record().model_copy(update={"unmonitored": True})
     assert (health.state(blind, NOW), tainted(blind)) == ("Unmonitored", None)

@@ -28,6 +28,8 @@ class World:
     def __init__(self, **settings: Any) -> None:
         self.settings = OperatorSettings(cycle_seconds=0, **settings)
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.clock_set = timedelta(0)
+        """By how much the wall clock of the operator's machine was set."""
         self.cluster = FakeCluster(clock=lambda: self.now, lingering={"pods"})
         self.gateway_answers = True
         """It confirms each policy that it is given."""
@@ -43,7 +45,9 @@ class World:
         self.metrics = Metrics()
         self.events = EventRecorder(self.cluster, "aios.dev/operator", "test", lambda: self.now)
         executor = Executor(self.cluster, self.store)
-        self.loop = Loop(self.store, executor, Reporter(self.events), self.metrics, self.settings, lambda: self.now, chance=lambda: 0.5)
+        report = Reporter(self.events)
+        clocks = (lambda: self.now + self.clock_set, lambda: self.now)
+        self.loop = Loop(self.store, executor, report, self.metrics, self.settings, *clocks, chance=lambda: 0.5)
 
     def node(self, name: str = "n1", *, gpu: str | None = "80Gi", slots: int = 16) -> None:
         self.cluster.put(

@@ -110,7 +110,13 @@ def _pod_spec() -> Schema:
         "affinity": _affinity(),
         "tolerations": listing(_toleration(), 32),
         "topologySpreadConstraints": listing(free(), 16),
-        "priorityClassName": text(253),
+        "priorityClassName": text(
+            253,
+            rule(
+                "!self.startsWith('system-')",
+                "priorityClassName must not begin with system-: those are for what a node can't do without, which others are ended for",
+            ),
+        ),
         "runtimeClassName": text(
             253,
             rule(
@@ -175,7 +181,7 @@ def _container(restart: dict[str, Schema]) -> Schema:
             "startupProbe": _probe(),
             "lifecycle": struct({"postStart": _hook(), "preStop": _hook(), "stopSignal": text(32)}),
             "securityContext": _security_context(pod=False),
-            "terminationMessagePath": text(4096),
+            "terminationMessagePath": _path_in_container("terminationMessagePath"),
             "terminationMessagePolicy": choice("File", "FallbackToLogsOnError"),
             "stdin": boolean(),
             "stdinOnce": boolean(),
@@ -258,25 +264,30 @@ def _port() -> Schema:
     )
 
 
-def _mount() -> Schema:
+def _path_in_container(field: str) -> Schema:
+    """Where something is mounted: at its own place, and not at ours."""
     at = names.AGENT_DIR
+    return text(
+        1024,
+        rule(
+            "self.startsWith('/') && !self.contains(':') && !self.contains('//')"
+            " && !(self + '/').contains('/./') && !(self + '/').contains('/../')",
+            f"{field} must be an absolute path without ':', '//', '.' and '..'",
+            reason="FieldValueInvalid",
+        ),
+        rule(
+            f"!(self + '/').startsWith('{at}/') && !(self + '/').startsWith('/var{at}/')",
+            f"{field} must not be at or below {at}: there the agent finds its socket",
+        ),
+        min_length=1,
+    )
+
+
+def _mount() -> Schema:
     return struct(
         {
             "name": text(63, min_length=1),
-            "mountPath": text(
-                1024,
-                rule(
-                    "self.startsWith('/') && !self.contains(':') && !self.contains('//')"
-                    " && !(self + '/').contains('/./') && !(self + '/').contains('/../')",
-                    "mountPath must be an absolute path without ':', '//', '.' and '..'",
-                    reason="FieldValueInvalid",
-                ),
-                rule(
-                    f"!(self + '/').startsWith('{at}/') && !(self + '/').startsWith('/var{at}/')",
-                    f"mountPath must not be at or below {at}: there the agent finds its socket",
-                ),
-                min_length=1,
-            ),
+            "mountPath": _path_in_container("mountPath"),
             "readOnly": boolean(),
             "recursiveReadOnly": choice("Disabled", "IfPossible", "Enabled"),
             "mountPropagation": text(

@@ -81,7 +81,10 @@ class Caller:
 
     def delete(self, obj: Object, propagation: str = "Background") -> httpx.Response:
         metadata = obj["metadata"]
-        return self.send("DELETE", path_of(obj["kind"], metadata["namespace"], metadata["name"]), {"propagationPolicy": propagation})
+        options: Object = {"propagationPolicy": propagation}  # of a delete with a body the server reads no parameters
+        if not self.keep:
+            options["dryRun"] = ["All"]
+        return self.send("DELETE", path_of(obj["kind"], metadata["namespace"], metadata["name"]), options)
 
     def get(self, obj: Object) -> Object | None:
         metadata = obj["metadata"]

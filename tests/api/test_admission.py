@@ -168,6 +168,24 @@ def test_a_booking_of_ours_is_written_by_who_may_write_it_everywhere(stage: Stag
     made(controller.patch(claim, {"status": {"reservedFor": None}}, "status"))
 
 
+def test_a_claim_is_not_taken_away_from_under_a_pod(stage: Stage) -> None:
+    """Who edits a namespace may write its claims: without the finalizer a delete would free the share while the pod still has it."""
+    claim, pod = stage.running()
+    protect = {"metadata": {"finalizers": ["resource.kubernetes.io/delete-protection"]}}
+    made(stage.scheduler.keeping().patch(claim, protect))
+    made(stage.scheduler.keeping().patch(claim, allocation(user(pod)), "status"))
+    for caller in (stage.editor, stage.owner):
+        for finalizers in (None, ["example.com/mine"]):
+            said = denied(caller.patch(claim, {"metadata": {"finalizers": finalizers}}), "aios-claims")
+            assert "taken away by the claim controller when the pod has ended" in said
+        made(caller.patch(claim, {"metadata": {"finalizers": [*protect["metadata"]["finalizers"], "example.com/mine"]}}))
+        made(caller.delete(claim))
+    stage.editor.keeping().delete(claim)
+    assert stage.admin.get(claim), "it waits for the pod's end"
+    stage.editor.keeping().send("DELETE", path_of("Pod", stage.namespace, "a-1"), {"gracePeriodSeconds": 0})
+    eventually(lambda: stage.admin.get(claim) is None, "the claim controller lets it go", 40)
+
+
 def test_our_claim_is_reserved_for_no_other_pod(stage: Stage) -> None:
     claim, pod = stage.running()
     stranger = made(stage.editor.keeping().create(stage.foreign_pod()))

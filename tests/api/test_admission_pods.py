@@ -42,6 +42,8 @@ def container(**fields: Any) -> Object:
     return {"name": "injected", "image": "i", "resources": {"claims": [{"name": "aios"}]}, "securityContext": security, **fields}
 
 
+GATEWAY_USER = 64489
+
 WEBHOOKS: list[tuple[str, Any, str]] = [
     ("spec|containers|1", container(resources={}), "container injected has no part in the claim"),
     ("spec|initContainers", [container(resources={})], "container injected has no part in the claim"),
@@ -56,6 +58,13 @@ WEBHOOKS: list[tuple[str, Any, str]] = [
     ("spec|containers|0|securityContext|appArmorProfile", {"type": "Unconfined"}, "must have no privilege"),
     ("spec|securityContext|seccompProfile", {"type": "Unconfined"}, "must have a seccompProfile of RuntimeDefault or Localhost"),
     ("spec|securityContext|sysctls", [{"name": "net.ipv4.ip_forward", "value": "1"}], "no sysctls"),
+    ("spec|containers|0|securityContext|runAsUser", GATEWAY_USER, "must have no privilege"),
+    ("spec|containers|0|securityContext|seLinuxOptions", {"type": "spc_t"}, "must have no privilege"),
+    ("spec|securityContext|runAsUser", GATEWAY_USER, "neither root nor the user of the gateway"),
+    ("spec|securityContext|seLinuxOptions", {"type": "spc_t"}, "no other domain of SELinux"),
+    ("spec|securityContext|seLinuxOptions", {"role": "system_r"}, "no other domain of SELinux"),
+    ("spec|priorityClassName", "system-node-critical", "must not be one of the system's"),
+    ("spec|containers|0|terminationMessagePath", "/run/aios/agent.sock", "must not be below /run/aios"),
     ("spec|hostNetwork", True, "must not have hostNetwork"),
     ("spec|hostPID", True, "must not have hostNetwork, hostPID"),
     ("spec|containers|0|ports", [{"containerPort": 80, "hostPort": 80}], "or a hostPort"),
@@ -153,6 +162,8 @@ def test_a_container_that_is_added_to_an_agents_pod_has_no_privilege(stage: Stag
         {"runAsNonRoot": False},
         {"runAsUser": 0, "runAsNonRoot": None},
         {"seccompProfile": {"type": "Unconfined"}},
+        {"seLinuxOptions": {"type": "spc_t"}},
+        {"runAsUser": GATEWAY_USER},
     ]
     for fields in unfit:
         for caller in (stage.owner, stage.admin):

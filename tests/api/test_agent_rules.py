@@ -51,6 +51,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     (f"{POD}.schedulingGroup", FREE, "schedulingGroup must not be set"),
     (f"{POD}.evictionResponders", [FREE], "evictionResponders must not be set"),
     (f"{POD}.priority", 7, "priority must not be set"),
+    (f"{POD}.priorityClassName", "system-node-critical", "priorityClassName must not begin with system-"),
     (f"{POD}.preemptionPolicy", "Never", "preemptionPolicy must not be set"),
     (f"{POD}.overhead", {"cpu": "1"}, "overhead must not be set"),
     (f"{POD}.restartPolicy", "Never", "restartPolicy must not be set: set spec.restartPolicy of the Agent"),
@@ -129,6 +130,11 @@ REFUSED_OF_CONTAINERS: list[tuple[str, Any, str]] = [
         ("volumeMounts", [{"name": "v", "mountPath": path}], "mountPath must be an absolute path")
         for path in ("run/aios", "//run/aios", "/run//aios", "/run/./aios", "/x/../run/aios", "/run/aios/..", "/a:b")
     ),
+    *(
+        ("terminationMessagePath", path, "terminationMessagePath must not be at or below /run/aios")
+        for path in ("/run/aios/agent.sock", "/var/run/aios/x")
+    ),
+    ("terminationMessagePath", "/x/../run/aios/x", "terminationMessagePath must be an absolute path"),
     ("volumeMounts", [{"name": "v", "mountPath": "/v", "mountPropagation": "Bidirectional"}], "mountPropagation must not be Bidirectional"),
 ]
 
@@ -151,6 +157,8 @@ ALLOWED: list[tuple[str, Any]] = [
     (f"{POD}.initContainers", [container(name="first"), container(name="sidecar", restartPolicy="Always")]),
     (f"{FIRST}.env", [{"name": "MY_AIOS", "value": "x"}, {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]),
     (f"{FIRST}.volumeMounts", [{"name": "v", "mountPath": "/run/aiosx"}, {"name": "v", "mountPath": "/data/..hidden"}]),
+    (f"{FIRST}.terminationMessagePath", "/dev/shm/last-words"),
+    (f"{POD}.priorityClassName", "important"),
     (f"{FIRST}.readinessProbe", {"exec": {"command": ["true"]}, "periodSeconds": 5}),
     (f"{FIRST}.lifecycle", {"preStop": {"sleep": {"seconds": 1}}, "postStart": {"exec": {"command": ["true"]}}}),
     (f"{FIRST}.resources", {"requests": {"cpu": 1, "memory": "2Gi"}, "limits": {"cpu": "1500m", "ephemeral-storage": "1e9"}}),

@@ -20,6 +20,7 @@ from aios_sidecar.node.health_keeper import HealthKeeper
 from aios_sidecar.node.heartbeat import RENEWALS, Heartbeat
 from aios_sidecar.node.hook_server import HookServer
 from aios_sidecar.node.inspector import Inspector
+from aios_sidecar.node.leftovers import Leftovers
 from aios_sidecar.node.link import GatewayLink
 from aios_sidecar.node.live import LiveClaims
 from aios_sidecar.node.metrics import Metrics
@@ -60,7 +61,10 @@ class NodeAgent:
         self._preparer = Preparer(settings, client, self.orders, inventory, self._files, self.claims, self._endpoints, self._turns)
         self._inspector = Inspector(settings, self.claims, self._endpoints, self._turns, self._events, self.metrics)
         self._prober = Prober(settings, self.claims, self.orders, self.nodes, processes, self._turns, self._events, self.metrics, clock)
-        gate = Gate(settings, client, self.orders, self._files, self.claims, self._endpoints, processes, self._prober, self._turns)
+        self._leftovers = Leftovers(settings, client, self.orders, self.claims, self._events, self.metrics)
+        gate = Gate(
+            settings, client, self.orders, self._files, self.claims, self._endpoints, processes, self._prober, self._leftovers, self._turns
+        )
         self._hooks = HookServer(settings, gate, self.metrics)
         self._gpus = GPUs(workers, self.claims, self._files, self._turns, self._events, self._health, self.metrics, clock)
         self._plugin = Plugin(settings, DRAService(self._preparer, self._reporter, self.metrics))
@@ -151,6 +155,7 @@ class NodeAgent:
             group.create_task(self._inspector.run())
             group.create_task(self._inspector.follow())
             group.create_task(self._prober.run())
+            group.create_task(self._leftovers.run())
             if damaged:
                 group.create_task(self._recover(damaged))
 

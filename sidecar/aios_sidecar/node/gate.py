@@ -10,6 +10,7 @@ from aios_sidecar.node import netns
 from aios_sidecar.node.claims import reserved_pod
 from aios_sidecar.node.endpoints import Endpoints
 from aios_sidecar.node.fence import FenceFailed
+from aios_sidecar.node.leftovers import Leftovers
 from aios_sidecar.node.live import LiveClaim, LiveClaims
 from aios_sidecar.node.netns import NamespaceGone, NetworkNamespace
 from aios_sidecar.node.orders import Orders
@@ -43,6 +44,7 @@ class Gate:
         endpoints: Endpoints,
         processes: Processes,
         prober: Prober,
+        leftovers: Leftovers,
         turns: Turns,
     ) -> None:
         self._settings = settings
@@ -53,6 +55,7 @@ class Gate:
         self._endpoints = endpoints
         self._processes = processes
         self._prober = prober
+        self._leftovers = leftovers
         self._turns = turns
 
     async def admit(self, claim_uid: str, oci: OCIState, asking_pid: int) -> None:
@@ -63,6 +66,7 @@ class Gate:
                 raise Refused(f"claim {claim_uid} is not prepared on node {self._settings.node_name}")
             self._require_order(live)
             await self._require_pod(live, oci)
+            await self._leftovers.end_former(live)
             try:
                 namespace = NetworkNamespace.of_process(oci.pid)
             except NamespaceGone as error:

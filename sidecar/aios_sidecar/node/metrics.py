@@ -29,6 +29,9 @@ class Metrics:
         self.publications = Counter("aios_node_slice_writes_total", "Writes of the ResourceSlice.", registry=self._registry)
         self.breaches = Counter("aios_node_fences_missing_total", "Fences that an inspection found missing.", registry=self._registry)
         self.probes = Counter("aios_node_fence_probes_total", "Probes of fences from inside.", ("outcome",), registry=self._registry)
+        self.leftovers = Counter(
+            "aios_node_leftovers_total", "Pods that ran on when they were gone from the API, and were killed.", registry=self._registry
+        )
         self.damaged = Counter("aios_node_damaged_state_files_total", "State files that were set aside.", registry=self._registry)
 
         self.monitored = self._of_gpus("aios_gpu_monitored", "1 while the use of the GPU is being read, 0 while it can't be.")

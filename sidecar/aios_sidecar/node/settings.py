@@ -66,6 +66,10 @@ class NodeSettings:
     nowhere, 20 ms of CPU in all: 110 agents cost 1 % of a core."""
     resolver_files: tuple[Path, ...] = (Path("/etc/resolv.conf"), Path("/proc/1/root/etc/resolv.conf"))
     """Where the name servers stand that a probe tries to reach: the cluster's, as our own pod has them, and the node's."""
+    leftover_seconds: float = 5.0
+    """Between two questions whether the pod of a claim whose order went away is still there. Soon: another may have its GPU by then."""
+    reservation_seconds: float = 300.0
+    """The same for a claim whose order stands. One costs a read of the claim: on a full node, one in three seconds."""
     handback_seconds: float = 6.0
     """How long a start waits for the gateway to hand listeners back before it opens them anew; a gateway tries at least every 5 s."""
 

@@ -32,6 +32,12 @@ spec:
   reason: Forbidden
 {{- end }}
 
+{{/* Whether these seLinuxOptions let a container out of what SELinux confines containers to. Call with the path to them. */}}
+{{- define "kubeaios.policy.selinux" -}}
+!({{ . }}.?type.orValue("") in ["", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"]) ||
+{{ . }}.?user.orValue("") != "" || {{ . }}.?role.orValue("") != ""
+{{- end }}
+
 {{/* Whether container c has more than an agent's container may have; capabilities that it does not drop count, NET_RAW is one of them. */}}
 {{- define "kubeaios.policy.privileged" -}}
 c.?securityContext.?privileged.orValue(false) ||
@@ -39,8 +45,9 @@ c.?securityContext.?allowPrivilegeEscalation.orValue(true) ||
 c.?securityContext.?capabilities.?add.orValue([]).size() > 0 ||
 !("ALL" in c.?securityContext.?capabilities.?drop.orValue([])) ||
 c.?securityContext.?procMount.orValue("Default") != "Default" ||
-c.?securityContext.?runAsUser.orValue(1) == 0 ||
+c.?securityContext.?runAsUser.orValue(1) in [0, {{ int64 .Values.gateway.runAsUser }}] ||
 !c.?securityContext.?runAsNonRoot.orValue(true) ||
 c.?securityContext.?seccompProfile.?type.orValue("") == "Unconfined" ||
+{{ include "kubeaios.policy.selinux" "c.?securityContext.?seLinuxOptions" }} ||
 c.?securityContext.?appArmorProfile.?type.orValue("") == "Unconfined"
 {{- end }}

@@ -33,6 +33,10 @@ class Options:
     """How often such a bench is run; figures are medians then."""
     pods: int = 20_000
     """How many pods of others there are (bench foreign)."""
+    scenario: str | None = None
+    """Which faults (bench faults); None: all of them."""
+    seed: int = 1
+    """Of which faults there are when; further runs have the seeds after it."""
 
 
 @dataclass(frozen=True)

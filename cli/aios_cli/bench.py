@@ -28,6 +28,8 @@ GROUP = "aios.benches"
 )
 @click.option("--runs", type=click.IntRange(1, 20), default=1, show_default=True, help="How often; figures are medians (burst).")
 @click.option("--pods", type=click.IntRange(1, 100_000), default=20_000, show_default=True, help="How many pods of others (foreign).")
+@click.option("--scenario", help="Only this one; without it, every one (faults).")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Which faults there are when (faults).")
 @click.option("--note", default="", help="What else a reader must know of the machine at that time, for the JSON.")
 @click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Default: the local cluster's.")
 def bench(
@@ -41,6 +43,8 @@ def bench(
     embeddings: Path | None,
     runs: int,
     pods: int,
+    scenario: str | None,
+    seed: int,
     note: str,
     kubeconfig: Path | None,
 ) -> None:
@@ -62,9 +66,9 @@ def bench(
             f"Benches run from a source checkout (make setup); {missing.name} is not part of the installed package."
         ) from missing
     try:
-        result = run(
-            Options(kubeconfig or default_kubeconfig(), quick, agents, kwok_nodes, dataset, _budgets(budgets), embeddings, runs, pods)
-        )
+        where = kubeconfig or default_kubeconfig()
+        options = Options(where, quick, agents, kwok_nodes, dataset, _budgets(budgets), embeddings, runs, pods, scenario, seed)
+        result = run(options)
     except ValueError as problem:
         raise click.UsageError(str(problem)) from problem
     except (ApiError, TimeoutError) as problem:

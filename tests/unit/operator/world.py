@@ -35,6 +35,8 @@ class World:
         """It confirms each policy that it is given."""
         self.fence_follows = True
         """It is open for what the order exposes."""
+        self.idle: set[str] = set()
+        """Pods for which their kubelet does nothing."""
         self.counted: Object = {}
         """What it says of egress beside that."""
         self.operator()
@@ -156,6 +158,8 @@ class World:
         for pod in self.cluster.all(resources.PODS):
             metadata = pod["metadata"]
             where, name = metadata["namespace"], metadata["name"]
+            if name in self.idle or (pod.get("status", {}).get("phase") == "Failed" and "deletionTimestamp" not in metadata):
+                continue
             if "deletionTimestamp" in metadata:
                 self.cluster.remove(resources.PODS, name, where)
                 continue

@@ -1,0 +1,24 @@
+"""Every scenario in its small form: nothing lost, nothing doubled, nobody unfenced."""
+
+import pytest
+
+from aios_bench.faults.registry import SCENARIOS
+from aios_bench.faults.scenario import Failed, Outcome, Scenario
+
+SEED = 1
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_nothing_is_lost_left_over_or_doubled(name: str, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("CRITICAL")  # the operator says much about each fault
+    outcome = SCENARIOS[name].run(SEED)
+    assert outcome.faults_injected > 0
+    print(f"{name}: {outcome.faults_injected} faults")
+
+
+def test_what_is_broken_names_the_seed_and_the_command_that_shows_it_again():
+    broken = Scenario("odd", "It loses something.", "api", lambda seed, size: Outcome(1, objects_lost=2, notes=("Pod a-1 is gone",)))
+    with pytest.raises(
+        Failed, match=r"seed 7: \{'objects_lost': 2\}\nPod a-1 is gone\nreplay: aiosctl bench faults --scenario odd --seed 7"
+    ):
+        broken.run(7)

@@ -9,7 +9,8 @@ from typing import Any
 
 from aios_api.quantity import MIB, mebibytes
 from aios_operator.decide.quota import oldest_first
-from aios_operator.decide.views import Amount, QuotaView
+from aios_operator.decide.states import Amount
+from aios_operator.decide.views import QuotaView
 from aios_operator.observe import parse
 
 Raw = Mapping[str, Any]

@@ -19,7 +19,8 @@ from aios_operator.decide import attempts
 from aios_operator.decide.attempts import Situation
 from aios_operator.decide.facts import fact
 from aios_operator.decide.objects import format_mebibytes
-from aios_operator.decide.views import AgentState, RuntimeView
+from aios_operator.decide.states import AgentState
+from aios_operator.decide.views import RuntimeView
 from aios_operator.observe import parse
 
 Raw = Mapping[str, Any]

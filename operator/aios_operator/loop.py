@@ -34,7 +34,8 @@ from aios_operator.decide.bindings import plan_bindings
 from aios_operator.decide.cluster import plan_cluster, standing_order
 from aios_operator.decide.exposure import plan_exposure
 from aios_operator.decide.quota import plan_quotas
-from aios_operator.decide.views import AgentState, Key, Order
+from aios_operator.decide.states import AgentState, Order
+from aios_operator.decide.views import Key
 from aios_operator.metrics import Metrics
 from aios_operator.observe import parse
 from aios_operator.observe.store import Store

@@ -11,7 +11,8 @@ from aios_api.quantity import mebibytes, parse_bytes, parse_milli
 from aios_operator.decide import effects as do
 from aios_operator.decide import placement
 from aios_operator.decide.cluster import plan_cluster
-from aios_operator.decide.views import Key, Refusal
+from aios_operator.decide.states import Refusal
+from aios_operator.decide.views import Key
 from unit.decide.world import H100, NAMESPACE, Object, World, agent
 
 GI = 1024

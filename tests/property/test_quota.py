@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from aios_api.quantity import mebibytes
 from aios_operator.decide import quota
-from aios_operator.decide.views import AgentView, Amount, Grant, Key, Refusal
+from aios_operator.decide.states import Amount, Grant, Refusal
+from aios_operator.decide.views import AgentView, Key
 from aios_operator.observe import parse
 from unit.decide.world import Object, agent, gpu_quota
 

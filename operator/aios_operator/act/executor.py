@@ -16,8 +16,10 @@ from aios_kube import ClusterClient, Object
 from aios_kube.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound
 from aios_operator.decide import effects as do
 from aios_operator.decide.objects import POLICY_NAME
-from aios_operator.decide.views import Key, OrderRefusal
-from aios_operator.observe.store import Store, Table
+from aios_operator.decide.states import OrderRefusal
+from aios_operator.decide.views import Key
+from aios_operator.observe.store import Store
+from aios_operator.observe.table import Table
 
 MANAGER = names.FIELD_MANAGER_OPERATOR
 

@@ -7,7 +7,8 @@ import logging
 from aios_api import names
 from aios_kube.events import EventRecorder, Regarding
 from aios_operator.decide import effects as do
-from aios_operator.decide.views import Key, Refusal
+from aios_operator.decide.states import Refusal
+from aios_operator.decide.views import Key
 
 log = logging.getLogger("aios_operator.decisions")
 

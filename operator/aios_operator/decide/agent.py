@@ -27,7 +27,8 @@ from aios_operator.decide.effects import (
     Wait,
     WriteStatus,
 )
-from aios_operator.decide.views import AgentState, AgentView, ClaimView, Exclusion, NamespaceState, PodView
+from aios_operator.decide.states import AgentState, Exclusion, NamespaceState
+from aios_operator.decide.views import AgentView, ClaimView, PodView
 
 REMOVAL_LIMIT = timedelta(minutes=10)
 """After that the Agent is let go even when something of it is left: owner references still name what garbage collection removes."""

@@ -15,7 +15,8 @@ from typing import Any
 from aios_api.reasons import ConditionType, Reason
 from aios_operator.decide import deadline, endings, lost
 from aios_operator.decide.endings import Ending
-from aios_operator.decide.views import AgentState, AgentView, ClaimView, PodView, RuntimeView
+from aios_operator.decide.states import AgentState
+from aios_operator.decide.views import AgentView, ClaimView, PodView, RuntimeView
 
 BACKOFF_FIRST = timedelta(seconds=10)
 BACKOFF_MOST = timedelta(minutes=5)

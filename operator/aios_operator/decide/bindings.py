@@ -14,7 +14,8 @@ from aios_api.reasons import ConditionType, Reason
 from aios_operator.decide import attempts, egress
 from aios_operator.decide.effects import Effect, WriteBindingStatus
 from aios_operator.decide.facts import Said, dated
-from aios_operator.decide.views import AgentState, AgentView, BindingsState, BindingView, RuntimeView
+from aios_operator.decide.states import AgentState, BindingsState
+from aios_operator.decide.views import AgentView, BindingView, RuntimeView
 
 NAMED = 3
 """So many Agents are named in a message; of the others the number is told."""

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 
 from aios_operator.decide import attempts, egress, memory, objects, placement, quota
 from aios_operator.decide.effects import ApplyRuntime, Effect, PlanAgainAt, Wait
-from aios_operator.decide.views import AgentState, AgentView, ClusterView, Gpu, Order, Refusal
+from aios_operator.decide.states import AgentState, ClusterView, Order, Refusal
+from aios_operator.decide.views import AgentView, Gpu
 
 SAID_AGAIN_AFTER = timedelta(seconds=10)
 """How long the text of a refusal stands when only its numbers change."""

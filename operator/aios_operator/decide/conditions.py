@@ -13,7 +13,7 @@ from aios_api.reasons import ConditionType, Reason
 from aios_operator.decide import attempts, egress, exposure, health, lost, memory, objects
 from aios_operator.decide.attempts import Situation
 from aios_operator.decide.facts import MESSAGE_MAX, Said, dated, fact, objects_time, said_by_node
-from aios_operator.decide.views import Refusal
+from aios_operator.decide.states import Refusal
 
 WATCH = "Watch"
 """The level of enforcement that a node's fact EnforcementVerified with the reason Watched stands for."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from aios_operator.decide.views import Exclusion, Key, Refusal
+from aios_operator.decide.states import Exclusion, Refusal
+from aios_operator.decide.views import Key
 
 Object = dict[str, Any]
 

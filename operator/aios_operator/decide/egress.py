@@ -14,7 +14,8 @@ from aios_operator.decide import memory
 from aios_operator.decide.attempts import Situation
 from aios_operator.decide.effects import Effect, Object, ReviseOrder
 from aios_operator.decide.facts import Said, fact, said_by_node, speaks_of_attempt
-from aios_operator.decide.views import AgentState, AgentView, Port
+from aios_operator.decide.states import AgentState
+from aios_operator.decide.views import AgentView, Port
 
 _combined = lru_cache(maxsize=1024)(combine)
 """Agents that the same bindings select have the same policy."""

@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 from aios_api.reasons import Reason
 from aios_operator.decide import health, lost
 from aios_operator.decide.objects import order_name
-from aios_operator.decide.views import AgentState, AgentView, ClaimView, PodView, RuntimeView
+from aios_operator.decide.states import AgentState
+from aios_operator.decide.views import AgentView, ClaimView, PodView, RuntimeView
 
 SCHEDULER_PATIENCE = timedelta(seconds=5)
 """How long kube-scheduler may say Unschedulable before the place counts as refused: it may be waiting for another pod to end. What it said

@@ -8,7 +8,8 @@ from aios_operator.decide import objects
 from aios_operator.decide.attempts import Situation
 from aios_operator.decide.effects import ApplyExposure, DeleteExposure, Effect, Object
 from aios_operator.decide.facts import Said, fact
-from aios_operator.decide.views import AgentState, AgentView, ExposureView, Port
+from aios_operator.decide.states import AgentState
+from aios_operator.decide.views import AgentView, ExposureView, Port
 
 KINDS = ("Service", "NetworkPolicy")
 

@@ -16,18 +16,8 @@ from aios_api.reasons import Reason
 from aios_operator.decide import health, memory
 from aios_operator.decide.nodes import NO_SLOT, Obstacle, node_obstacle
 from aios_operator.decide.objects import format_mebibytes
-from aios_operator.decide.views import (
-    AgentView,
-    ClusterView,
-    Exclusion,
-    Gpu,
-    GpuDevice,
-    NodeView,
-    Refusal,
-    Requests,
-    SliceView,
-    VramRequest,
-)
+from aios_operator.decide.states import ClusterView, Exclusion, Refusal
+from aios_operator.decide.views import AgentView, Gpu, GpuDevice, NodeView, Requests, SliceView, VramRequest
 
 CONTEXT_ELSEWHERE = 9
 """The effort of giving up what the Agent remembers."""

@@ -18,7 +18,8 @@ from aios_operator.decide import attempts
 from aios_operator.decide.effects import Effect, WriteQuotaStatus
 from aios_operator.decide.facts import Said, dated
 from aios_operator.decide.objects import format_mebibytes
-from aios_operator.decide.views import AgentState, AgentView, Amount, Grant, Key, Order, QuotaState, QuotaView, Refusal
+from aios_operator.decide.states import AgentState, Amount, Grant, Order, QuotaState, Refusal
+from aios_operator.decide.views import AgentView, Key, QuotaView
 
 WAITS_FOR_QUOTA = {Reason.QuotaExhausted, Reason.LargerThanQuota, Reason.NoQuota, Reason.InvalidSpec}
 NOTHING = Amount()

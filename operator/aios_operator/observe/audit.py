@@ -16,7 +16,8 @@ from typing import Any
 
 from aios_kube import ClusterClient
 from aios_kube.errors import ApiError, Gone
-from aios_operator.observe.store import Store, Table
+from aios_operator.observe.store import Store
+from aios_operator.observe.table import Table
 
 log = logging.getLogger(__name__)
 

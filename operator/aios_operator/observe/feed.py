@@ -21,7 +21,8 @@ from kubernetes.aio.client.configuration import Configuration
 from aios_api import names
 from aios_kube.transport import Credentials
 from aios_operator.observe.audit import upsert
-from aios_operator.observe.store import Store, Table
+from aios_operator.observe.store import Store
+from aios_operator.observe.table import Table
 from aios_operator.settings import OperatorSettings
 
 Relisted = Callable[[Table[Any]], None]

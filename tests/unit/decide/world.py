@@ -19,22 +19,8 @@ from aios_operator.decide.cluster import plan_cluster, standing_order
 from aios_operator.decide.health import taints_of
 from aios_operator.decide.lost import OUT_OF_SERVICE
 from aios_operator.decide.quota import holdings, oldest_first, plan_quotas
-from aios_operator.decide.views import (
-    AgentState,
-    ClusterView,
-    Exclusion,
-    Grant,
-    Key,
-    NamespaceState,
-    NodeView,
-    Order,
-    OrderRefusal,
-    QuotaState,
-    QuotaView,
-    Refusal,
-    RuntimeView,
-    Taint,
-)
+from aios_operator.decide.states import AgentState, ClusterView, Exclusion, Grant, NamespaceState, Order, OrderRefusal, QuotaState, Refusal
+from aios_operator.decide.views import Key, NodeView, QuotaView, RuntimeView, Taint
 from aios_operator.observe import parse
 from aios_operator.observe.heartbeats import Heard
 from unit.decide.cluster import NAMESPACE, Cluster, Object

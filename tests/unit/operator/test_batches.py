@@ -12,7 +12,8 @@ from aios_kube.errors import Unreachable
 from aios_kube.fake import Call
 from aios_operator import loop
 from aios_operator.batches import PATIENCE, Batches
-from aios_operator.decide.views import AgentState, Key
+from aios_operator.decide.states import AgentState
+from aios_operator.decide.views import Key
 from aios_operator.observe.dirty import Dirty
 from unit.operator.world import World
 

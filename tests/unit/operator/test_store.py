@@ -111,7 +111,7 @@ def test_an_odd_object_is_logged_and_the_picture_stays(caplog: pytest.LogCapture
 
 
 def test_the_memory_of_the_dead_is_bounded(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("aios_operator.observe.store.BURIED", 3)
+    monkeypatch.setattr("aios_operator.observe.table.BURIED", 3)
     store = Store()
     for number in range(10):
         store.pods.remove("ns", "x", f"u{number}")

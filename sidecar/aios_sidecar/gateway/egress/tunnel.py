@@ -148,7 +148,7 @@ class Tunnel:
         self._idle_seconds = idle_seconds
         self._last = self.loop.time()
         self._ended: asyncio.Future[Ended] = self.loop.create_future()
-        self._timer = self.loop.call_later(idle_seconds, self._look_whether_idle, self._last + longest_seconds)
+        self._timer = self._next_look(self._last + longest_seconds)
         self._up = _Direction(self, client, upstream, self._moved_up)
         self._down = _Direction(self, upstream, client, self._moved_down)
 
@@ -191,4 +191,7 @@ class Tunnel:
         elif now >= self._last + self._idle_seconds:
             self.end(None, Ended.Idle)
         else:
-            self._timer = self.loop.call_at(min(self._last + self._idle_seconds, end_at), self._look_whether_idle, end_at)
+            self._timer = self._next_look(end_at)
+
+    def _next_look(self, end_at: float) -> asyncio.TimerHandle:
+        return self.loop.call_at(min(self._last + self._idle_seconds, end_at), self._look_whether_idle, end_at)

@@ -113,13 +113,17 @@ SLOW = ("node", "e2e", "faults")
 """Tiers in which a person who waits wants to see each test."""
 
 
+SIDE_BY_SIDE = ("-n", "2", "--dist", "worksteal")
+"""For property tests: the fuzzers among them take a fixed time each."""
+
+
 def run(tier: str, *options: str) -> Outcome:
     print(f"\n── {tier} " + "─" * (70 - len(tier)), flush=True)
     if tier in ("check", "build"):
         began = time.monotonic()
         ok, reasons = check() if tier == "check" else build()
         return Outcome(tier, time.monotonic() - began, ok, reasons=reasons)
-    return pytest(tier, *options)
+    return pytest(tier, *(options or (SIDE_BY_SIDE if tier == "property" else ())))
 
 
 def summary(outcomes: list[Outcome]) -> None:

@@ -31,7 +31,7 @@ _HOST_NAME: Final = re.compile(_NAME)
 _CEL_HOST = f"^(\\*\\.)?{_NAME}$".replace("\\", "\\\\")
 
 RuleName = Annotated[str, Field(min_length=1, max_length=63, pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
-Port = Annotated[int, Field(ge=1, le=65_535)]
+Port = Annotated[int, Field(ge=1, le=65_535, strict=True)]
 LabelValue = Annotated[str, Field(max_length=63)]
 
 _HOST_RULES = rules(

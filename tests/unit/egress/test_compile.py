@@ -56,6 +56,14 @@ def test_ports_are_written_out() -> None:
     assert [each.ports for each in compiled.rules] == [(443,), (80,), (443, 8443)]
 
 
+@pytest.mark.parametrize("port", ["443", True, 443.5, 0, 65_536])
+def test_what_the_api_server_takes_for_no_port_is_none_here(port: Any) -> None:
+    found = read_binding(raw("one", {"cidr": "::1/128", "scheme": "tcp", "ports": [port]}))
+    assert found.error is not None
+    assert "spec.egress[0].ports[0]" in found.error
+    assert not policy(found).rules
+
+
 def test_the_digest_is_of_the_content_and_not_of_the_order() -> None:
     one, two = binding("one", A), binding("two", B)
     assert policy(one, two) == policy(two, one)

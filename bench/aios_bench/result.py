@@ -37,6 +37,8 @@ class Options:
     """Which faults (bench faults); None: all of them."""
     seed: int = 1
     """Of which faults there are when; further runs have the seeds after it."""
+    size: str = "small"
+    """Of those scenarios: `small`, as CI runs them, or `long`."""
 
 
 @dataclass(frozen=True)

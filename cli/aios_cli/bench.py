@@ -28,8 +28,9 @@ GROUP = "aios.benches"
 )
 @click.option("--runs", type=click.IntRange(1, 20), default=1, show_default=True, help="How often; figures are medians (burst).")
 @click.option("--pods", type=click.IntRange(1, 100_000), default=20_000, show_default=True, help="How many pods of others (foreign).")
-@click.option("--scenario", help="Only this one; without it, every one (faults).")
+@click.option("--scenario", help="Only this one; without it, every one, and what is missed on the cluster (faults).")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Which faults there are when (faults).")
+@click.option("--size", type=click.Choice(["small", "long"]), default="small", show_default=True, help="Of each scenario (faults).")
 @click.option("--note", default="", help="What else a reader must know of the machine at that time, for the JSON.")
 @click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Default: the local cluster's.")
 def bench(
@@ -45,6 +46,7 @@ def bench(
     pods: int,
     scenario: str | None,
     seed: int,
+    size: str,
     note: str,
     kubeconfig: Path | None,
 ) -> None:
@@ -67,7 +69,7 @@ def bench(
         ) from missing
     try:
         where = kubeconfig or default_kubeconfig()
-        options = Options(where, quick, agents, kwok_nodes, dataset, _budgets(budgets), embeddings, runs, pods, scenario, seed)
+        options = Options(where, quick, agents, kwok_nodes, dataset, _budgets(budgets), embeddings, runs, pods, scenario, seed, size)
         result = run(options)
     except ValueError as problem:
         raise click.UsageError(str(problem)) from problem

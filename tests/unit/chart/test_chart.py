@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from aios_api import names
+from aios_operator.settings import OperatorSettings
 from aios_operator.settings import from_environment as operator_settings
 from aios_sidecar.gateway.settings import Settings as GatewaySettings
 from aios_sidecar.node.settings import NodeSettings, from_environment
@@ -71,6 +72,14 @@ def test_node_agent_and_gateway_have_the_same_mute_time(chart: Any) -> None:
         release = chart.render(given)
         assert from_environment(release.environment("DaemonSet", "aios-node")).mute_seconds == expected
         assert GatewaySettings.from_environment(release.environment("DaemonSet", "aios-gateway")).mute_seconds == expected
+
+
+def test_how_often_fences_are_tried_and_when_a_node_is_given_up_are_values(chart: Any) -> None:
+    values = {"lostMarginSeconds": 75, "node": {"probeSeconds": 60}}
+    for given, probe, margin in ((None, NodeSettings("x").probe_seconds, OperatorSettings().lost_margin_seconds), (values, 60, 75)):
+        release = chart.render(given)
+        assert from_environment(release.environment("DaemonSet", "aios-node")).probe_seconds == probe
+        assert operator_settings(release.environment("Deployment", "aios-operator")).lost_margin_seconds == margin
 
 
 def test_the_gateway_understands_its_environment(release: Any) -> None:

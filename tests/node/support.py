@@ -119,6 +119,14 @@ def a_cluster(*, claim: Object | None = None, runtime: Object | None = None) -> 
     return cluster
 
 
+def condition(cluster: FakeCluster, kind: str) -> tuple[str, str] | None:
+    """Status and reason of a condition that the node agent has written of the one Agent; None while there is none."""
+    order = cluster.peek(AGENT_RUNTIMES, "agent", NAMESPACE)
+    assert order is not None
+    found = [c for c in (order.get("status") or {}).get("conditions") or () if c["type"] == kind]
+    return (found[0]["status"], found[0]["reason"]) if found else None
+
+
 def a_supervisor(settings: VramSettings, inventory: FixedInventory | None = None, contexts: Path = Path("/nonexistent")) -> Supervisor:
     """Of the workers of these GPUs, or of GPU_A; measurements of contexts are kept in `contexts`."""
     return Supervisor(inventory or FixedInventory(GPU_A), settings, Calibration(settings, contexts, time.monotonic))

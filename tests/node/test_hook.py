@@ -12,11 +12,8 @@ import pytest
 
 from aios_kube.errors import Unreachable
 from aios_kube.resources import AGENT_RUNTIMES, EVENTS, RESOURCE_CLAIMS
-from aios_sidecar.contracts import Hello, ListenerKind, Serve, Serving, Synced
-from aios_sidecar.handover import Link, connect
 from aios_sidecar.node import fence
-from aios_sidecar.node.netns import NetworkNamespace
-from aios_sidecar.node.settings import NodeSettings
+from node.fencing import standing
 from node.support import (
     CLAIM_UID,
     NAMESPACE,
@@ -27,17 +24,16 @@ from node.support import (
     a_pod,
     a_runtime,
     ask,
+    condition,
     eventually,
     oci_state,
     prepare,
     running,
     settings_in,
     uid,
-    unprepare,
 )
 
 UNFIT = b'{"nftables": [{"flush": {"chain": {"family": "inet", "table": "aios", "name": "none"}}}]}'
-TAKE_THE_PORT = "import socket, time; s = socket.create_server(('0.0.0.0', 2489)); print('taken', flush=True); time.sleep(999)"
 ASK_AS_NOBODY = """
 import os, socket, sys
 os.setuid(65534)
@@ -51,12 +47,6 @@ try:
 except OSError:
     pass  # closed before it was asked
 print('asked and got', answer)
-"""
-SAY = """
-import socket
-c = socket.create_connection(('127.0.0.1', 2489), 5)
-c.sendall(b'x')
-print(c.recv(100).decode())
 """
 
 
@@ -78,22 +68,6 @@ async def test_a_container_starts_behind_the_fence_with_its_listener_open(direct
         assert len(live.state.sandbox.processes) == 2
         await eventually(lambda: condition(cluster, "Fenced") == ("True", "Fenced"))
         assert condition(cluster, "Listening") == ("False", "GatewayAbsent")
-
-
-async def test_listeners_are_handed_to_the_gateway_and_the_condition_follows(directory: Path, hook: Path, pod: Pod) -> None:
-    settings, cluster = settings_in(directory, hook), a_cluster()
-    async with running(settings, cluster):
-        await prepare(settings)
-        assert (await ask(settings, pod.oci_state())).code == 0
-        link, listeners = await a_gateway(settings)
-        await eventually(lambda: condition(cluster, "Listening") == ("True", "Listening"))
-        asked = asyncio.create_task(asyncio.to_thread(pod.python, SAY))
-        connection, _ = await asyncio.get_running_loop().sock_accept(listeners["loopback"])
-        connection.sendall(b"served by the gateway")
-        assert await asked == "served by the gateway"
-        connection.close()
-        link.close()
-        await eventually(lambda: condition(cluster, "Listening") == ("False", "GatewayAbsent"))
 
 
 async def test_nothing_gets_out_and_it_fails_at_once(directory: Path, hook: Path, pod: Pod) -> None:
@@ -253,37 +227,6 @@ async def test_without_a_node_agent_no_container_starts(directory: Path, hook: P
     assert 28 < answer.seconds < 33
 
 
-async def test_a_taken_port_is_a_condition_and_goes_when_the_port_is_free(directory: Path, hook: Path, pod: Pod) -> None:
-    settings, cluster = settings_in(directory, hook), a_cluster()
-    taken = subprocess.Popen(
-        [
-            "ip",
-            "netns",
-            "exec",
-            pod.name,
-            sys.executable,
-            "-c",
-            TAKE_THE_PORT,
-        ],
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert taken.stdout is not None
-        taken.stdout.readline()
-        async with running(settings, cluster):
-            await prepare(settings)
-            assert (await ask(settings, pod.oci_state())).code == 0
-            await eventually(lambda: condition(cluster, "Listening") == ("False", "PortTaken"))
-            assert standing(pod)
-            taken.kill()
-            taken.wait()
-            assert (await ask(settings, pod.oci_state())).code == 0
-            await eventually(lambda: condition(cluster, "Listening") == ("False", "GatewayAbsent"))
-    finally:
-        taken.kill()
-        taken.wait()
-
-
 async def test_a_fence_that_can_not_be_raised_refuses_and_is_a_condition(
     directory: Path, hook: Path, pod: Pod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,46 +255,7 @@ async def test_a_new_sandbox_of_the_same_pod_is_fenced_and_listened_in(directory
             assert [process.pid for process in live.state.sandbox.processes] == [again.pid]
 
 
-async def test_releasing_closes_the_listeners(directory: Path, hook: Path, pod: Pod) -> None:
-    settings = settings_in(directory, hook)
-    async with running(settings, a_cluster()):
-        await prepare(settings)
-        assert (await ask(settings, pod.oci_state())).code == 0
-        await unprepare(settings)
-        refused = "import socket\ntry: socket.create_connection(('127.0.0.1', 2489), 5)\nexcept ConnectionRefusedError: print('refused')"
-        assert pod.python(refused) == "refused"
-        assert "is not prepared" in (await ask(settings, pod.oci_state())).error
-
-
 # --- the world around ---
-
-
-def standing(pod: Pod) -> bool:
-    with NetworkNamespace(Path(f"/run/netns/{pod.name}")) as namespace:
-        return fence.stands(namespace)
-
-
-def condition(cluster: object, kind: str) -> tuple[str, str] | None:
-    runtime = cluster.peek(AGENT_RUNTIMES, "agent", NAMESPACE)  # type: ignore[attr-defined]
-    for found in (runtime.get("status") or {}).get("conditions") or []:
-        if found["type"] == kind:
-            return found["status"], found["reason"]
-    return None
-
-
-async def a_gateway(settings: NodeSettings) -> tuple[Link, dict[ListenerKind, socket.socket]]:
-    """A gateway that takes what it is given for one claim and says so."""
-    link = await connect(settings.gateway_socket, peer=os.geteuid())
-    await link.send(Hello())
-    await link.send(Synced())
-    while True:
-        received = await link.receive()
-        if isinstance(received.message, Serve) and len(received.listeners) == 2:
-            await link.send(Serving(claim_uid=received.message.claim_uid, kinds=tuple(received.listeners)))
-            for listener in received.listeners.values():
-                listener.setblocking(False)
-            return link, dict(received.listeners)
-        received.close()
 
 
 class outside:  # noqa: N801  reads as a word in a with statement
@@ -445,21 +349,3 @@ async def test_a_fence_that_is_removed_under_a_running_agent_comes_back_and_is_t
         assert event["regarding"]["kind"] == "Agent"
         assert "it stands again" in event["note"]
         assert b"aios_node_fences_missing_total 1.0" in agent.metrics.text()
-
-
-async def test_a_port_that_was_taken_is_listened_on_once_it_is_free(directory: Path, hook: Path, pod: Pod) -> None:
-    settings, cluster = settings_in(directory, hook, inspection_seconds=0.2), a_cluster()
-    taken = subprocess.Popen(["ip", "netns", "exec", pod.name, sys.executable, "-c", TAKE_THE_PORT], stdout=subprocess.PIPE)
-    try:
-        assert taken.stdout is not None
-        taken.stdout.readline()
-        async with running(settings, cluster):
-            await prepare(settings)
-            assert (await ask(settings, pod.oci_state())).code == 0
-            await eventually(lambda: condition(cluster, "Listening") == ("False", "PortTaken"))
-            taken.kill()
-            taken.wait()
-            await eventually(lambda: condition(cluster, "Listening") == ("False", "GatewayAbsent"))
-    finally:
-        taken.kill()
-        taken.wait()

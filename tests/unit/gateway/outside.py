@@ -187,6 +187,12 @@ def _general(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
+def get(url: str, *headers: str, host: str | None = None, method: str = "GET") -> bytes:
+    """A request without content, as clients send it to a proxy."""
+    host = host if host is not None else url.split("/")[2]
+    return "\r\n".join([f"{method} {url} HTTP/1.1", f"Host: {host}", *headers, "", ""]).encode()
+
+
 def problem(response: bytes) -> Mapping[str, object]:
     """The refusal in a response."""
     return json.loads(response.partition(b"\r\n\r\n")[2])

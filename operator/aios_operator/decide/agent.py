@@ -34,6 +34,10 @@ REMOVAL_LIMIT = timedelta(minutes=10)
 """After that the Agent is let go even when something of it is left: owner references still name what garbage collection removes."""
 NUDGE_AFTER = timedelta(seconds=5)
 """A claim is prepared within a second of the pod's binding when all goes well; the kubelet's own second try comes after 60 to 90."""
+NUDGE_SOON = timedelta(seconds=2.5)
+"""Between two nudges while the pod was bound no longer than `SOON_UNTIL` ago: a node agent that was killed is registered with the kubelet
+again after 4 to 7 s, and who waits for it shall not wait much longer."""
+SOON_UNTIL = timedelta(seconds=10)
 NUDGE_EVERY = timedelta(seconds=15)
 NUDGE_UNTIL = timedelta(minutes=2)
 """Then the kubelet is left to itself: at rest nothing is written, also where a node agent never comes."""
@@ -143,10 +147,14 @@ def _nudge(s: Situation, now: datetime) -> list[Effect]:
         return []
     if now >= pod.bound_since + NUDGE_UNTIL:
         return []
-    due = pod.bound_since + NUDGE_AFTER if pod.nudged is None else pod.nudged + NUDGE_EVERY
+    soon_until = pod.bound_since + SOON_UNTIL
+    due = pod.bound_since + NUDGE_AFTER if pod.nudged is None else pod.nudged + (NUDGE_SOON if pod.nudged < soon_until else NUDGE_EVERY)
     if now < due:
         return [PlanAgainAt(s.agent.key, due)]
-    return [NudgePod(s.agent.key, pod.name, pod.uid, now), PlanAgainAt(s.agent.key, now + NUDGE_EVERY)]
+    return [
+        NudgePod(s.agent.key, pod.name, pod.uid, now),
+        PlanAgainAt(s.agent.key, now + (NUDGE_SOON if now < soon_until else NUDGE_EVERY)),
+    ]
 
 
 def _ask(s: Situation, now: datetime) -> list[Effect]:

@@ -1,4 +1,4 @@
-"""To which container of which pod a process belongs, as its cgroups say. Read by both who accounts and who stops."""
+"""To which container of which pod a process belongs, as its cgroups say. Read by who accounts, who stops and who recovers."""
 
 import re
 from dataclasses import dataclass
@@ -33,3 +33,12 @@ def containers_of(pid: int, proc: Path = Path("/proc")) -> tuple[Container, ...]
         return containers_in((proc / str(pid) / "cgroup").read_text())
     except (OSError, ValueError):
         return ()
+
+
+def pods_of(proc: Path = Path("/proc")) -> dict[str, list[int]]:
+    """The processes of each pod that has one now, by the pod's uid, in the order of their pids."""
+    found: dict[str, list[int]] = {}
+    for pid in sorted(int(entry.name) for entry in proc.iterdir() if entry.name.isdigit()):
+        for pod_uid in {container.pod_uid for container in containers_of(pid, proc)}:
+            found.setdefault(pod_uid, []).append(pid)
+    return found

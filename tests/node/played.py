@@ -43,7 +43,14 @@ class Played:
         self.container = f"{number:064x}"
         self.group = root / "kubepods-test" / f"pod{pod_uid}" / self.container
         self.group.mkdir(parents=True)
+        self.root = root
         self.processes: list[subprocess.Popen[str]] = []
+        self.taken: list[int] = []
+
+    def take(self, pid: int) -> None:
+        """This process of somebody else is in the container, until the end."""
+        (self.group / "cgroup.procs").write_text(str(pid))
+        self.taken.append(pid)
 
     def start(self) -> subprocess.Popen[str]:
         def enter() -> None:
@@ -86,6 +93,9 @@ class Played:
         return all(process.poll() is None for process in self.processes)
 
     def close(self) -> None:
+        for pid in self.taken:
+            with contextlib.suppress(OSError):  # it has ended
+                (self.root / "cgroup.procs").write_text(str(pid))
         for process in self.processes:
             process.kill()
             process.wait()

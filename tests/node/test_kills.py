@@ -24,8 +24,8 @@ PREPARE = [
     "aios_sidecar.node.files:sync_directory:before:2",
     "aios_sidecar.node.state:write_atomically:after:1",
     "aios_sidecar.node.endpoints:listen_on_socket:after:1",
-    "aios_sidecar.node.preparer:write_atomically:before:1",
-    "aios_sidecar.node.preparer:write_atomically:after:1",
+    "aios_sidecar.node.cdi:write_atomically:before:1",
+    "aios_sidecar.node.cdi:write_atomically:after:1",
 ]
 HOOK = [
     "aios_sidecar.node.fence:_transaction:before:1",

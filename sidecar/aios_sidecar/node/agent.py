@@ -13,7 +13,7 @@ from aios_kube.reflector import Reflector
 from aios_kube.resources import AGENT_RUNTIMES, NODES, RESOURCE_SLICES
 from aios_sidecar.contracts import Inventory, Workers, machine_seconds
 from aios_sidecar.node.endpoints import Endpoints
-from aios_sidecar.node.files import give, write_atomically
+from aios_sidecar.node.files import give, set_mode, write_atomically
 from aios_sidecar.node.gate import Gate
 from aios_sidecar.node.gpus import GPUs
 from aios_sidecar.node.health_keeper import HealthKeeper
@@ -30,6 +30,7 @@ from aios_sidecar.node.plugin import DRAService, Plugin
 from aios_sidecar.node.preparer import Preparer
 from aios_sidecar.node.prober import Prober
 from aios_sidecar.node.publisher import Publisher
+from aios_sidecar.node.recovery import Recovery
 from aios_sidecar.node.reporter import Reporter
 from aios_sidecar.node.sandbox import Processes
 from aios_sidecar.node.settings import NodeSettings
@@ -65,6 +66,7 @@ class NodeAgent:
         gate = Gate(
             settings, client, self.orders, self._files, self.claims, self._endpoints, processes, self._prober, self._leftovers, self._turns
         )
+        self._recovery = Recovery(settings, client, self.orders, self.claims, self._preparer, gate)
         self._hooks = HookServer(settings, gate, self.metrics)
         self._gpus = GPUs(workers, self.claims, self._files, self._turns, self._events, self._health, self.metrics, clock)
         self._plugin = Plugin(settings, DRAService(self._preparer, self._reporter, self.metrics))
@@ -118,9 +120,11 @@ class NodeAgent:
         await self._publisher.run()
 
     def unhealthy(self) -> str | None:
-        """Why a restart would help: a socket by which we are found was removed."""
+        """Why a restart would help: a socket by which we are found, or the hook on the host, was removed."""
         sockets = (self.settings.registration_socket, self.settings.plugin_socket, self.settings.hook_socket, self.settings.gateway_socket)
         missing = [path for path in sockets if not path.is_socket()]
+        if not self.settings.hook_path.is_file():
+            missing.append(self.settings.hook_path)
         return f"{missing[0]} was removed" if missing else None
 
     def unready(self) -> str | None:
@@ -135,7 +139,7 @@ class NodeAgent:
         """Directories, the hook on the host, and what prepared claims need on the disk: containers may be started from here on."""
         for path, mode in ((self.settings.run_dir, 0o755), (self.settings.run_dir / "agents", 0o700), (self.settings.plugin_dir, 0o750)):
             path.mkdir(parents=True, exist_ok=True)
-            path.chmod(mode)
+            set_mode(path, mode)
         give(self.settings.context_dir, self.settings.gateway_uid)
         self._files.open()
         self._health.open()
@@ -156,8 +160,7 @@ class NodeAgent:
             group.create_task(self._inspector.follow())
             group.create_task(self._prober.run())
             group.create_task(self._leftovers.run())
-            if damaged:
-                group.create_task(self._recover(damaged))
+            group.create_task(self._recover(damaged))
 
     async def _restore_listeners(self) -> None:
         """The gateway's own are taken first: it may be serving on them."""
@@ -176,7 +179,12 @@ class NodeAgent:
     async def _recover(self, damaged: list[str]) -> None:
         for reflector in (self._ordered, *self._reflectors):
             await reflector.synced.wait()
-        missing = await self._preparer.recover(damaged)
+        missing = await self._recovery.recover(damaged)
+        if damaged:
+            self._tell_damaged(damaged, missing)
+        await self._recovery.sweep()
+
+    def _tell_damaged(self, damaged: list[str], missing: list[str]) -> None:
         note = f"the state of {len(damaged)} prepared claims could not be read and was set aside in {self.settings.claims_dir}; "
         note += f"{len(damaged) - len(missing)} were prepared anew, no order names {', '.join(missing) or 'none'} of them"
         log.error("%s", note)

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from aios_api.names import AGENT_DIR, AGENT_SOCKET, AGENT_URL, CDI_KIND
+from aios_sidecar.node.files import write_atomically
 from aios_sidecar.node.settings import NodeSettings
 from aios_sidecar.node.state import ClaimState
 
@@ -48,6 +49,14 @@ def content(settings: NodeSettings, state: ClaimState) -> bytes:
     }
     document = {"cdiVersion": CDI_VERSION, "kind": CDI_KIND, "devices": [{"name": state.claim_uid, "containerEdits": edits}]}
     return json.dumps(document, indent=1).encode() + b"\n"
+
+
+def put(settings: NodeSettings, state: ClaimState) -> None:
+    """The claim's CDI file is there, as it must be. A file that is so already is not written. Raises OSError."""
+    path, wanted = settings.cdi_file(state.claim_uid), content(settings, state)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file() or path.read_bytes() != wanted:
+        write_atomically(path, wanted, 0o644)
 
 
 def environment(state: ClaimState) -> dict[str, str]:

@@ -91,11 +91,11 @@ class Endpoints:
         except fence.FenceFailed as error:
             self._claims.learn(live, replace(live.facts, fenced=False, fence_message=str(error)))
             raise
+        self._claims.learn(live, replace(live.facts, fenced=True, fence_message="", openings=wanted))
         if wanted != frozenset(live.state.openings):
             state = live.state.model_copy(update={"openings": tuple(sorted(wanted, key=str))})
             await asyncio.to_thread(self._files.write, state)
             self._claims.put(state)
-        self._claims.learn(live, replace(live.facts, fenced=True, fence_message="", openings=wanted))
         return missing
 
 

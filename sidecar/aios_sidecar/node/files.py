@@ -1,6 +1,8 @@
 """Files that are either as they were or as they shall be, whenever the machine stops."""
 
+import contextlib
 import os
+import stat
 from pathlib import Path
 
 TEMPORARY = ".tmp"
@@ -8,15 +10,20 @@ TEMPORARY = ".tmp"
 
 
 def write_atomically(path: Path, content: bytes, mode: int) -> None:
-    """`path` has this content and mode, and keeps them through a loss of power. A reader sees the old file or the new one, never a part."""
+    """`path` has this content and mode, and keeps them through a loss of power. A reader sees the old file or the new one, never a part.
+    Raises OSError, when the old file is there and nothing else."""
     temporary = path.with_name(f".{path.name}{TEMPORARY}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-    temporary.rename(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_directory(path.parent)
 
 
@@ -28,9 +35,17 @@ def remove(path: Path) -> None:
 
 
 def remove_leftovers(directory: Path, names: str) -> None:
-    """No write to a file whose name matches has left anything beside it. For the start: nothing may be writing."""
+    """No write to a file whose name matches has left anything beside it, unless the disk takes nothing. For the start: nothing may be
+    writing."""
     for path in directory.glob(f".{names}{TEMPORARY}"):
-        path.unlink()
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """`path` has this mode. What has it already may lie on a disk that takes nothing."""
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        path.chmod(mode)
 
 
 def sync_directory(path: Path) -> None:
@@ -44,7 +59,7 @@ def sync_directory(path: Path) -> None:
 def give(directory: Path, owner: int) -> None:
     """`directory` is there, and it and all in it belong to this user and to nobody else. Links in it are not followed."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory.chmod(0o700)
+    set_mode(directory, 0o700)
     if directory.stat().st_uid == owner:
         return
     for folder, folders, files in os.walk(directory):

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 from aios_kube.errors import ApiError, NotFound
 from aios_kube.protocol import ClusterClient
 from aios_kube.resources import RESOURCE_CLAIMS
+from aios_sidecar.cgroups import containers_of
 from aios_sidecar.node import netns
 from aios_sidecar.node.claims import reserved_pod
 from aios_sidecar.node.endpoints import Endpoints
@@ -73,7 +75,33 @@ class Gate:
                 raise Refused(f"the container's process has no network namespace that can be opened: {error}") from None
             with namespace:
                 self._require_own_namespace(namespace, asking_pid)
-                await to_the_end(self._let_in(live, oci, namespace))
+                await to_the_end(self._let_in(live, oci.pod_uid, oci.pid, namespace))
+
+    async def take_back(self, claim_uid: str, pod_uid: str, pids: Iterable[int]) -> None:
+        """A pod that runs, and of which nothing was known any more, is behind its fence, with its listeners open, and known. `pids` are
+        of its processes. One that the hook has brought meanwhile stays as it is. Raises Refused and OSError."""
+        async with self._turns.at(claim_uid):
+            live = self._claims.get(claim_uid)
+            if live is None:
+                raise Refused(f"claim {claim_uid} is not prepared on node {self._settings.node_name}")
+            if live.state.pod_uid is not None:
+                return
+            self._require_order(live)
+            await self._leftovers.end_former(live)
+            for pid in pids:
+                try:
+                    namespace = NetworkNamespace.of_process(pid)
+                except NamespaceGone:
+                    continue
+                with namespace:
+                    # Read again once the namespace is held: the pid may have become another's.
+                    if all(container.pod_uid != pod_uid for container in containers_of(pid)):
+                        continue
+                    if namespace.identity in netns.identities(self._settings.host_namespace_paths):
+                        continue
+                    await to_the_end(self._let_in(live, pod_uid, pid, namespace))
+                    return
+            raise Refused(f"no process of pod {pod_uid} is left in a network namespace of its own")
 
     def _require_order(self, live: LiveClaim) -> None:
         """The order still stands, as far as it was heard; without the API server, what was prepared is believed."""
@@ -123,17 +151,17 @@ class Gate:
         if namespace.identity in known:
             raise Refused("an agent's pod must have a network namespace of its own, this one uses the host's (hostNetwork must be false)")
 
-    async def _let_in(self, live: LiveClaim, oci: OCIState, namespace: NetworkNamespace) -> None:
+    async def _let_in(self, live: LiveClaim, pod_uid: str, pid: int, namespace: NetworkNamespace) -> None:
         """Fence, state, listeners. The state names the pod only behind a fence that stands and was tried."""
         try:
             await self._endpoints.raise_fence(live, namespace)
-            await self._prober.before_start(live, namespace, oci.pod_uid)
-            sandbox = self._processes.sandbox(oci.pid, namespace, live.state.sandbox)
+            await self._prober.before_start(live, namespace, pod_uid)
+            sandbox = self._processes.sandbox(pid, namespace, live.state.sandbox)
         except (FenceFailed, FenceLeaks, FenceUntried, NamespaceGone) as error:
             raise Refused(str(error)) from None
-        state = live.state.with_pod(oci.pod_uid, sandbox)
+        state = live.state.with_pod(pod_uid, sandbox)
         await asyncio.to_thread(self._files.write, state)
         self._claims.put(state)
         self._endpoints.open_socket(live)
         await self._endpoints.open_loopback(live, namespace)
-        log.info("a container of pod %s/%s (uid %s) was let in, behind the fence", state.namespace, state.pod_name, oci.pod_uid)
+        log.info("a container of pod %s/%s (uid %s) was let in, behind the fence", state.namespace, state.pod_name, pod_uid)

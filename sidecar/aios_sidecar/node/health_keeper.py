@@ -1,6 +1,7 @@
 """Keeps what is known of each GPU's health, on the disk as well, and tells people of it: what follows is decided in `health.py`."""
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections import deque
@@ -41,7 +42,9 @@ def epoch(boot_id: str, driver_module: Path) -> str:
 
 
 class HealthKeeper:
-    """Writes are few and small, and done where they are due: a fault that is forgotten at a crash would put Agents on a broken GPU."""
+    """Writes are few and small, and done where they are due: a fault that is forgotten at a crash would put Agents on a broken GPU.
+
+    What the disk does not take is in force all the same, and written at one of the next looks."""
 
     def __init__(
         self,
@@ -67,6 +70,8 @@ class HealthKeeper:
         self._told: dict[str, health.Taint | None] = {}
         """What people were told of each GPU, by this program or by the one before."""
         self._deaf: dict[str, bool] = {}
+        self._unwritten: set[str] = set()
+        """GPUs of which the disk has not taken what is known."""
         self._changed = asyncio.Event()
 
     def open(self) -> None:
@@ -81,10 +86,11 @@ class HealthKeeper:
                     raise records.UnreadableState(f"it speaks of {record.uuid}")
                 self._known[record.uuid] = record
                 self._told[record.uuid] = health.taint(record, self._clock())
-            except records.UnreadableState as error:
-                kept = records.set_aside(path)
+            except (records.UnreadableState, OSError) as error:
                 self._unreadable.add(path.stem)
-                log.error("what was known of the health of %s can't be read (%s); it is kept as %s", path.stem, error, kept)
+                log.error("what was known of the health of %s can't be read: %s", path.stem, error)
+                with contextlib.suppress(OSError):
+                    log.error("it is kept as %s", records.set_aside(path))
 
     def next_change(self) -> asyncio.Event:
         """Set when what is to be published changes from now on. Take it before looking, wait for it afterwards."""
@@ -95,6 +101,8 @@ class HealthKeeper:
 
         When the driver gives no answer: those of which an Agent holds a share and that were known to be unhealthy.
         """
+        for uuid in tuple(self._unwritten & self._known.keys()):
+            self._write(self._known[uuid])
         now, current = self._clock(), epoch(self._boot_id(), self._settings.driver_module)
         held = {live.state.gpu.uuid for live in self._claims if live.state.gpu is not None}
         if report.absent is not None:
@@ -164,7 +172,7 @@ class HealthKeeper:
         """This is known now. `why` is what people read when it makes a difference to them."""
         if after != self._known.get(after.uuid):
             self._known[after.uuid] = after
-            write_atomically(self._path(after.uuid), records.encode(KIND, after), 0o600)
+            self._write(after)
             self._changed.set()
             self._changed = asyncio.Event()
         taint = health.taint(after, self._clock())
@@ -173,10 +181,23 @@ class HealthKeeper:
             self._told[after.uuid] = taint
             self._tell_taint(after.uuid, taint, why)
 
+    def _write(self, record: GPURecord) -> None:
+        try:
+            write_atomically(self._path(record.uuid), records.encode(KIND, record), 0o600)
+        except OSError as error:
+            if record.uuid not in self._unwritten:
+                log.error("what is known of the health of %s is not on the disk: %s", record.uuid, error)
+            self._unwritten.add(record.uuid)
+        else:
+            self._unwritten.discard(record.uuid)
+
     def _forget(self, uuid: str) -> None:
         del self._known[uuid]
         self._told.pop(uuid, None)
-        remove(self._path(uuid))
+        try:
+            remove(self._path(uuid))
+        except OSError as error:  # of an epoch that is over: the next program forgets it again
+            log.warning("what was known of the health of %s is still on the disk: %s", uuid, error)
         self._metrics.forget(uuid)
 
     def _path(self, uuid: str) -> Path:

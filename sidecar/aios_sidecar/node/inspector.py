@@ -1,10 +1,12 @@
-"""Looks at agents again while they run: the fence is read back, the listeners are in place, and what is missing is restored."""
+"""Looks at agents again while they run: the fence is read back, listeners and CDI file are in place, and what is missing
+is restored."""
 
 import asyncio
 import logging
 
 from aios_api.names import API_VERSION
 from aios_kube.events import EventRecorder, Regarding
+from aios_sidecar.node import cdi
 from aios_sidecar.node.endpoints import Endpoints
 from aios_sidecar.node.live import LiveClaim, LiveClaims
 from aios_sidecar.node.metrics import Metrics
@@ -52,10 +54,14 @@ class Inspector:
             await first_of(*changes)
 
     async def inspect(self, live: LiveClaim) -> bool:
-        """The claim has fence and listeners, as far as its pod has a process. Whether the fence was not as it must be."""
+        """The claim has its CDI file, and fence and listeners as far as its pod has a process. Whether the fence was not as it must be."""
         async with self._turns.at(live.state.claim_uid):
             if self._claims.get(live.state.claim_uid) is not live:
                 return False  # released meanwhile
+            try:
+                await asyncio.to_thread(cdi.put, self._settings, live.state)
+            except OSError as error:
+                log.error("claim %s has no CDI file by which a container could start: %s", live.state.claim_name, error)
             try:
                 return await to_the_end(self._endpoints.restore(live))
             except OSError:

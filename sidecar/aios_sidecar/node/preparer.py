@@ -1,6 +1,7 @@
 """Prepares claims for the kubelet and undoes it: orders are waited for, everything else is local and may be repeated."""
 
 import asyncio
+import contextlib
 import logging
 import shutil
 
@@ -12,7 +13,7 @@ from aios_sidecar.contracts import Inventory
 from aios_sidecar.node import cdi
 from aios_sidecar.node.claims import ClaimRef, NotYet, PrepareFailed, order_of, prepared
 from aios_sidecar.node.endpoints import Endpoints
-from aios_sidecar.node.files import remove, remove_leftovers, write_atomically
+from aios_sidecar.node.files import remove, remove_leftovers
 from aios_sidecar.node.live import LiveClaims
 from aios_sidecar.node.orders import Orders
 from aios_sidecar.node.settings import NodeSettings
@@ -77,6 +78,12 @@ class Preparer:
         async with self._turns.at(claim_uid):
             await to_the_end(self._undo(claim_uid))
 
+    async def clear(self, claim_uid: str) -> None:
+        """Nothing is left of a claim that is not prepared; one that is, or is just being, stays."""
+        async with self._turns.at(claim_uid):
+            if self._claims.get(claim_uid) is None and claim_uid not in self._calls:
+                await to_the_end(self._undo(claim_uid))
+
     def restore_files(self) -> list[str]:
         """After a start: every readable state is known, with CDI file and directory. The claims whose state was set aside are returned."""
         remove_leftovers(self._settings.claims_dir, "*")
@@ -86,30 +93,23 @@ class Preparer:
             try:
                 state = self._files.read(uid)
             except Exception as error:  # noqa: BLE001  whatever is wrong with one file, the other claims must be restored
-                log.error("the state of claim %s can't be used: %s; it is kept as %s", uid, error, self._files.set_aside(uid))
+                log.error("the state of claim %s can't be used: %s", uid, error)
                 damaged.append(uid)
+                with contextlib.suppress(OSError):
+                    log.error("it is kept as %s", self._files.set_aside(uid))
                 continue
             if state is not None:
                 self._claims.put(state)
-                self._settings.agent_dir(uid).mkdir(parents=True, exist_ok=True, mode=0o755)
-                self._write_cdi(state)
+                self._restore_files_of(state)
         return damaged
 
-    async def recover(self, damaged: list[str]) -> list[str]:
-        """Prepares claims whose state was set aside from what the API server says of them. Those that no order names are returned."""
-        missing = set(damaged)
-        for order in self._orders.all():
-            if not missing:
-                break
-            try:
-                claim = await self._client.get(RESOURCE_CLAIMS, order.spec.claim_name, order.namespace)
-                uid = claim["metadata"]["uid"]
-                if uid in missing:
-                    await self.prepare(ClaimRef(order.namespace, order.spec.claim_name, uid))
-                    missing.discard(uid)
-            except (ApiError, PrepareFailed) as error:
-                log.warning("claim %s/%s is not recovered: %s", order.namespace, order.spec.claim_name, error)
-        return sorted(missing)
+    def _restore_files_of(self, state: ClaimState) -> None:
+        """On a disk that takes nothing containers of this claim can't start, and inspections try it again; those that run go on."""
+        try:
+            self._settings.agent_dir(state.claim_uid).mkdir(parents=True, exist_ok=True, mode=0o755)
+            cdi.put(self._settings, state)
+        except OSError as error:
+            log.error("the files of claim %s are not restored: %s", state.claim_name, error)
 
     async def _prepare(self, ref: ClaimRef) -> ClaimState:
         known = self._claims.get(ref.uid)
@@ -154,7 +154,7 @@ class Preparer:
             await asyncio.to_thread(self._files.write, state)
             live = self._claims.put(state)
         self._endpoints.open_socket(live)
-        await asyncio.to_thread(self._write_cdi, live.state)
+        await asyncio.to_thread(cdi.put, self._settings, live.state)
         return live.state
 
     async def _undo(self, claim_uid: str) -> None:
@@ -163,9 +163,3 @@ class Preparer:
         self._claims.drop(claim_uid)  # the gateway hears of it, and both sides close the listeners
         await asyncio.to_thread(shutil.rmtree, self._settings.agent_dir(claim_uid), ignore_errors=True)
         await asyncio.to_thread(self._files.remove, claim_uid)
-
-    def _write_cdi(self, state: ClaimState) -> None:
-        path, content = self._settings.cdi_file(state.claim_uid), cdi.content(self._settings, state)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_file() or path.read_bytes() != content:
-            write_atomically(path, content, 0o644)

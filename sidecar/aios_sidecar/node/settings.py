@@ -64,6 +64,8 @@ class NodeSettings:
     probe_seconds: float = 300.0
     """Between two probes of one agent's fence from inside (AIOS_PROBE_SECONDS). One costs three runs of nft and some thirty packets that go
     nowhere, 20 ms of CPU in all: 110 agents cost 1 % of a core."""
+    sweep_seconds: float = 300.0
+    """Between two looks for what was left behind. At rest one costs the names of two directories, and no request."""
     resolver_files: tuple[Path, ...] = (Path("/etc/resolv.conf"), Path("/proc/1/root/etc/resolv.conf"))
     """Where the name servers stand that a probe tries to reach: the cluster's, as our own pod has them, and the node's."""
     leftover_seconds: float = 5.0

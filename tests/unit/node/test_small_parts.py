@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from aios_sidecar.cgroups import pods_of
 from aios_sidecar.node import conditions, fence
 from aios_sidecar.node.conditions import Facts
 from aios_sidecar.node.files import give
@@ -237,3 +238,17 @@ def test_a_directory_is_given_away_with_all_that_is_in_it_and_nothing_beside(tmp
             assert (path.lstat().st_uid, path.lstat().st_gid) == (64489, 64489)
         assert outside.stat().st_uid == 0
         assert directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_processes_are_found_by_the_pod_whose_cgroups_they_are_in(tmp_path):
+    pod, other = CLAIM_UID, CLAIM_UID.replace("1111", "2222")
+    for pid, group in (
+        (20, f"/kubepods/pod{pod}/{'a' * 64}"),
+        (3, f"/kubepods/pod{pod}/{'b' * 64}"),
+        (4, "/system.slice"),
+        (5, f"/kubepods/pod{other}/{'c' * 64}"),
+    ):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "cgroup").write_text(f"1:memory:{group}\n0::{group}\n")
+    (tmp_path / "self").mkdir()
+    assert pods_of(tmp_path) == {pod: [3, 20], other: [5]}

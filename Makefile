@@ -56,7 +56,8 @@ native: ## Build the OCI hook and the fake driver library
 
 LOCK = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade
 locks: setup ## Resolve the locks anew, with hashes
-	@for extra in operator node gateway cli; do $(LOCK) pyproject.toml --extra $$extra -o requirements/$$extra.txt; done
+	@for extra in operator node cli; do $(LOCK) pyproject.toml --extra $$extra -o requirements/$$extra.txt; done
+	@$(LOCK) pyproject.toml --extra gateway --extra embeddings -o requirements/gateway.txt
 	@$(LOCK) pyproject.toml --all-extras --group dev -o requirements/dev.txt
 
 clean: ## Remove what was built in the tree (the cache outside it stays)

@@ -7,8 +7,8 @@ and the quality over the test half of its own dialogues."""
 from aios_bench import context_endpoint, context_promises, context_quality, context_store, context_windows, dialogue_maker, dialogues
 from aios_bench.context_quality import Quality
 from aios_bench.result import Options, Result, percentile
-from aios_sidecar.context.scoring import QueryScorer, Scorer
-from aios_sidecar.context.scoring.embeddings import EmbeddingScorer, StaticTable
+from aios_sidecar.context.scoring import Scorer
+from aios_sidecar.context.scoring.embeddings import StaticTable, scorer_for
 
 PROMISED_LOGS = 10_000
 LARGE = 100_000
@@ -50,7 +50,7 @@ def bench(options: Options) -> Result:
 
 
 def _scorer(options: Options) -> Scorer:
-    return QueryScorer() if options.embeddings is None else EmbeddingScorer(QueryScorer(), StaticTable.load(options.embeddings))
+    return scorer_for(None, None if options.embeddings is None else StaticTable.load(options.embeddings))
 
 
 def _of(quality: Quality, method: str, figures: dict[str, float]) -> Result:

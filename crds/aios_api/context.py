@@ -153,6 +153,11 @@ class Strategy(Model):
         description="With a question: the part of the budget for what the question finds, at the end of the window, in percent. "
         "100 shows, beside what is pinned, only what it finds.",
     )
+    embedding: Annotated[int, Field(ge=0, le=100)] | None = Field(
+        default=None,
+        description="With a question: how much likeness of meaning counts, in percent; words are the rest. More than 0 needs a gateway "
+        "that was given a table of vectors: elsewhere such calls for windows are refused. Absent: 20 where there is one, else words alone.",
+    )
     preset: Literal["CoreWorkingArchive"] | None = Field(
         default=None,
         description="CoreWorkingArchive: core (system items, the first; at most 50 percent), working (the newest; 60 percent), "

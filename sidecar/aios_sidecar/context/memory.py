@@ -21,7 +21,7 @@ class MemoryReader:
         usage: Sequence[Usage] = (),
         state: Mapping[str, str] | None = None,
         forks: Mapping[str, tuple[str, int]] | None = None,
-        vectors: Mapping[str, Mapping[int, bytes]] | None = None,
+        vectors: Mapping[int, tuple[str, bytes]] | None = None,
     ) -> None:
         known = sorted(items)
         self.last = known[-1].seq if known else 0
@@ -109,7 +109,8 @@ class MemoryReader:
         return [report for report in self._usage if report.model == model]
 
     def vectors(self, name: str, seqs: Collection[int]) -> Mapping[int, bytes]:
-        return {seq: value for seq, value in self._vectors.get(name, {}).items() if seq in seqs and seq in self._by_seq}
+        found = ((seq, self._vectors.get(seq)) for seq in seqs if seq in self._by_seq)
+        return {seq: kept[1] for seq, kept in found if kept is not None and kept[0] == name}
 
     def state(self, key: str) -> str | None:
         return self._state.get(key)

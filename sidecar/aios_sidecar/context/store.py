@@ -144,7 +144,8 @@ class Context(Protocol):
         """A provider reported this."""
 
     def keep_vectors(self, name: str, values: Mapping[int, bytes]) -> None:
-        """`Reader.vectors` gives these from now on; those of items that are gone are passed over. They go with their items."""
+        """`Reader.vectors` gives these from now on, durably or not; those of items that are gone are passed over. They go with their items.
+        `name` stands for a model: an item has a vector of one, and what it had of another goes. Raises InvalidItem."""
 
     def keep_state(self, values: Mapping[str, str]) -> None:
         """`Reader.state` gives these from now on. Only the newest keys are kept, and none through an erasure."""

@@ -34,7 +34,7 @@ class _Log:
     forks: dict[str, tuple[str, int]] = field(default_factory=dict)
     usage: list[Usage] = field(default_factory=list)
     state: dict[str, str] = field(default_factory=dict)
-    vectors: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    vectors: dict[int, tuple[str, bytes]] = field(default_factory=dict)
     erased: set[int] = field(default_factory=set)
     retired: int = 0
 
@@ -135,7 +135,7 @@ class VolatileContext:
         if NAME.fullmatch(name) is None:
             raise InvalidItem(f"the name of a vector must match {NAME.pattern}")
         with self._writing() as log:
-            log.vectors.setdefault(name, {}).update((seq, value) for seq, value in values.items() if seq in log.items)
+            log.vectors.update((seq, (name, value)) for seq, value in values.items() if seq in log.items)
 
     def keep_state(self, values: Mapping[str, str]) -> None:
         with self._writing() as log:
@@ -207,8 +207,7 @@ class VolatileContext:
     def reading(self) -> Iterator[Reader]:
         log = self._log
         with log.lock:
-            vectors = {name: dict(own) for name, own in log.vectors.items()}
-            reader = MemoryReader(log.items.values(), tuple(log.usage), dict(log.state), dict(log.forks), vectors)
+            reader = MemoryReader(log.items.values(), tuple(log.usage), dict(log.state), dict(log.forks), dict(log.vectors))
             reader.last = log.last_seq
         yield reader
 

@@ -6,7 +6,7 @@
 import hashlib
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -18,8 +18,9 @@ from aios_sidecar.context.formats import FORMATS, Format, Rendered
 from aios_sidecar.context.items import Kind
 from aios_sidecar.context.reader import Reader
 from aios_sidecar.context.recall import Recall, recall
-from aios_sidecar.context.scoring import QueryScorer, Scorer
+from aios_sidecar.context.scoring import Scorer
 from aios_sidecar.context.scoring.base import Known
+from aios_sidecar.context.scoring.embeddings import scorer_for
 from aios_sidecar.context.strategies.choose import Reason, Room, Verdict
 from aios_sidecar.context.tokens import Models, TokenCounter
 from aios_sidecar.context.units import Unit, complete
@@ -99,6 +100,8 @@ class Window:
     """What the next window is compared with."""
     state: tuple[str, str] | None
     """To be kept with the context, when set: what the next call begins from."""
+    vectors: tuple[str, Mapping[int, bytes]] | None
+    """To be kept with the context, when set: those of items that no question had weighed yet."""
 
     @property
     def format(self) -> Format:
@@ -117,13 +120,15 @@ class Window:
 def build_window(
     reader: Reader, request: WindowRequest, memory: Memory, now: datetime, models: Models, scorer: Scorer | None = None
 ) -> Window:
-    """The window that `request` asks for. Raises InvalidWindow, BudgetTooSmall, UnknownTokenizer."""
+    """The window that `request` asks for. `scorer` finds what answers its question; None: words do. Raises InvalidWindow, BudgetTooSmall,
+    UnknownTokenizer."""
+    scorer = scorer or scorer_for(request.strategy.embedding, None)
     form = _format(request)
     counter = models.counter(request.model, () if models.knows(request.model) else reader.usage(request.model))
     scene = Scene(reader, request.session, form, counter, memory.costs.table(form, counter), memory.known, now)
     spare = 0
     for _ in range(_CORRECTIONS):
-        window = _build(scene, request, memory, scorer or QueryScorer(), spare)
+        window = _build(scene, request, memory, scorer, spare)
         excess = _excess(window)
         if excess <= 0:
             break
@@ -133,7 +138,7 @@ def build_window(
     _remember(memory.traces, _trace_key(request), window.trace)
     if window.state is not None:
         _remember(memory.plans, *window.state)
-    return window
+    return replace(window, vectors=memory.known.vectors.take_new())
 
 
 def _remember(kept: dict[K, V], key: K, value: V) -> None:
@@ -196,6 +201,7 @@ def _build(scene: Scene, request: WindowRequest, memory: Memory, scorer: Scorer,
         reused_percent=_reused(memory.traces.get(_trace_key(request)), trace, fixed, tokens),
         trace=trace,
         state=None if base.plan is None else (key, base.plan.encode()),
+        vectors=None,
     )
 
 

@@ -12,8 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from aios_api.addresses import Internal
-from aios_sidecar.context.scoring import QueryScorer, Scorer
-from aios_sidecar.context.scoring.embeddings import EmbeddingScorer, StaticTable
+from aios_sidecar.context.scoring.embeddings import StaticTable
 from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.tokens import Models
 from aios_sidecar.context.tokens.errors import UnknownTokenizer
@@ -91,11 +90,10 @@ def _desk(settings: Settings, metrics: ContextMetrics) -> Desk | None:
         return None
     given = {} if settings.tokenizers_dir is None else load_all(settings.tokenizers_dir)
     metrics.watch_disk(settings.context_dir)
-    return Desk(partial(SqliteStore, settings.context_dir, observer=metrics), metrics, Models(given), _scorer(settings))
-
-
-def _scorer(settings: Settings) -> Scorer | None:
-    return None if settings.embeddings_dir is None else EmbeddingScorer(QueryScorer(), StaticTable.load(settings.embeddings_dir))
+    table = None if settings.embeddings_dir is None else StaticTable.load(settings.embeddings_dir)
+    if table is not None:
+        log.info("questions to contexts are answered by words and by %s", table.name)
+    return Desk(partial(SqliteStore, settings.context_dir, observer=metrics), metrics, Models(given), table)
 
 
 async def _administer(server: Server, directory: Path) -> None:

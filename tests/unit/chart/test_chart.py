@@ -187,6 +187,20 @@ def test_fake_gpus_reach_the_node_agent_and_are_announced(chart: Any) -> None:
     assert "FAKE GPUS" not in chart.notes({})
 
 
+def test_a_model_for_meaning_is_mounted_read_only_where_the_gateway_looks(chart: Any) -> None:
+    source = {"hostPath": {"path": "/opt/models/static", "type": "Directory"}}
+    release = chart.render({"gateway": {"embeddingsVolume": source}})
+    (volume,) = (each for each in release.pod("DaemonSet", "aios-gateway")["volumes"] if each["name"] == "embeddings")
+    assert volume == {"name": "embeddings", **source}
+    (mount,) = (each for each in release.container("DaemonSet", "aios-gateway")["volumeMounts"] if each["name"] == "embeddings")
+    settings = GatewaySettings.from_environment(release.environment("DaemonSet", "aios-gateway"))
+    assert mount["readOnly"]
+    assert str(settings.embeddings_dir) == mount["mountPath"]
+    without = chart.render({})
+    assert "embeddings" not in without.mounts("DaemonSet", "aios-gateway")
+    assert GatewaySettings.from_environment(without.environment("DaemonSet", "aios-gateway")).embeddings_dir is None
+
+
 def test_ignored_xids_reach_the_node_agent(chart: Any) -> None:
     release = chart.render({"node": {"ignoredXids": [74, 109]}})
     assert vram_settings(release.environment("DaemonSet", "aios-node")).ignored_xids == (74, 109)

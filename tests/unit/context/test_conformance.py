@@ -193,6 +193,9 @@ def test_vectors_are_kept_of_items_that_are_there(store):
     assert read(context, lambda reader: reader.vectors("other", [1])) == {}
     context.erase(Scope(items=(1,)))
     assert read(context, lambda reader: reader.vectors("mini", [1, 2])) == {2: b"b"}
+    context.keep_vectors("other", {2: b"e"})
+    assert read(context, lambda reader: reader.vectors("other", [2])) == {2: b"e"}
+    assert read(context, lambda reader: reader.vectors("mini", [2])) == {}, "an item has one vector: a changed model's takes its place"
 
 
 def test_a_fork_goes_on_from_an_item_and_shares_what_was_before(store):

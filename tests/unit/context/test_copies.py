@@ -51,6 +51,8 @@ def test_a_snapshot_is_one_file_and_is_restored_by_its_digest(sqlite, other):
         other.restore(KEY, 1, snapshot.path, "0" * 64)
     restored = other.restore(KEY, 2, snapshot.path, snapshot.digest)
     assert all_of(restored) == before
+    with restored.reading() as reader:
+        assert reader.vectors("mini", [5]) == {5: b"\x00\xff"}
     assert restored.append(said("in another", session="b"), key="k") == Appended(201, 201, replayed=True)
     assert restored.append(said("new")) == Appended(203, 203)
     with pytest.raises(Conflict, match="there is a context already"):
@@ -93,6 +95,7 @@ def test_a_moved_context_is_the_same_there_and_can_not_be_written_here(sqlite, o
         destination.complete({})
     destination.receive(snapshot.path, snapshot.digest)
     context.append(said("word after the snapshot"), key="late")
+    context.keep_vectors("mini", {9: b"made meanwhile", 203: b"new"})
     context.erase(Scope(items=(7,)))
     context.pin([8])
     context.fork(2, "c")
@@ -112,7 +115,7 @@ def test_a_moved_context_is_the_same_there_and_can_not_be_written_here(sqlite, o
     assert moved.append(said("word after the snapshot"), key="late") == Appended(203, 203, replayed=True)
     assert moved.append(said("new")) == Appended(204, 204)
     with moved.reading() as reader:
-        assert reader.vectors("mini", [5]) == {5: b"\x00\xff"}
+        assert reader.vectors("mini", [5, 9, 203]) == {5: b"\x00\xff", 203: b"new"}, "what is missing is made anew"
         assert [item.seq for item in reader.oldest(9, session="c")] == [1, 2]
     with pytest.raises(Fenced):
         other.context(KEY, 1)

@@ -2,18 +2,17 @@
 
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from aios_sidecar.context.errors import Busy, ContextError, Damaged, Unwritable
+from aios_sidecar.context.errors import Busy, ContextError, Unwritable
 from aios_sidecar.context.items import Draft, Kind, Role
 from aios_sidecar.context.limits import Limits
-from aios_sidecar.context.sqlite import schema
 from aios_sidecar.context.sqlite.store import FILE, SqliteStore
 from aios_sidecar.context.store import AgentKey, Appended, Observer, Scope
 from unit.context.support import KEY, said
@@ -126,83 +125,6 @@ def test_a_uid_is_a_name_of_a_folder_and_nothing_else(sqlite, uid):
         sqlite().context(KEY._replace(uid=uid), 1)
 
 
-@pytest.mark.parametrize("damage", ["header", "middle", "truncated", "text"])
-def test_a_damaged_file_is_set_aside_reported_and_not_replaced(sqlite, damage):
-    observer = Told()
-    store = sqlite(observer=observer)
-    store.context(KEY, 1).append([Draft(Role.USER, f"{number} {'long ' * 100}") for number in range(200)])
-    path = folder(store) / FILE
-    store.close()
-    content = path.read_bytes()
-    page = schema.PAGE_BYTES
-    path.write_bytes(
-        {
-            "header": b"\0" * 100 + content[100:],
-            "middle": content[:page] + b"\xff" * (len(content) - page),
-            "truncated": content[: 3 * page],
-            "text": b"not a database",
-        }[damage]
-    )
-    damaged_bytes = path.read_bytes()
-    store = sqlite(observer=observer)
-    with pytest.raises(Damaged):
-        kept(store)
-    assert len(observer.damages) == 1
-    assert observer.damages[0].startswith("coder: ")
-    (aside,) = (folder(store) / "damaged").glob(f"*/{FILE}")
-    if damage != "header":
-        assert aside.read_bytes()[:page] == damaged_bytes[:page]
-    assert len(aside.read_bytes()) == len(damaged_bytes)
-    for _ in range(2):
-        for use in (lambda: kept(store), lambda: store.context(KEY, 1).append(said("x")), lambda: store.context(KEY, 2)):
-            with pytest.raises(Damaged):
-                use()
-    assert len(observer.damages) == 1
-    assert store.context(KEY._replace(uid="77"), 1).append(said("x")) == Appended(1, 1), "others are not disturbed"
-
-
-def test_after_damage_only_an_erasure_of_everything_begins_anew(sqlite):
-    store = sqlite()
-    context = store.context(KEY, 1)
-    context.append(said("a"))
-    store.close()
-    (folder(store) / FILE).write_bytes(b"x" * 9000)
-    store = sqlite()
-    with pytest.raises(Damaged):
-        context = store.context(KEY, 1)
-    with pytest.raises(Damaged, match="restore a snapshot of it, or erase everything"):
-        store.existing(KEY, 1).erase(Scope(items=(1,)))
-    receipt = store.existing(KEY, 1).erase(Scope(everything=True))
-    assert receipt.places == {"damaged": 2}
-    assert not (folder(store) / "damaged").exists()
-    assert kept(store) == []
-    store.context(KEY, 1).append(said("b"))
-    assert kept(store) == ["b"]
-
-
-def test_a_file_that_is_gone_is_missed(sqlite):
-    store = sqlite()
-    store.context(KEY, 1).append(said("a"))
-    store.close()
-    (folder(store) / FILE).unlink()
-    with pytest.raises(Damaged, match="is gone"):
-        sqlite().context(KEY, 1)
-
-
-def test_a_file_of_a_later_format_is_left_as_it_is(sqlite):
-    store = sqlite()
-    store.context(KEY, 1).append(said("a"))
-    store.close()
-    path = folder(store) / FILE
-    base = sqlite3.connect(path)
-    base.execute("PRAGMA user_version = 99")
-    base.close()
-    store = sqlite()
-    with pytest.raises(Unwritable, match="format 99"):
-        store.context(KEY, 1)
-    assert path.exists()
-
-
 def test_a_full_file_refuses_and_keeps_what_is_there(sqlite):
     store = sqlite()
     context = store.context(KEY, 1)
@@ -295,18 +217,24 @@ def test_what_was_erased_is_in_no_byte_of_any_file(sqlite, scope):
     seqs = context.append(hidden)
     context.append([Draft(Role.ASSISTANT, f"summary of {SECRET}", Kind.SUMMARY, derived_from=(seqs.first,))])
     context.append([Draft(Role.ASSISTANT, f"again {SECRET}", Kind.SUMMARY, derived_from=(seqs.last + 1,), session="other")])
-    context.keep_vectors("mini", {seqs.first: SECRET.encode()})
+    context.keep_vectors("mini", dict.fromkeys(range(1, seqs.first), bytes(500)) | {seqs.first: SECRET.encode()})
+    vector = Random(1).randbytes(512)
+    context.keep_vectors("changed", {seqs.last: bytes(8)})
+    context.keep_vectors("mini", {seqs.last: vector})
     context.keep_state({"window": SECRET})
     context.pin([seqs.first])
     for number in range(40):  # the index is merged several times: old parts of it become free pages
         context.append(said(*(f"{SECRET[:4]} filler {number} {n}" for n in range(150))), durable=False)
     assert SECRET.encode() in raw(folder(store))
+    assert vector in raw(folder(store))
     if scope.items:
         scope = Scope(items=(seqs.first, seqs.last))
     receipt = context.erase(scope)
     assert SECRET.encode() not in raw(folder(store)), "erased while the store is open"
+    assert not any(vector[start : start + 16] in raw(folder(store)) for start in range(0, 496, 16))
     assert receipt.places["derived"] == (0 if scope.everything else 2)
-    assert receipt.places["embeddings"] == receipt.places["marks"] == 1
+    assert receipt.places["embeddings"] == (302 if scope.everything else 2)
+    assert receipt.places["marks"] == 1
     assert receipt.places["state"] == 1
     assert receipt.places["log"] == 0
     others = [text for text in kept(store) if text.startswith("item ")]

@@ -10,12 +10,14 @@ from functools import partial
 import pytest
 
 from aios_api.context import AgentContext as ContextOrder
+from aios_sidecar.context.scoring.embeddings import StaticTable
 from aios_sidecar.context.sqlite.store import FILE, SqliteStore
 from aios_sidecar.gateway.agents import Agents
 from aios_sidecar.gateway.contexts import models as wire
 from aios_sidecar.gateway.contexts.desk import Desk
 from aios_sidecar.gateway.metrics import Metrics
 from aios_sidecar.gateway.settings import Limits
+from unit.context.test_embeddings import a_model
 from unit.gateway.conftest import fresh
 from unit.gateway.outside import an_outside
 
@@ -52,9 +54,9 @@ class Talk:
 @pytest.fixture
 def talking(serving, tmp_path):
     @asynccontextmanager
-    async def talk(limits: Limits | None = None):
+    async def talk(limits: Limits | None = None, table: StaticTable | None = None):
         metrics = Metrics()
-        desk = Desk(partial(SqliteStore, tmp_path / "contexts", observer=metrics.contexts), metrics.contexts)
+        desk = Desk(partial(SqliteStore, tmp_path / "contexts", observer=metrics.contexts), metrics.contexts, table=table)
         try:
             claim = f"{time.monotonic_ns():x}"
             async with serving(
@@ -190,6 +192,24 @@ async def test_a_window_fits_its_budget_and_says_of_each_item_why(talking, form)
         assert any(42 in (line.items or ()) for line in recalled)
         items = {item["seq"]: item["accesses"] for item in (await agent.get("/items"))["items"]}
         assert items[42] == 1
+
+
+async def test_a_question_is_answered_by_meaning_where_the_gateway_has_a_table(talking, tmp_path):
+    said = {"items": [user("the engine started"), user("my puppy barked")]}
+    asked = {"budget": 100, "model": "gpt-4o", "query": "dog"}
+    weighed = {**asked, "strategy": {"type": "sliding", "retrieve": 100, "embedding": 60}}
+    async with talking() as agent:
+        await agent.post("/items", said)
+        _, reason, detail = await agent.refused("/window", weighed)
+        assert reason == "InvalidRequest"
+        assert detail.startswith("strategy.embedding must be 0 or absent, not 60: this gateway was given no table")
+    table = StaticTable.load(a_model(tmp_path / "model"))
+    async with talking(table=table) as agent:
+        answer = await agent.post("/window", weighed)
+        scores = {line["items"][0]: line["scores"] for line in answer["receipt"]["in"]}
+        assert scores[2]["meaning"] == 0.6
+        places = (await agent.post("/erase", {"items": [2]}))["places"]
+        assert places["embeddings"] == 1, "it was kept with its item"
 
 
 async def test_after_an_erasure_no_window_has_what_was_erased(talking):

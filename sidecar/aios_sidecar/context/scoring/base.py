@@ -42,12 +42,33 @@ class Facts(NamedTuple):
     """It names a time."""
 
 
+class Vectors:
+    """Those of one context's items by one model. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        """The model that they are by."""
+        self.rows: dict[int, Any] = {}
+        self.new: dict[int, bytes] = {}
+        """Those that were made and are not kept with the context yet."""
+
+    def under(self, name: str) -> dict[int, Any]:
+        """The rows that are by this model. Those by another are forgotten."""
+        if name != self.name:
+            self.name, self.rows, self.new = name, {}, {}
+        return self.rows
+
+    def take_new(self) -> tuple[str, Mapping[int, bytes]] | None:
+        """What is to be kept with the context, with the model's name, once."""
+        new, self.new = self.new, {}
+        return (self.name, new) if new else None
+
+
 class Known:
     """The facts of one context's items, each read once. For one thread at a time."""
 
     def __init__(self) -> None:
-        self.vectors: dict[int, Any] = {}
-        """What a scorer that reckons with vectors keeps of each item."""
+        self.vectors = Vectors()
         self._facts: dict[int, Facts] = {}
         self._lines: dict[str | None, tuple[int, list[int]]] = {}
 

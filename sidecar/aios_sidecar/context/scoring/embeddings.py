@@ -1,35 +1,59 @@
 """Scoring by meaning (extra `embeddings`): a table of vectors, one per token, that the user gives. Nothing is fetched.
 
-A text's vector is the mean of its tokens' vectors: no network runs, a thousand items take well under a second, and each is reckoned once.
+A text's vector is the mean of its tokens' vectors: no network runs, and a thousand items take a tenth of a second. It is made when a
+question weighs the item for the first time, and kept with the context under the name of the table: another table, and it is made anew.
 The similarity to the question is mixed with the score of another scorer, both scaled to 0…1 (min-max): raw sums of the two do badly."""
 
+import hashlib
 import heapq
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from aios_sidecar.context.errors import InvalidWindow
 from aios_sidecar.context.formats.base import text
 from aios_sidecar.context.reader import Reader
 from aios_sidecar.context.scoring.base import Known, Scored, Scorer
+from aios_sidecar.context.scoring.query import QueryScorer
 from aios_sidecar.context.tokens.errors import UnknownTokenizer
 
 if TYPE_CHECKING:
     import numpy
 
-SHARE: Final = 0.2
-"""Of similarity in the mixed score."""
+WEIGHT_PERCENT: Final = 20
+"""Of similarity in the mixed score, where a strategy does not say (docs/design/0007-context.md)."""
 CANDIDATES: Final = 4096
 """The best so many of the other scorer are weighed anew; in a smaller log that is every item."""
-VECTORS_LIMIT: Final = 65_536
-"""Of one context: 64 MiB at 256 numbers of 4 bytes."""
+TEXT_LENGTH: Final = 4096
+"""Characters of an item that its vector is made of: some thousand tokens, beyond which a mean says little."""
+ROWS_BYTES: Final = 8 << 20
+"""Of one context's vectors in memory, at least those of one question: 16,384 of 256 numbers. The others are read from the context."""
+
+
+def scorer_for(weight_percent: int | None, table: "StaticTable | None") -> Scorer:
+    """What answers questions where similarity has this weight; None: as much as helps, where there is a table. Raises InvalidWindow."""
+    if weight_percent and table is None:
+        raise InvalidWindow(
+            f"strategy.embedding must be 0 or absent, not {weight_percent}: this gateway was given no table of vectors"
+            " (gateway.embeddingsVolume of the chart)"
+        )
+    weight = WEIGHT_PERCENT if weight_percent is None else weight_percent
+    return QueryScorer() if table is None or weight == 0 else EmbeddingScorer(QueryScorer(), table, weight / 100)
 
 
 class StaticTable:
     """Vectors of texts by a table of token vectors."""
 
-    def __init__(self, tokenizer: Any, table: "numpy.ndarray[Any, Any]") -> None:
+    def __init__(self, tokenizer: Any, table: "numpy.ndarray[Any, Any]", name: str) -> None:
         self._tokenizer = tokenizer
         self._table = table
+        self.name = name
+        """Of the model: another table, or another tokenizer, has another."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one vector as it is kept: numbers of 16 bits."""
+        return 2 * int(self._table.shape[1])
 
     @classmethod
     def load(cls, directory: Path) -> "StaticTable":
@@ -38,6 +62,7 @@ class StaticTable:
         Raises UnknownTokenizer, which names the file and what must be true of it.
         """
         try:
+            import numpy
             from safetensors.numpy import load_file
             from tokenizers import Tokenizer
         except ImportError as missing:
@@ -52,9 +77,14 @@ class StaticTable:
             raise UnknownTokenizer(f"{directory} can't be read: {problem}") from None
         if len(matrices) != 1 or matrices[0].shape[0] < tokenizer.get_vocab_size():
             raise UnknownTokenizer(f"{weights[0]} must have one matrix with a row for each of {tokenizer.get_vocab_size()} tokens")
+        if not numpy.isfinite(matrices[0]).all():
+            raise UnknownTokenizer(f"{weights[0]} must have finite numbers only")
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        return cls(tokenizer, matrices[0])
+        digest = hashlib.sha256()
+        for path in (directory / "tokenizer.json", weights[0]):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return cls(tokenizer, matrices[0], f"static-{digest.hexdigest()[:32]}")
 
     def vectors(self, texts: Sequence[str]) -> "numpy.ndarray[Any, Any]":
         """One row of length 1 for each text; zeros for a text without tokens."""
@@ -72,7 +102,7 @@ class StaticTable:
 class EmbeddingScorer:
     """Another scorer, mixed with similarity."""
 
-    def __init__(self, other: Scorer, table: StaticTable, share: float = SHARE) -> None:
+    def __init__(self, other: Scorer, table: StaticTable, share: float) -> None:
         self._other = other
         self._table = table
         self._share = share
@@ -98,18 +128,23 @@ class EmbeddingScorer:
         return Scored(scored.seq, score, (*values, self._share * alike), (*scored.names, "meaning"))
 
     def _rows(self, reader: Reader, known: Known, seqs: Sequence[int]) -> "numpy.ndarray[Any, Any]":
+        """Of each item a vector of length 1: known, kept with the context, or made now."""
         import numpy
 
-        vectors = known.vectors
-        missing = [seq for seq in seqs if seq not in vectors]
-        if len(vectors) + len(missing) > VECTORS_LIMIT:
-            vectors.clear()
+        table, rows = self._table, known.vectors.under(self._table.name)
+        missing = [seq for seq in seqs if seq not in rows]
+        if (len(rows) + len(missing)) * table.row_bytes > ROWS_BYTES:
+            rows.clear()
             missing = list(seqs)
-        items = reader.by_seq(missing)
-        for item, row in zip(items, self._table.vectors([text(item) for item in items]), strict=True):
-            vectors[item.seq] = row
-        nothing = self._table.vectors([""])[0]
-        return numpy.stack([vectors.get(seq, nothing) for seq in seqs])
+        for seq, value in reader.vectors(table.name, missing).items():
+            if len(value) == table.row_bytes:
+                rows[seq] = numpy.frombuffer(value, dtype="<f2")
+        items = reader.by_seq([seq for seq in missing if seq not in rows])
+        for item, row in zip(items, table.vectors([text(item)[:TEXT_LENGTH] for item in items]).astype("<f2"), strict=True):
+            rows[item.seq] = row
+            known.vectors.new[item.seq] = row.tobytes()
+        nothing = numpy.zeros(table.row_bytes // 2, dtype="<f2")
+        return numpy.nan_to_num(numpy.stack([rows.get(seq, nothing) for seq in seqs]).astype(numpy.float32))
 
 
 def _scaled(values: "numpy.ndarray[Any, Any]", least_spread: float = 0.0) -> "numpy.ndarray[Any, Any]":

@@ -25,6 +25,8 @@ from aios_sidecar.context.store import AgentKey, Appended, Description, Receipt,
 
 T = TypeVar("T")
 SNAPSHOTS_KEPT: Final = 3
+VECTORS_AT_ONCE: Final = 256
+"""In one commit: a millisecond, so that no append waits for thousands of them."""
 
 
 class Files(Protocol):
@@ -92,7 +94,10 @@ class SqliteContext:
         self._do(lambda writes: writes.keep_state(values), durable=False)
 
     def keep_vectors(self, name: str, values: Mapping[int, bytes]) -> None:
-        self._do(lambda writes: writes.keep_vectors(name, values), durable=False)
+        seqs = sorted(values)
+        for start in range(0, len(seqs), VECTORS_AT_ONCE):
+            some = {seq: values[seq] for seq in seqs[start : start + VECTORS_AT_ONCE]}
+            self._do(functools.partial(Writes.keep_vectors, name=name, values=some), durable=False)
 
     def fork(self, at: int, into: str) -> None:
         self._do(lambda writes: writes.fork(at, into))

@@ -21,6 +21,7 @@ from aios_sidecar.context.store import Observer
 T = TypeVar("T")
 IDLE_READERS: Final = 2
 """Connections that wait for the next reader; each holds up to a MiB of pages."""
+_NO_TEXT: Final = "Could not decode to UTF-8"
 _MALFORMED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
@@ -216,6 +217,8 @@ def refusals(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         if _primary(error) in _MALFORMED:
             raise Damaged(f"{path} is damaged: {error}") from error
+        if str(error).startswith(_NO_TEXT):  # the message goes on with the text, which is nobody else's to read
+            raise Damaged(f"{path} is damaged: {_NO_TEXT}") from None
         raise Unwritable(f"the disk does not take or give what is wanted of {path.name}: {error}") from error
     except OSError as error:
         raise Unwritable(f"the disk does not take or give what is wanted of {path.name}: {error.strerror or error}") from error

@@ -5,9 +5,11 @@ import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from aios_sidecar.context.errors import Damaged
 from aios_sidecar.context.fulltext import match_any
 from aios_sidecar.context.items import NO_ACCESSES, NO_LABELS, NO_TOKENS, Accesses, Item, Kind, Role, Usage, utc
 from aios_sidecar.context.reader import Hit, Session
+from aios_sidecar.context.sqlite.sums import checksum
 
 ROLES: Final = tuple(Role)
 KINDS: Final = tuple(Kind)
@@ -17,7 +19,7 @@ DEPTH: Final = 16
 """How often a session may be a fork of a fork."""
 
 _COLUMNS: Final = """i.seq, i.session, i.time, i.role, i.kind, i.parts, i.content, i.author, i.call_id, i.derived, i.labels, i.tokens,
- m.pinned, m.importance, m.times, m.last FROM items i LEFT JOIN marks m ON m.seq = i.seq"""
+ i.sum, m.pinned, m.importance, m.times, m.last FROM items i LEFT JOIN marks m ON m.seq = i.seq"""
 
 Segments = Sequence[tuple[int, int | None]]
 """A session and those that it was forked from, newest first, each with the last number that belongs to it (None: all)."""
@@ -171,43 +173,40 @@ class SqliteReader:
 
     def _items(self, where: str, *values: Any) -> list[Item]:
         names = self._sessions
-        return [
-            Item(
-                seq,
-                names[session],
-                utc(time),
-                ROLES[role],
-                KINDS[kind],
-                tuple(json.loads(content)) if parts else content,
-                author,
-                call_id,
-                tuple(json.loads(derived)) if derived else (),
-                json.loads(labels) if labels else NO_LABELS,
-                json.loads(tokens) if tokens else NO_TOKENS,
-                bool(pinned),
-                importance,
-                False,
-                Accesses(times, tuple(utc(int(at)) for at in last.split(","))) if times else NO_ACCESSES,
+        found = []
+        for row in self._base.execute(f"SELECT {_COLUMNS} {where}", values):
+            if row[12] is not None and not _is_sound(row):
+                raise Damaged(f"item {row[0]} is not as it was written: its checksum differs")
+            seq, session, time, role, kind, parts, content, author, call_id, derived, labels, tokens, _, pinned, importance, times, last = (
+                row
             )
-            for (
-                seq,
-                session,
-                time,
-                role,
-                kind,
-                parts,
-                content,
-                author,
-                call_id,
-                derived,
-                labels,
-                tokens,
-                pinned,
-                importance,
-                times,
-                last,
-            ) in self._base.execute(f"SELECT {_COLUMNS} {where}", values)
-        ]
+            found.append(
+                Item(
+                    seq,
+                    names[session],
+                    utc(time),
+                    ROLES[role],
+                    KINDS[kind],
+                    tuple(json.loads(content)) if parts else content,
+                    author,
+                    call_id,
+                    tuple(json.loads(derived)) if derived else (),
+                    json.loads(labels) if labels else NO_LABELS,
+                    json.loads(tokens) if tokens else NO_TOKENS,
+                    bool(pinned),
+                    importance,
+                    False,
+                    Accesses(times, tuple(utc(int(at)) for at in last.split(","))) if times else NO_ACCESSES,
+                )
+            )
+        return found
+
+
+def _is_sound(row: Sequence[Any]) -> bool:
+    try:
+        return bool(checksum(*row[:12]) == row[12])
+    except (TypeError, AttributeError, UnicodeEncodeError):
+        return False
 
 
 def chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:

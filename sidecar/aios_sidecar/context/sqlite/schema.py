@@ -9,17 +9,18 @@ from aios_sidecar.context.fulltext import TOKENIZER
 
 APPLICATION_ID: Final = 0x61496F73
 """In the file's header: it is one of ours."""
-FORMAT: Final = 1
-"""Of the tables below. A file of a later format is refused, not guessed at."""
+FORMAT: Final = 2
+"""Of the tables below. A file of a later format is refused, not guessed at; one of an earlier format becomes this one when it is opened."""
 PAGE_BYTES: Final = 4096
 
+VECTORS: Final = """CREATE TABLE vectors (item INTEGER PRIMARY KEY, name TEXT NOT NULL, value BLOB NOT NULL)"""
 TABLES: Final = (
     """CREATE TABLE about (last_seq INTEGER NOT NULL, totals TEXT NOT NULL)""",
     """CREATE TABLE sessions (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, items INTEGER NOT NULL,
        first INTEGER NOT NULL, last INTEGER NOT NULL, time INTEGER NOT NULL, parent INTEGER, parent_last INTEGER)""",
     """CREATE TABLE items (seq INTEGER PRIMARY KEY, session INTEGER NOT NULL, time INTEGER NOT NULL, role INTEGER NOT NULL,
        kind INTEGER NOT NULL, bytes INTEGER NOT NULL, parts INTEGER NOT NULL, content TEXT NOT NULL, author TEXT, call_id TEXT,
-       derived TEXT, labels TEXT, tokens TEXT)""",
+       derived TEXT, labels TEXT, tokens TEXT, sum INTEGER)""",
     """CREATE INDEX items_session ON items (session, seq)""",
     """CREATE INDEX items_call ON items (call_id) WHERE call_id IS NOT NULL""",
     """CREATE TABLE annotations (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, what TEXT NOT NULL, seqs TEXT NOT NULL, value)""",
@@ -35,11 +36,17 @@ TABLES: Final = (
        bytes TEXT NOT NULL, tokens INTEGER NOT NULL)""",
     """CREATE INDEX usage_model ON usage (model, id)""",
     """CREATE TABLE state (key TEXT PRIMARY KEY, value TEXT NOT NULL, time INTEGER NOT NULL) WITHOUT ROWID""",
-    """CREATE TABLE vectors (name TEXT, item INTEGER, value BLOB NOT NULL, PRIMARY KEY (name, item)) WITHOUT ROWID""",
+    VECTORS,
     f"""CREATE VIRTUAL TABLE words USING fts5(text, content='', tokenize='{TOKENIZER}')""",
 )
-"""`items` holds what is there; what was erased or has gone by retention leaves only `annotations` behind. `marks` is what annotations say
-now. `words` keeps no text of its own (content=''): an entry is removed by giving FTS5 the text anew. `about` has one row."""
+"""`items` holds what is there; what was erased or has gone by retention leaves only `annotations` behind. `sum` is the item's checksum
+(`sums`); items that a file of format 1 brought have none. `marks` is what annotations say now. `vectors` has one vector of an item at
+most, by the model that `name` stands for. `words` keeps no text of its own (content=''): an entry is removed by giving FTS5 the text anew.
+`about` has one row."""
+
+
+UPGRADE: Final = ("ALTER TABLE items ADD COLUMN sum INTEGER", "DROP TABLE vectors", VECTORS)
+"""From format 1 to 2. Vectors are derived, and nothing wrote any in format 1."""
 
 
 def create(path: Path, totals: str) -> None:
@@ -62,28 +69,45 @@ def create(path: Path, totals: str) -> None:
 
 def writer(path: Path) -> sqlite3.Connection:
     """A connection that may write. Raises Damaged when the file is none of ours, sqlite3.Error and OSError."""
-    return _checked(path, "rw")
+    connection = _connect(path, "rw")
+    try:
+        if _format(connection, path) == 1:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in UPGRADE:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+            connection.execute("COMMIT")
+        return _checked(connection, path)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def reader(path: Path, mode: str) -> sqlite3.Connection:
     """A connection that never writes. Beside a writer it needs mode "rw": the right to write their shared memory."""
-    connection = _checked(path, mode)
-    connection.execute("PRAGMA query_only = ON")
-    return connection
-
-
-def _checked(path: Path, mode: str) -> sqlite3.Connection:
     connection = _connect(path, mode)
     try:
-        found = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-        if found[0] != APPLICATION_ID:
-            raise Damaged(f"{path.name} is no context: its application id is {found[0]:#x}")
-        if found[1] != FORMAT:
-            raise Unwritable(f"{path.name} has format {found[1]}, and this program reads format {FORMAT}: it must be as new as the file")
+        _checked(connection, path).execute("PRAGMA query_only = ON")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _checked(connection: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+    found = _format(connection, path)
+    if found > FORMAT:
+        raise Unwritable(f"{path.name} has format {found}, and this program reads format {FORMAT}: it must be as new as the file")
+    if found < FORMAT:
+        raise Unwritable(f"{path.name} has format {found}, and becomes format {FORMAT} once the disk can be written")
+    return connection
+
+
+def _format(connection: sqlite3.Connection, path: Path) -> int:
+    application, version = (int(connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("application_id", "user_version"))
+    if application != APPLICATION_ID:
+        raise Damaged(f"{path.name} is no context: its application id is {application:#x}")
+    return version
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:

@@ -13,6 +13,7 @@ from aios_sidecar.context.items import ACCESS_TIMES, NAME, InvalidItem, Usage, m
 from aios_sidecar.context.limits import Limits, Old, Retention, excess, going
 from aios_sidecar.context.prepared import Batch, compact
 from aios_sidecar.context.sqlite.rows import DEPTH, KINDS, ROLES, chunks
+from aios_sidecar.context.sqlite.sums import checksum
 from aios_sidecar.context.sqlite.totals import SessionRow, Totals
 from aios_sidecar.context.store import (
     ANNOTATIONS_KEPT,
@@ -29,7 +30,7 @@ from aios_sidecar.context.store import (
 _ROLE_NUMBER: Final = {role: number for number, role in enumerate(ROLES)}
 _KIND_NUMBER: Final = {kind: number for number, kind in enumerate(KINDS)}
 _WORDS: Final = "INSERT INTO words(rowid, text) VALUES (?, ?)"
-_ITEM: Final = "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ITEM: Final = "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 INDEX_AT_ONCE: Final = 128
 """Items that wait for the index at most. A reader that searches has them indexed first."""
 RETIRE_AT_ONCE: Final = 512
@@ -81,8 +82,9 @@ class Writes:
             totals.add(kind, 1, size)
             role = _ROLE_NUMBER[draft.role]
             parts = not isinstance(draft.content, str)
-            meta = (compact(draft.derived_from), compact(draft.labels), compact(draft.tokens))
-            items.append((seq, session.id, totals.last_time, role, kind, size, parts, content, draft.author, draft.call_id, *meta))
+            said = (content, draft.author, draft.call_id, compact(draft.derived_from), compact(draft.labels), compact(draft.tokens))
+            summed = checksum(seq, session.id, totals.last_time, role, kind, parts, *said)
+            items.append((seq, session.id, totals.last_time, role, kind, size, parts, *said, summed))
             words.append((seq, text))
             links += [(source, seq) for source in draft.derived_from]
             labels += [(key, value, seq) for key, value in draft.labels.items()]
@@ -244,7 +246,7 @@ class Writes:
         if NAME.fullmatch(name) is None:
             raise InvalidItem(f"the name of a vector must match {NAME.pattern}")
         there = [row[0] for chunk in chunks(sorted(values)) for row in self._among("SELECT seq FROM items WHERE seq", chunk)]
-        self._base.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", [(name, seq, values[seq]) for seq in there])
+        self._base.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", [(seq, name, values[seq]) for seq in there])
 
     def retire(self, due: dict[int, int]) -> int:
         """Remove what retention no longer keeps; how many items went. `due` says, for each rule, before which time nothing is too old:

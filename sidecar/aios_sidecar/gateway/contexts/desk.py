@@ -16,7 +16,7 @@ from aios_api.context import ContextFacts
 from aios_sidecar.context.errors import BudgetTooSmall, Busy, Conflict, ContextError, Damaged, Fenced, LimitReached, NotThere, Unwritable
 from aios_sidecar.context.items import InvalidItem
 from aios_sidecar.context.receipt import document
-from aios_sidecar.context.scoring import Scorer
+from aios_sidecar.context.scoring.embeddings import StaticTable, scorer_for
 from aios_sidecar.context.store import AgentKey, Context, ContextStore, Receipt, Scope
 from aios_sidecar.context.tokens import Models
 from aios_sidecar.context.tokens.errors import UnknownTokenizer
@@ -58,16 +58,20 @@ class Desk:
     """The contexts of all agents of this node."""
 
     def __init__(
-        self, open_store: Callable[[], ContextStore], metrics: ContextMetrics, models: Models | None = None, scorer: Scorer | None = None
+        self,
+        open_store: Callable[[], ContextStore],
+        metrics: ContextMetrics,
+        models: Models | None = None,
+        table: StaticTable | None = None,
     ) -> None:
         """`open_store` is called at the first use, and again after it failed: the node agent may not have made the directory yet.
-        `scorer` finds what answers a question; None: by words."""
+        `table` says what means the same, for questions; None: words alone answer them."""
         self._open_store = open_store
         self._opening = threading.Lock()
         self._store: ContextStore | None = None
         self.metrics = metrics
         self.models = models or Models()
-        self.scorer = scorer
+        self.table = table
         self._served: WeakSet[AgentContext] = WeakSet()
         self._memories: OrderedDict[str, Remembered] = OrderedDict()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="desk")
@@ -152,15 +156,18 @@ class AgentContext:
     def window(self, request: WindowRequest) -> dict[str, Any]:
         """The window as a document. For work of `do`: it blocks."""
         context, remembered = self._opened(), self._desk.remembered(self._key.uid)
+        scorer = scorer_for(request.strategy.embedding, self._desk.table)
         with remembered.turn:
             with context.reading() as reader:
-                window = build_window(reader, request, remembered.memory, datetime.now(UTC), self._desk.models, self._desk.scorer)
+                window = build_window(reader, request, remembered.memory, datetime.now(UTC), self._desk.models, scorer)
             answer = document(window)
         with suppress(Unwritable):  # a disk that takes nothing does not keep a window back
             if window.state is not None:
                 context.keep_state(dict([window.state]))
             if window.accessed:
                 context.accessed(window.accessed)
+            if window.vectors is not None:
+                context.keep_vectors(*window.vectors)
         return answer
 
     def erase(self, context: Context, scope: Scope) -> Receipt:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aios_sidecar.context.items import Draft, Role
+from aios_sidecar.context.sqlite import copies
 from aios_sidecar.context.sqlite.move import Destination, Source, move
 from aios_sidecar.context.sqlite.store import FILE, SqliteStore
 from aios_sidecar.context.store import AgentKey, Scope
@@ -125,12 +126,12 @@ def moving(root: Path, tell: Tell) -> None:
         context.append(said(batch), key=batch)
         tell(batch)
     source, destination = Source(here, KEY, 2), Destination(there, KEY, 2)
-    snapshot = source.snapshot(root / "copy.db")
-    destination.receive(snapshot.path, snapshot.digest)
+    snapshot = source.snapshot()
+    destination.receive(copies.pieces(snapshot.path), snapshot.digest)
     context.append(said(BATCHES[3]), key=BATCHES[3])
     tell(BATCHES[3])
     source.hand_over()
-    destination.complete(source.tail(snapshot))
+    destination.complete(source.tail(snapshot.last_seq))
     source.release()
     there.context(KEY, 2).append(said("i"), key="i")
     tell("i")
@@ -141,11 +142,10 @@ def moving(root: Path, tell: Tell) -> None:
 def check_moving(root: Path, told: list[str]) -> str | None:
     """Who was cut off moves anew, from the beginning; then the agent appends all of it again."""
     here, there = SqliteStore(root / "here"), SqliteStore(root / "there")
-    (root / "through").mkdir(parents=True, exist_ok=True)
     try:
         if not Destination(there, KEY, 2).completed() and not here.holds(KEY):
             here.context(KEY, 1)  # killed before there was anything
-        move(Source(here, KEY, 2), Destination(there, KEY, 2), root / "through")
+        move(Source(here, KEY, 2), Destination(there, KEY, 2))
         if here.holds(KEY):
             return "the source still has it"
         if not kept(there).startswith("".join(told)):

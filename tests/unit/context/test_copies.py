@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from aios_sidecar.context.errors import Conflict, Damaged, Fenced
+from aios_sidecar.context.errors import Busy, Conflict, Damaged, Fenced, NotThere
 from aios_sidecar.context.items import Draft, Kind, Role
 from aios_sidecar.context.sqlite import copies
-from aios_sidecar.context.sqlite.move import Destination, Source, move
+from aios_sidecar.context.sqlite.move import Destination, Source, forget_all, move
 from aios_sidecar.context.sqlite.store import FILE, SqliteStore
 from aios_sidecar.context.store import Appended, Scope
 from unit.context.support import KEY, Clock, said
@@ -88,12 +88,12 @@ def test_a_moved_context_is_the_same_there_and_can_not_be_written_here(sqlite, o
     context = a_context(here)
     source, destination = Source(here, KEY, 2), Destination(other, KEY, 2)
     assert not destination.completed()
-    snapshot = source.snapshot(tmp_path / "copy.db")
+    snapshot = source.snapshot()
     with pytest.raises(Conflict, match="must be handed over before its tail"):
-        source.tail(snapshot)
+        source.tail(snapshot.last_seq)
     with pytest.raises(Conflict, match="must be received"):
         destination.complete({})
-    destination.receive(snapshot.path, snapshot.digest)
+    destination.receive(copies.pieces(snapshot.path), snapshot.digest)
     context.append(said("word after the snapshot"), key="late")
     context.keep_vectors("mini", {9: b"made meanwhile", 203: b"new"})
     context.erase(Scope(items=(7,)))
@@ -104,7 +104,7 @@ def test_a_moved_context_is_the_same_there_and_can_not_be_written_here(sqlite, o
     for write in (lambda: context.append(said("x")), lambda: here.context(KEY, 2), lambda: context.erase(Scope(items=(1,)))):
         with pytest.raises(Fenced):
             write()
-    tail = copies.decode(copies.encode(source.tail(snapshot)))
+    tail = copies.decode(copies.encode(source.tail(snapshot.last_seq)))
     with pytest.raises(Conflict, match="does not say what its source does"):
         destination.complete({**tail, "digest": "0"})
     destination.complete(tail)
@@ -122,29 +122,98 @@ def test_a_moved_context_is_the_same_there_and_can_not_be_written_here(sqlite, o
     source.release()
     source.release()
     assert not here.holds(KEY)
+    with pytest.raises(NotThere):
+        source.snapshot()
 
 
-def test_what_is_here_is_not_thrown_away_for_what_comes(sqlite, other, tmp_path):
+def test_where_a_context_went_from_no_attempt_before_begins_another(sqlite, other):
+    here = sqlite()
+    context = a_context(here)
+    move(Source(here, KEY, 2), Destination(other, KEY, 2))
+    for write in (lambda: context.append(said("x")), lambda: here.context(KEY, 1), lambda: here.context(KEY, 2), context.describe):
+        with pytest.raises(Fenced, match="handed over to attempt 2"):
+            write()
+    here.close()
+    here = sqlite()
+    with pytest.raises(Fenced):
+        here.context(KEY, 2)
+    assert (here.agents(), here.holds(KEY)) == ([], False)
+    assert here.context(KEY, 3).append(said("a new life")).first == 1
+
+
+def test_nothing_that_was_erased_on_the_way_is_left_in_any_file_of_it(sqlite, other):
+    here = sqlite()
+    context = a_context(here)
+    context.append(said("sesquipedalian " * 3000, author="eve"))
+    source, destination = Source(here, KEY, 2), Destination(other, KEY, 2)
+    snapshot = source.snapshot()
+    destination.receive(copies.pieces(snapshot.path), snapshot.digest)
+    source.forget_copy()
+    context.erase(Scope(author="eve"))
+    source.hand_over()
+    destination.complete(source.tail(snapshot.last_seq))
+    other.close()
+    for store in (here, other):
+        assert not any(b"sesquipedalian" in path.read_bytes() for path in store.folder(KEY.uid).rglob("*") if path.is_file())
+
+
+def test_another_context_that_an_attempt_began_meanwhile_is_kept_as_a_snapshot(sqlite, other):
+    here = sqlite()
+    before = all_of(a_context(here))
+    began = other.context(KEY, 2)
+    began.append(said("of another life"))
+    move(Source(here, KEY, 3), Destination(other, KEY, 3))
+    assert all_of(other.context(KEY, 3)) == before
+    (kept,) = (other.folder(KEY.uid) / "snapshots").iterdir()
+    assert b"of another life" in kept.read_bytes()
+
+
+def test_who_begins_empty_begins_empty_whatever_is_left_of_a_move_and_that_is_kept_as_a_snapshot(sqlite):
     here = sqlite()
     a_context(here)
-    other.context(KEY, 1).append(said("of another life"))
+    Source(here, KEY, 2).hand_over()
+    destination = Destination(here, KEY, 3)
+    destination.begin_empty()
+    destination.begin_empty()
+    assert destination.completed()
+    assert here.context(KEY, 3).describe().first_attempt == 3
+    assert all_of(here.context(KEY, 3)) == []
+    (kept,) = (here.folder(KEY.uid) / "snapshots").iterdir()
+    assert b"in another" in kept.read_bytes()
+
+
+def test_what_a_move_left_half_done_is_removed(sqlite, other):
+    here = sqlite()
+    a_context(here)
     source, destination = Source(here, KEY, 2), Destination(other, KEY, 2)
-    snapshot = source.snapshot(tmp_path / "copy.db")
-    destination.receive(snapshot.path, snapshot.digest)
+    snapshot = source.snapshot()
+    destination.receive(copies.pieces(snapshot.path), snapshot.digest)
+    destination.forget()
+    assert not other.folder(KEY.uid).exists()
+    destination.receive(copies.pieces(snapshot.path), snapshot.digest)
+    for store in (here, other):
+        forget_all(store.folder("x").parent)
+        assert not any("going" in path.name or "incoming" in path.name for path in store.folder(KEY.uid).iterdir())
+    assert here.holds(KEY)
+
+
+def test_a_context_that_is_being_read_is_not_taken_away(sqlite, other):
+    here = sqlite()
+    context = a_context(here)
+    source = Source(here, KEY, 2)
     source.hand_over()
-    with pytest.raises(Conflict, match="there is another context"):
-        destination.complete(source.tail(snapshot))
-    with other.context(KEY, 1).reading() as reader:
-        assert [item.content for item in reader.oldest(9)] == ["of another life"]
+    with context.reading() as reader:
+        with pytest.raises(Busy):
+            source.release()
+        assert reader.oldest(1)
+    source.release()
 
 
-def test_a_context_moves_away_and_back(sqlite, other, tmp_path):
+def test_a_context_moves_away_and_back(sqlite, other):
     here = sqlite()
     before = all_of(a_context(here))
     for attempt, source, destination in ((2, here, other), (3, other, here), (4, here, other)):
-        through = tmp_path / f"through-{attempt}"
-        through.mkdir()
-        move(Source(source, KEY, attempt), Destination(destination, KEY, attempt), through)
+        move(Source(source, KEY, attempt), Destination(destination, KEY, attempt))
         assert not source.holds(KEY)
         context = destination.context(KEY, attempt)
         assert all_of(context) == before

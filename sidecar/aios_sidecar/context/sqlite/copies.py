@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -42,18 +42,24 @@ def write(base: sqlite3.Connection, path: Path) -> str:
 def of_bytes(path: Path) -> str:
     """The SHA-256 of the file's bytes."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(CHUNK_BYTES):
-            digest.update(piece)
+    for piece in pieces(path):
+        digest.update(piece)
     return digest.hexdigest()
 
 
-def install(path: Path, into: Path, expected: str) -> None:
-    """The copy at `path` is at `into`, durably, and can be opened there. Raises Conflict when it has another digest."""
+def pieces(path: Path) -> Iterator[bytes]:
+    """What is in the file, a MiB at a time."""
+    with path.open("rb") as stream:
+        while piece := stream.read(CHUNK_BYTES):
+            yield piece
+
+
+def install(copy: Iterable[bytes], into: Path, expected: str) -> None:
+    """The copy, which comes in pieces, is at `into`, durably, and can be opened there. Raises Conflict when it has another digest."""
     partial = into.with_name(into.name + ".part")
     digest = hashlib.sha256()
-    with path.open("rb") as source, partial.open("wb") as target:
-        while piece := source.read(CHUNK_BYTES):
+    with partial.open("wb") as target:
+        for piece in copy:
             digest.update(piece)
             target.write(piece)
     if digest.hexdigest() != expected:
@@ -123,6 +129,10 @@ def apply(path: Path, what: Tail) -> None:
             base.execute("ROLLBACK")
             raise Conflict("the copy does not say what its source does: make the move anew, from a new snapshot")
         base.execute("COMMIT")
+        if gone:  # free pages still have what was in them, and some of it may have been erased
+            base.execute("PRAGMA temp_store = FILE")
+            base.execute("VACUUM")
+            base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def encode(what: Tail) -> bytes:

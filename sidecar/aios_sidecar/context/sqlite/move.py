@@ -11,17 +11,19 @@ was cut off begins anew, and nothing that was acknowledged is lost or there twic
     release ◀───────────────────── completed
 """
 
-import shutil
+import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 
-from aios_sidecar.context.errors import Conflict
+from aios_sidecar.context.errors import Conflict, NotThere
 from aios_sidecar.context.sqlite import copies
 from aios_sidecar.context.sqlite.copies import Tail
-from aios_sidecar.context.sqlite.file import refusals
-from aios_sidecar.context.sqlite.store import FILE, SqliteStore
+from aios_sidecar.context.sqlite.file import refusals, with_log
+from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import AgentKey, Snapshot
 
 INCOMING = "incoming-{attempt}.db"
+OUTGOING = "outgoing-{attempt}.db"
 
 
 class Source:
@@ -31,22 +33,37 @@ class Source:
         self._store = store
         self._key = key
         self._attempt = attempt
+        self._copy = store.folder(key.uid) / OUTGOING.format(attempt=attempt)
 
-    def snapshot(self, path: Path) -> Snapshot:
-        """A copy is at `path`. The agent may go on appending."""
-        return self._store.existing(self._key, self._attempt).copy_to(path)
+    def snapshot(self) -> Snapshot:
+        """A copy is beside the context, until `forget_copy`. The agent may go on appending. Raises NotThere when it has no context here."""
+        self._require()
+        self.forget_copy()
+        return self._store.existing(self._key, self._attempt).copy_to(self._copy)
+
+    def forget_copy(self) -> None:
+        """The copy is gone."""
+        for path in (self._copy, self._copy.with_name(self._copy.name + ".part")):
+            path.unlink(missing_ok=True)
 
     def hand_over(self) -> None:
-        """No attempt before this one writes here any more, and this one begins elsewhere; durably so."""
+        """No attempt before this one writes here any more, and this one begins elsewhere; durably so. Raises NotThere."""
+        self._require()
         self._store.existing(self._key, self._attempt).hand_over()
 
-    def tail(self, snapshot: Snapshot) -> Tail:
-        """What came after the snapshot. Raises Conflict before `hand_over`: more could come."""
-        return self._store.existing(self._key, self._attempt).tail(snapshot.last_seq)
+    def tail(self, after: int) -> Tail:
+        """What came after a snapshot that ended with item `after`. Raises Conflict before `hand_over`: more could come."""
+        self._require()
+        return self._store.existing(self._key, self._attempt).tail(after)
 
     def release(self) -> None:
-        """Nothing of the context is here any more. Only after the destination has completed. Raises Conflict before `hand_over`."""
+        """Nothing of the context is here any more but the number of the attempt: none up to it begins another one here. Only after the
+        destination has completed. Raises Conflict before `hand_over`."""
         self._store.remove(self._key, handed_over_to=self._attempt)
+
+    def _require(self) -> None:
+        if not self._store.holds(self._key):
+            raise NotThere("no context of this agent is here")
 
 
 class Destination:
@@ -62,31 +79,51 @@ class Destination:
         """Whether the context is here, for this attempt or a later one."""
         return self._store.holds(self._key) and self._store.existing(self._key, self._attempt).is_written_by(self._attempt)
 
-    def receive(self, snapshot: Path, digest: str) -> None:
+    def receive(self, snapshot: Iterable[bytes], digest: str) -> None:
         """The snapshot is here, and not in force yet. Raises Conflict when its bytes are not those of `digest`."""
         with refusals(self._incoming):
             self._incoming.parent.mkdir(mode=0o700, exist_ok=True)
             copies.install(snapshot, self._incoming, digest)
 
     def complete(self, tail: Tail) -> None:
-        """The context is here as it was there, and the attempt may write it. Raises Conflict when it is not the same, or when there is
-        another context of the agent here that was not handed over: it is not thrown away for this one."""
+        """The context is here as it was there, and the attempt may write it. Another one of the agent that is here, which an attempt
+        began without this one, is kept as a snapshot. Raises Conflict when it is not the same."""
         if self.completed():
             return
         if not self._incoming.exists():
             raise Conflict("the snapshot must be received before the tail")
         with refusals(self._incoming):
             copies.apply(self._incoming, tail)
+        self._store.supersede(self._key, keep_handed_over=False)
         self._store.adopt(self._key, self._incoming)
 
+    def begin_empty(self) -> None:
+        """The attempt has an empty context here. What was here of the agent is kept as a snapshot."""
+        if not self.completed():
+            self._store.supersede(self._key, keep_handed_over=True)
+            self._store.context(self._key, self._attempt)
 
-def move(source: Source, destination: Destination, through: Path) -> None:
-    """The whole of it, on one machine: `through` is a folder that both can reach."""
+    def forget(self) -> None:
+        """Nothing is left of what was received and is not in force."""
+        for path in (self._incoming, self._incoming.with_name(self._incoming.name + ".part"), *with_log(self._incoming)[1:]):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is more in it
+            self._incoming.parent.rmdir()
+
+
+def forget_all(root: Path) -> None:
+    """No copy is left in the directory of contexts that a program made for a move and did not use, because it ended before."""
+    for pattern in (OUTGOING, INCOMING):
+        for path in root.glob(f"*/{pattern.format(attempt='*')}*"):
+            path.unlink(missing_ok=True)
+
+
+def move(source: Source, destination: Destination) -> None:
+    """The whole of it, on one machine."""
     if not destination.completed():
-        path = through / FILE
-        snapshot = source.snapshot(path)
-        destination.receive(path, snapshot.digest)
+        snapshot = source.snapshot()
+        destination.receive(copies.pieces(snapshot.path), snapshot.digest)
+        source.forget_copy()
         source.hand_over()
-        destination.complete(copies.decode(copies.encode(source.tail(snapshot))))
-        shutil.rmtree(through)
+        destination.complete(copies.decode(copies.encode(source.tail(snapshot.last_seq))))
     source.release()

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from aios_sidecar.context.errors import Busy, Conflict, ContextError, Damaged
+from aios_sidecar.context.errors import Busy, Conflict, ContextError, Damaged, Fenced
 from aios_sidecar.context.items import microseconds
 from aios_sidecar.context.limits import Limits
 from aios_sidecar.context.sqlite import copies, schema
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 FILE: Final = "context.db"
 NEW: Final = "new.db"
+RELEASED: Final = "released.json"
+"""Says to which attempt the context was handed over before it went from here: none up to that one begins another."""
 IDENTITY: Final = "identity.json"
 """Says whose context it is; written once the file is there, so that a file that is missing later is missed."""
 _UID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
@@ -111,7 +113,7 @@ class SqliteStore:
                         raise Conflict("there is a context already: erase everything before a snapshot is restored")
             self._close(holder)
             folder.mkdir(mode=0o700, exist_ok=True)
-            copies.install(path, folder / NEW, digest)
+            copies.install(copies.pieces(path), folder / NEW, digest)
             self._put(key, folder / NEW)
         return self.existing(key, attempt)
 
@@ -123,8 +125,24 @@ class SqliteStore:
                 with self._used(holder, 1) as file:
                     if file.totals.last_seq and not file.totals.moved:
                         raise Conflict("there is another context of this agent here, which was not handed over")
-            self._close(holder)
+            self._close_unused(holder)
             self._put(key, incoming)
+
+    def supersede(self, key: AgentKey, *, keep_handed_over: bool) -> None:
+        """What is here of the agent is its context no longer. It is kept as a snapshot, unless it was handed over and is not wanted: then
+        it went on elsewhere. Raises Busy while it is used."""
+        holder, path = self._holder(key, None), self.folder(key.uid) / FILE
+        with contextlib.suppress(Damaged):  # that is kept where it is
+            if path.exists():
+                with self._used(holder, 1) as file:
+                    wanted = bool(file.totals.last_seq) and (keep_handed_over or not file.totals.moved)
+                if wanted:
+                    self.existing(key, 1).snapshot()
+        with holder.opening, refusals(path):
+            self._close_unused(holder)
+            path.with_name(IDENTITY).unlink(missing_ok=True)
+            for old in with_log(path):
+                old.unlink(missing_ok=True)
 
     def _put(self, key: AgentKey, new: Path) -> None:
         """`new` is the agent's file; what was there is gone. Its own log must be empty."""
@@ -133,21 +151,25 @@ class SqliteStore:
             old.unlink(missing_ok=True)
         new.rename(path)
         _write_durably(path.with_name(IDENTITY), json.dumps(key._asdict()))
+        path.with_name(RELEASED).unlink(missing_ok=True)
         _sync(self._root)
 
     def remove(self, key: AgentKey, *, handed_over_to: int | None = None) -> int:
         """Nothing of the agent is here any more; how many files went. With `handed_over_to`, only what was handed over to that attempt:
-        raises Conflict else."""
+        raises Conflict else; and no attempt up to that one begins another context here."""
         holder, folder = self._holder(key, None), self.folder(key.uid)
         with holder.opening, refusals(folder):
-            if not folder.exists():
+            if not folder.exists() or (handed_over_to is not None and not self.holds(key)):
                 return 0
             if handed_over_to is not None and (folder / FILE).exists():
                 with self._used(holder, 1) as file:
                     if not (file.totals.moved and file.totals.fence == handed_over_to):
                         raise Conflict(f"the context must be handed over to attempt {handed_over_to} before it is removed")
+                self._close_unused(holder)
             self._close(holder)
-            count = _remove(folder)
+            if handed_over_to is not None:
+                _write_durably(folder / RELEASED, json.dumps(key._asdict() | {"attempt": handed_over_to}))
+            count = _remove(folder, keep=RELEASED if handed_over_to is not None else None)
             _sync(self._root)
             return count
 
@@ -237,11 +259,15 @@ class SqliteStore:
         with refusals(path):
             folder.mkdir(mode=0o700, exist_ok=True)
             if not path.exists():
+                released = _released(folder)
+                if attempt <= released:
+                    raise Fenced(f"the context was handed over to attempt {released}, which writes it on another node")
                 for old in (*with_log(folder / NEW), *with_log(path)):
                     old.unlink(missing_ok=True)  # a log that a removal left would be read as this file's
                 schema.create(folder / NEW, Totals(fence=attempt, first_attempt=attempt).encode())
                 (folder / NEW).rename(path)
             _write_durably(identity, json.dumps(holder.key._asdict()))
+            (folder / RELEASED).unlink(missing_ok=True)
             _sync(self._root)
 
     def _set_aside(self, holder: Holder, file: OpenFile, error: Damaged) -> None:
@@ -280,6 +306,13 @@ class SqliteStore:
                 finally:
                     holder.opening.release()
 
+    def _close_unused(self, holder: Holder) -> None:
+        """The file is closed. Raises Busy while somebody uses it."""
+        with holder.opening:
+            if holder.users:
+                raise Busy("the context is being used: try again")
+            self._close(holder)
+
     def _close(self, holder: Holder) -> None:
         with holder.opening:
             if holder.users:
@@ -291,12 +324,28 @@ class SqliteStore:
                 file.close()
 
 
-def _remove(folder: Path) -> int:
-    """The folder is gone; how many files went. What a crash leaves of it is not a context whose file is missed."""
-    count = sum(1 for path in folder.rglob("*") if path.is_file())
+def _remove(folder: Path, keep: str | None = None) -> int:
+    """The folder is gone, or has that one file only; how many files went. What a crash leaves of it is not a context whose file is
+    missed."""
+    count = sum(1 for path in folder.rglob("*") if path.is_file() and path.name != keep)
     (folder / IDENTITY).unlink(missing_ok=True)
-    shutil.rmtree(folder)
+    if keep is None:
+        shutil.rmtree(folder)
+        return count
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != keep:
+            path.unlink()
     return count
+
+
+def _released(folder: Path) -> int:
+    """To which attempt the context was handed over before it went from here; 0 when none did."""
+    try:
+        return int(json.loads((folder / RELEASED).read_bytes())["attempt"])
+    except FileNotFoundError:
+        return 0
 
 
 def _write_durably(path: Path, text: str) -> None:

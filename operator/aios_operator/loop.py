@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import NamedTuple, get_args
+from typing import get_args
 
 from aios_kube.errors import ApiError
 from aios_operator.act.executor import Executor
@@ -40,32 +40,10 @@ from aios_operator.metrics import Metrics
 from aios_operator.observe import parse
 from aios_operator.observe.store import Store
 from aios_operator.settings import OperatorSettings
+from aios_operator.subjects import Bindings, Exposure, Quotas, Subject, named
 
 log = logging.getLogger(__name__)
 
-
-class Quotas(NamedTuple):
-    """The GPUQuotas of a namespace."""
-
-    namespace: str
-
-
-@dataclass(frozen=True, slots=True)
-class Bindings:
-    """The ToolBindings of a namespace."""
-
-    namespace: str
-
-
-@dataclass(frozen=True, slots=True)
-class Exposure:
-    """An Agent's Service and NetworkPolicy: a name that is taken holds up nothing else of the Agent's."""
-
-    key: Key
-
-
-Subject = Key | str | Quotas | Bindings | Exposure
-"""What a worker works for: an Agent, what it exposes, a namespace, its quotas, or its bindings."""
 
 LONGEST_SLEEP_SECONDS = 1.0
 """The loop turns at least so often, which is what liveness looks at."""
@@ -100,6 +78,9 @@ class Loop:
     _waiting: set[Key] = field(default_factory=set)
     _orders: dict[Key, Order] = field(default_factory=dict)
     """Orders that take a place which no bound pod takes yet; those under way to the server included."""
+    _unanswered: set[Key] = field(default_factory=set)
+    """Agents whose order could not be written, as far as was heard. It may stand, and the watch may be behind: before they are planned it
+    is looked at, and until then its place is taken."""
     _batches: Batches = field(default_factory=Batches)
     _stopped: bool = False
     _cluster_at: datetime | None = None
@@ -259,7 +240,10 @@ class Loop:
                 self.metrics.queued(dirty.seconds(key))
                 dirty.discard(key)
                 self.store.first.discard(key)
-                self._plan_agent(key, now, steady)
+                if key in self._unanswered:
+                    self._busy[key] = asyncio.create_task(self._look(key))
+                else:
+                    self._plan_agent(key, now, steady)
         self.metrics.cycle("agents", time.perf_counter() - began)
 
     def _plan_agent(self, key: Key, now: datetime, steady: datetime) -> None:
@@ -329,9 +313,9 @@ class Loop:
     def _refresh_orders(self, now: datetime, steady: datetime) -> None:
         """What was booked since an Agent was planned last does not count twice.
 
-        Who is in the back-off keeps the order as it is: the answer to it may have been lost, and the order itself may stand.
+        Who is in the back-off, or had no answer, keeps the order as it is: it may stand.
         """
-        for key in [key for key in self._orders if key in self.store.dirty and self._may(key, steady)]:
+        for key in [key for key in self._orders.keys() - self._unanswered if key in self.store.dirty and self._may(key, steady)]:
             try:
                 order = standing_order(self.store.state(key), now)
             except Exception:  # the Agent's own planning will say it again, and back off
@@ -378,12 +362,33 @@ class Loop:
             if self._failures.pop(subject, None) is not None:
                 self._not_before.pop(subject, None)
         except ApiError as error:
+            self._note_unanswered(subject, effects)
             self._back_off(subject, error)
         except Exception:
-            log.exception("%s: an effect could not be performed", _named(subject))
+            log.exception("%s: an effect could not be performed", named(subject))
+            self._note_unanswered(subject, effects)
             self._back_off(subject, None)
         finally:
             del self._busy[subject]
+            self._news.set()
+
+    def _note_unanswered(self, subject: Subject, failed: Sequence[do.Effect]) -> None:
+        if isinstance(subject, Key) and any(isinstance(effect, do.ApplyRuntime) for effect in failed):
+            self._unanswered.add(subject)
+
+    async def _look(self, key: Key) -> None:
+        """What the server has of the Agent's order is known, and the Agent is planned from it."""
+        try:
+            await self.executor.look_at_order(key)
+            self._unanswered.discard(key)
+            self.store.dirty.add(key)
+        except ApiError as error:
+            self._back_off(key, error)
+        except Exception:
+            log.exception("%s: its order could not be looked at", named(key))
+            self._back_off(key, None)
+        finally:
+            del self._busy[key]
             self._news.set()
 
     async def _perform(self, effect: do.Effect) -> None:
@@ -415,7 +420,7 @@ class Loop:
             self.store.dirty_namespaces.add(subject)
         if error is not None:
             self.metrics.decision("Failed")
-            log.warning("%s: %s; tried again in %.1f s", _named(subject), error, wait)
+            log.warning("%s: %s; tried again in %.1f s", named(subject), error, wait)
 
     def _forget(self, key: Key) -> None:
         self.store.forget(key)
@@ -423,13 +428,4 @@ class Loop:
             known.pop(key, None)
             known.pop(Exposure(key), None)
         self._orders.pop(key, None)
-
-
-def _named(subject: Subject) -> str:
-    if isinstance(subject, Quotas):
-        return f"GPUQuotas of namespace {subject.namespace}"
-    if isinstance(subject, Bindings):
-        return f"ToolBindings of namespace {subject.namespace}"
-    if isinstance(subject, Exposure):
-        return f"what {'/'.join(subject.key)} exposes"
-    return "/".join(subject) if isinstance(subject, Key) else f"namespace {subject}"
+        self._unanswered.discard(key)

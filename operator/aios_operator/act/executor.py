@@ -76,6 +76,16 @@ class Executor:
             case do.WriteBindingStatus(namespace, name, uid, status):
                 await self._status(self.store.bindings, namespace, name, uid, status)
 
+    async def look_at_order(self, key: Key) -> None:
+        """The store shows the Agent's order as the server has it now. Raises the `ApiError` that kept it from being read."""
+        table = self.store.runtimes
+        known = table.views.get(key)
+        try:
+            table.upsert(await self.client.get(table.resource, key.name, key.namespace))
+        except NotFound:
+            if known is not None:
+                table.remove(key.namespace, key.name, known.uid)
+
     async def _status(self, table: Table[Any], namespace: str, name: str, uid: str, status: Object) -> None:
         part = [{"op": "add", "path": "/status", "value": status}]
         await self._patch(table, namespace, name, part, uid=uid, subresource="status")

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -224,6 +224,33 @@ async def test_an_order_whose_answer_was_lost_is_given_to_nobody_else():
     world.store.cluster_dirty = True
     await turns(world)
     assert [order["metadata"]["name"] for order in world.cluster.all(resources.AGENT_RUNTIMES)] == ["a"]
+
+
+async def test_whether_an_order_without_an_answer_stands_is_asked_before_its_place_is_anybodys():
+    """The watch is still behind when the back-off ends, and somebody who goes before has come meanwhile."""
+    world = World()
+    world.node(gpu="80Gi")
+    world.cluster.put(resources.GPU_QUOTAS, {"metadata": {"namespace": "ns", "name": "q"}, "spec": {"memory": {"nominal": "40Gi"}}})
+    world.apply("a", "40Gi")
+    unheard = [True]
+
+    def lose(call: Call) -> Exception | None:
+        order = call.verb in ("create", "get") and call.resource is resources.AGENT_RUNTIMES
+        return Unreachable("the connection was cut") if unheard[0] and order else None
+
+    world.cluster.lose.append(lose)
+    world.deliver()
+    await turns(world)
+    world.apply("b", "40Gi", priority=9)
+    for again in range(4):
+        unheard[0] = again < 2
+        world.now += timedelta(seconds=70)
+        for raw in world.cluster.all(resources.AGENTS):
+            world.store.agents.upsert(raw)
+        await turns(world)
+    assert [order["metadata"]["name"] for order in world.cluster.all(resources.AGENT_RUNTIMES)] == ["a"]
+    await world.settled()
+    assert world.cluster.peek(resources.PODS, "a-1", "ns") is not None
 
 
 @pytest.mark.usefixtures("errors_expected")

@@ -1,0 +1,43 @@
+"""What the loop's workers work for: one subject is worked for by one of them at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from aios_operator.decide.views import Key
+
+
+class Quotas(NamedTuple):
+    """The GPUQuotas of a namespace."""
+
+    namespace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bindings:
+    """The ToolBindings of a namespace."""
+
+    namespace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """An Agent's Service and NetworkPolicy: a name that is taken holds up nothing else of the Agent's."""
+
+    key: Key
+
+
+Subject = Key | str | Quotas | Bindings | Exposure
+"""What a worker works for: an Agent, what it exposes, a namespace, its quotas, or its bindings."""
+
+
+def named(subject: Subject) -> str:
+    """For the log."""
+    if isinstance(subject, Quotas):
+        return f"GPUQuotas of namespace {subject.namespace}"
+    if isinstance(subject, Bindings):
+        return f"ToolBindings of namespace {subject.namespace}"
+    if isinstance(subject, Exposure):
+        return f"what {'/'.join(subject.key)} exposes"
+    return "/".join(subject) if isinstance(subject, Key) else f"namespace {subject}"

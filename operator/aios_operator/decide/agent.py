@@ -57,8 +57,10 @@ def plan_agent(state: AgentState, now: datetime) -> list[Effect]:
         return _plan_removal(state, agent, agent.deleting_since, now)
     if FINALIZER not in agent.finalizers:
         return [AddFinalizer(agent.key, agent.uid, agent.resource_version)]
+    if revised := egress.revise(state, agent):
+        return revised  # alone: what is reached changes for many Agents at once, and no status is to go before another one's order
     s = attempts.situation(state, agent, now)
-    return [*egress.revise(state, agent), *_report(s, now), *_follow(s), *_nudge(s, now), *_ask(s, now)]
+    return [*_report(s, now), *_follow(s), *_nudge(s, now), *_ask(s, now)]
 
 
 def plan_namespace(state: NamespaceState) -> list[Effect]:

@@ -39,6 +39,8 @@ class Options:
     """Of which faults there are when; further runs have the seeds after it."""
     size: str = "small"
     """Of those scenarios: `small`, as CI runs them, or `long`."""
+    minutes: float = 30
+    """How long a soak lasts once all Agents are there."""
 
 
 @dataclass(frozen=True)

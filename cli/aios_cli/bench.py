@@ -17,8 +17,16 @@ GROUP = "aios.benches"
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write figures, method, machine, versions and samples here.",
 )
-@click.option("--agents", type=click.IntRange(1, 10_000), default=200, show_default=True, help="How many Agents at once (burst).")
-@click.option("--kwok-nodes", type=click.IntRange(1, 5000), default=25, show_default=True, help="On how many simulated nodes (burst).")
+@click.option(
+    "--agents",
+    type=click.IntRange(1, 10_000),
+    default=200,
+    show_default=True,
+    help="How many Agents at once (burst), and on simulated nodes (soak).",
+)
+@click.option(
+    "--kwok-nodes", type=click.IntRange(1, 5000), default=25, show_default=True, help="On how many simulated nodes (burst, soak)."
+)
 @click.option("--dataset", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Dialogues with questions (context).")
 @click.option("--budgets", default="500,2000,8000", show_default=True, help="Tokens of windows, with commas between (context).")
 @click.option(
@@ -29,8 +37,9 @@ GROUP = "aios.benches"
 @click.option("--runs", type=click.IntRange(1, 20), default=1, show_default=True, help="How often; figures are medians (burst).")
 @click.option("--pods", type=click.IntRange(1, 100_000), default=20_000, show_default=True, help="How many pods of others (foreign).")
 @click.option("--scenario", help="Only this one; without it, every one, and what is missed on the cluster (faults).")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Which faults there are when (faults).")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Which faults there are when (faults, soak).")
 @click.option("--size", type=click.Choice(["small", "long"]), default="small", show_default=True, help="Of each scenario (faults).")
+@click.option("--minutes", type=click.FloatRange(1, 10_000), default=30, show_default=True, help="How long (soak).")
 @click.option("--note", default="", help="What else a reader must know of the machine at that time, for the JSON.")
 @click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Default: the local cluster's.")
 def bench(
@@ -47,6 +56,7 @@ def bench(
     scenario: str | None,
     seed: int,
     size: str,
+    minutes: float,
     note: str,
     kubeconfig: Path | None,
 ) -> None:
@@ -69,7 +79,9 @@ def bench(
         ) from missing
     try:
         where = kubeconfig or default_kubeconfig()
-        options = Options(where, quick, agents, kwok_nodes, dataset, _budgets(budgets), embeddings, runs, pods, scenario, seed, size)
+        options = Options(
+            where, quick, agents, kwok_nodes, dataset, _budgets(budgets), embeddings, runs, pods, scenario, seed, size, minutes
+        )
         result = run(options)
     except ValueError as problem:
         raise click.UsageError(str(problem)) from problem

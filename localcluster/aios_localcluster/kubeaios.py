@@ -42,6 +42,8 @@ def values(cluster: LocalCluster, tags: dict[str, str], fake_gpus: str | None) -
     node: dict[str, Any] = {"image": tags["node"], "kubeletDir": str(cluster.kubelet_dir)}
     if fake_gpus is None and library is not None:
         node["driverLibraryDir"] = str(library)
+    if cluster.settings.kwok_nodes:
+        node["nodeSelector"] = {"kubernetes.io/hostname": cluster.settings.node_name}  # the others have no kubelet and no driver
     return {
         "operator": {"image": tags["operator"]},
         "node": node,

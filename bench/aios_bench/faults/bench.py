@@ -8,11 +8,12 @@ from dataclasses import fields
 from typing import Any
 
 from aios_bench.faults import gaps
+from aios_bench.faults.ground import running
 from aios_bench.faults.registry import SCENARIOS
 from aios_bench.faults.scenario import Failed, Outcome, Scenario
 from aios_bench.result import Options, Result
 
-ROUNDS = {"small": 8, "long": 20}
+ROUNDS = {"small": 5, "long": 20}
 """How often each program is killed and replaced on the cluster."""
 METHOD = "Each scenario in its {size} form, once for each of {runs} seeds from {seed}; it says itself what it does. {gaps}"
 GAPS = (
@@ -35,7 +36,7 @@ def bench(options: Options) -> Result:
     figures |= {each.name: getattr(total, each.name) for each in fields(Outcome) if each.name != "notes"}
     table = [f"{each.name:<44} {outcomes[each.name].faults_injected:>6} faults   {each.about}" for each in scenarios]
     rounds = 2 if options.quick else ROUNDS[options.size]
-    cluster = gaps.running(options.kubeconfig) if parts else None
+    cluster = running(options.kubeconfig) if parts else None
     measured, said = gaps.Gaps(), ""
     if cluster is not None:
         measured = asyncio.run(gaps.measure(cluster, parts, rounds))

@@ -1,0 +1,112 @@
+"""`aiosctl bench soak`: many Agents come and go for half an hour while faults are injected: what grows, and what was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+
+from aios_bench.faults.ground import Ground, on
+from aios_bench.faults.scenario import Outcome
+from aios_bench.result import Options, Result
+from aios_bench.soak import check
+from aios_bench.soak.agents import Population
+from aios_bench.soak.disturb import Disturber
+from aios_bench.soak.watch import Processes, Witness
+from aios_bench.start import end
+from aios_localcluster import ClusterSettings, LocalCluster, kubeaios
+
+CLUSTER = "bench-soak"
+REAL = 20
+BEGIN_SECONDS = 600
+"""By then all Agents must be there."""
+HARD_PART = 1 / 3
+"""For this part of the time our own programs are killed; after it they live on, so that growth can be seen."""
+WARM_SECONDS = 30
+"""After its start a Python program grows as it first does each thing it does."""
+
+
+@contextlib.contextmanager
+def a_cluster(kwok_nodes: int) -> Iterator[LocalCluster]:
+    """One real node with KubeAIOS on fake GPUs, and simulated ones."""
+    with LocalCluster(ClusterSettings(name=CLUSTER, kwok_nodes=kwok_nodes)) as cluster:
+        kubeaios.install(cluster, print, kubeaios.FAKE_GPUS)
+        yield cluster
+
+
+async def measure(cluster: LocalCluster, options: Options, simulated: int, real: int, seconds: float) -> Result:
+    chance = random.Random(options.seed)  # noqa: S311 - which faults there are
+    processes, witness = Processes(cluster.layout.identity), Witness(str(cluster.network.host))
+    async with on(cluster) as ground, witness.listening():
+        before = check.files(cluster)
+        population = Population(ground, (witness.address, witness.port), chance)
+        disturber = Disturber(ground, chance)
+        watching = [asyncio.create_task(processes.run())]
+        try:
+            await population.settle_in(simulated, real)
+            async with asyncio.timeout(BEGIN_SECONDS):
+                await ground.moments.reached(population.names, "ready")
+            print(f"{simulated} simulated Agents and {real} real ones are ready", flush=True)
+            began = time.monotonic()
+            hard_until, ended = began + HARD_PART * seconds, began + seconds
+            acting = [asyncio.create_task(population.churn()), asyncio.create_task(disturber.run(hard_until))]
+            try:
+                ended_early, _ = await asyncio.wait(acting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended_early:
+                    task.result()  # neither returns: this raises what it failed with
+            finally:
+                await end(acting)
+            print("the faults have ended; what was asked for is to be there", flush=True)
+            await check.answered(ground)
+            outcome, appended = await _outcome(ground, population)
+            outcome += Outcome(sum(disturber.injected.values()), unfenced_starts=witness.reached, double_identities=len(processes.doubles))
+        finally:
+            await end(watching)
+        outcome += await check.nothing_left(ground, before)
+    quiet = hard_until + min(WARM_SECONDS, seconds / 10)
+    return Result(
+        figures={
+            "minutes": round(seconds / 60, 1),
+            "agents_simulated": simulated,
+            "agents_real": real,
+            "agents_that_came": population.came,
+            **{each.name: getattr(outcome, each.name) for each in fields(Outcome) if each.name != "notes"},
+            "context_items_appended": appended,
+            **processes.growth(quiet, ended),
+            **processes.memory_mib(ended),
+            "load_average": round(os.getloadavg()[2], 1),
+        },
+        method=METHOD.format(part=HARD_PART, warm=min(WARM_SECONDS, seconds / 10), seed=options.seed),
+        more={"faults": dict(sorted(disturber.injected.items())), "notes": list(outcome.notes)},
+        table=[*(f"{number:>6} times: {name}" for name, number in sorted(disturber.injected.items())), *outcome.notes],
+    )
+
+
+async def _outcome(ground: Ground, population: Population) -> tuple[Outcome, int]:
+    missing = await check.settled(ground, population.names)
+    outcome = Outcome(objects_lost=len(missing), notes=tuple(f"Agent {name} is not ready" for name in sorted(missing)))
+    outcome += await check.what_there_is(ground, population.names)
+    outcome += await check.bookings(ground)
+    remembered, appended = await check.remembered(ground, population.real)
+    return outcome + remembered, appended
+
+
+METHOD = (
+    "A cluster of its own with one real node and simulated ones. Every second one Agent is deleted and another one applied; of thirty, "
+    "one is real. Every 5 to 15 s one fault by chance (seed {seed}): for the first {part:.0%} of the time also kill -9 of our own "
+    "programs. Then, after {warm:.0f} s, those live on: *_growth compares medians of the last quarter of that time with those of the "
+    "first, the worst process of each program. Real Agents append two items a second each to their contexts and read the last fifty "
+    "again; at their start and every 5 s they try to reach a port of the machine, where whoever comes is unfenced. double_identities are "
+    "Agents on the real node whose program ran twice at once, looked for every 2 s. At the end all Agents must be Ready, each with one "
+    "order, pod and claim; after their deletion nothing may be left, files on the node included."
+)
+
+
+def bench(options: Options) -> Result:
+    simulated, real, nodes = (20, 3, 3) if options.quick else (options.agents, REAL, options.kwok_nodes)
+    with a_cluster(nodes) as cluster:
+        return asyncio.run(measure(cluster, options, simulated, real, 60 * options.minutes))

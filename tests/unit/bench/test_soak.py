@@ -1,0 +1,38 @@
+"""A soak's figures are about processes that lived through the whole of what is compared, and about what is there and should not be."""
+
+from aios_bench.soak.check import unready
+from aios_bench.soak.watch import Processes, Sample
+
+
+def lives(**samples: list[Sample]) -> Processes:
+    return Processes("group", {(name.replace("_", "-"), number): each for number, (name, each) in enumerate(samples.items())})
+
+
+def life(began: int, ended: int, first_kib: int, last_kib: int, descriptors: tuple[int, int] = (10, 10)) -> list[Sample]:
+    middle = (began + ended) / 2
+    return [Sample(at, *((first_kib, descriptors[0]) if at < middle else (last_kib, descriptors[1]))) for at in range(began, ended)]
+
+
+def test_growth_is_that_of_the_worst_process_of_each_program():
+    processes = lives(aios_operator=life(0, 100, 1000, 1100), aios_node=life(0, 100, 1000, 950, (10, 13)))
+    assert processes.growth(0, 100) == {
+        "operator_memory_growth_percent": 10.0,
+        "operator_descriptors_growth": 0.0,
+        "node_memory_growth_percent": -5.0,
+        "node_descriptors_growth": 3.0,
+    }
+
+
+def test_who_was_started_or_ended_in_between_tells_nothing_of_growth():
+    assert lives(aios_operator=life(30, 100, 1000, 2000), aios_node=life(0, 60, 1000, 2000)).growth(0, 100) == {}
+
+
+def test_sizes_are_of_those_that_run_at_the_end():
+    assert lives(aios_operator=life(0, 100, 1024, 2048), aios_node=life(0, 50, 1024, 4096)).memory_mib(100) == {"operator_rss_mib": 2.0}
+
+
+def test_who_is_absent_or_not_ready_is_missing():
+    def agent(name: str, status: str) -> dict[str, object]:
+        return {"metadata": {"name": name}, "status": {"conditions": [{"type": "Ready", "status": status}]}}
+
+    assert unready([agent("a", "True"), agent("b", "False")], {"a", "b", "c"}) == {"b", "c"}

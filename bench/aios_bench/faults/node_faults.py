@@ -1,0 +1,148 @@
+"""Everything on a node that can end ends, at any moment and in any company, and its files are damaged; Agents in it go on."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from aios_bench.faults.node_checker import judge
+from aios_bench.faults.node_house import NodeHouse, Program, Tenant, a_house
+from aios_bench.faults.node_program import claim_uid
+from aios_bench.faults.scenario import Outcome, Scenario
+
+TENANTS = 2
+SETTLE_SECONDS = 30
+ITEMS_READ = 1000
+VICTIMS: tuple[tuple[Program, ...], ...] = (
+    ("node",),
+    ("gateway",),
+    ("worker",),
+    ("node", "gateway"),
+    ("node", "worker"),
+    ("gateway", "worker"),
+    ("node", "gateway", "worker"),
+)
+Round = Callable[[NodeHouse, random.Random, int], Awaitable[Outcome]]
+
+
+async def kills(house: NodeHouse, chance: random.Random, number: int) -> Outcome:
+    """These are killed while a claim is prepared or released and a container starts, perhaps again and again before they are up."""
+    victims = VICTIMS[number % len(VICTIMS)]
+    times = chance.choice((1, 1, 3))
+    guest = house.guest
+    asked = asyncio.create_task(house.release(guest) if claim_uid(guest) in house.held else house.prepare(guest))
+    starting = asyncio.create_task(house.container(chance.choice(house.tenants)))
+    for _ in range(times):
+        await asyncio.sleep(chance.uniform(0.0, 0.3))
+        for victim in victims:
+            await house.kill(victim)
+        for victim in victims:
+            await house.start(victim)
+    await asked
+    return Outcome(times * len(victims), unfenced_starts=0 if await starting else 1)
+
+
+async def reboots(house: NodeHouse, chance: random.Random, number: int) -> Outcome:
+    """The node reboots, and its programs come back in any order."""
+    await house.reboot()
+    programs: list[Program] = ["node", "gateway"]
+    chance.shuffle(programs)
+    for program in programs:
+        await house.start(program)
+        await asyncio.sleep(chance.uniform(0.0, 0.5))
+    unfenced = 0
+    for tenant in house.tenants:
+        unfenced += 0 if await house.container(tenant) else 1
+        await tenant.speak()
+    return Outcome(1, unfenced_starts=unfenced)
+
+
+async def damage(house: NodeHouse, chance: random.Random, number: int) -> Outcome:
+    """The node agent is killed, and comes back to a state file and a CDI file that are damaged, or are not there."""
+    await house.kill("node")
+    uid = claim_uid(chance.choice(house.tenants).number)
+    files = (house.settings.claims_dir / f"{uid}.json", house.settings.cdi_file(uid))
+    for file in files:
+        if chance.random() < 0.5:
+            file.unlink()
+        else:
+            content = bytearray(file.read_bytes())
+            content[chance.randrange(len(content))] ^= 1 << chance.randrange(7)
+            file.write_bytes(content[: chance.choice((len(content), len(content) // 2))])
+    await house.start("node")
+    return Outcome(len(files))
+
+
+async def settled(house: NodeHouse) -> Outcome:
+    """What is wrong once everything had its time; what still is then, counts."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + SETTLE_SECONDS
+    while True:
+        found = judge(house.held, await house.look())
+        if not found.broken or loop.time() > deadline:
+            return found
+        await asyncio.sleep(0.2)
+
+
+async def kept(house: NodeHouse) -> Outcome:
+    """What was acknowledged is there, in its order and once."""
+    lost, notes = 0, []
+    for tenant in house.tenants:
+        wanted = [f"agent-{tenant.number} {number}" for number in range(tenant.acknowledged)]
+        found = await items(house, tenant)
+        missing = len([item for item, there in zip(wanted, found + [""] * len(wanted), strict=False) if item != there])
+        lost += missing
+        notes += [f"{missing} of {len(wanted)} items of agent-{tenant.number} are not there, or not in their place"] * (missing > 0)
+    return Outcome(context_items_lost=lost, notes=tuple(notes))
+
+
+async def items(house: NodeHouse, tenant: Tenant) -> list[str]:
+    """All that the Agent reads of its context. A question that is not answered is asked again."""
+    found: list[str] = []
+    following: int | None = 1
+    async with asyncio.timeout(SETTLE_SECONDS):
+        while following is not None:
+            answer = await asyncio.to_thread(house.ask, tenant, "GET", f"/v1/context/items?first={following}&limit={ITEMS_READ}")
+            if answer is not None:
+                found += [item["content"] for item in answer["items"]]
+                following = answer["next"]
+    return found
+
+
+async def story(seed: int, rounds: list[Round]) -> Outcome:
+    chance, total = random.Random(seed), Outcome()  # noqa: S311  chooses what is disturbed
+    async with a_house(TENANTS) as house:
+        total += await settled(house)
+        for number, one in enumerate(rounds):
+            total += replace(await one(house, chance, number), notes=())
+            found = await settled(house)
+            total += replace(found, notes=tuple(f"after round {number} ({one.__name__}): {note}" for note in found.notes))
+            total += await kept(house)
+        spoken = [tenant.acknowledged for tenant in house.tenants]
+        if min(spoken) < len(rounds):
+            raise AssertionError(f"the Agents must have gone on: they have appended {spoken} items")
+        total += Outcome(double_identities=sum(tenant.doubled for tenant in house.tenants))
+    return total
+
+
+def of(one: Round, small: int, long: int) -> Callable[[int, str], Outcome]:
+    return lambda seed, size: asyncio.run(story(seed, [one] * (small if size == "small" else long)))
+
+
+SCENARIOS = (
+    Scenario(
+        "node-programs-killed",
+        "Node agent, GPU worker and gateway are killed, alone, together, and again while they start, as claims and containers come and go.",
+        "node",
+        of(kills, len(VICTIMS), 20 * len(VICTIMS)),
+    ),
+    Scenario("node-reboots", "A node loses every process and all below /run, and keeps what lies below /var.", "node", of(reboots, 1, 20)),
+    Scenario(
+        "node-files-damaged",
+        "The node agent comes back to state and CDI files that are damaged or gone, while the pods run.",
+        "node",
+        of(damage, 2, 40),
+    ),
+)

@@ -1,0 +1,337 @@
+"""One node with its programs as processes, pods in network namespaces, and Agents in them that ask and append all the time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import grpc
+
+from aios_bench.faults.checkout import of_tests
+from aios_bench.faults.node_checker import Held, Look
+from aios_bench.faults.node_program import SHARE_BYTES, agent_name, claim_uid, pod_uid, settings_of
+from aios_sidecar.node import cdi, fence
+from aios_sidecar.node.netns import NetworkNamespace
+from aios_sidecar.node.records import UnreadableState
+from aios_sidecar.node.state import ClaimState, StateFiles
+
+Program = Literal["node", "gateway", "worker"]
+PATIENCE_SECONDS = 30
+ANSWER_SECONDS = 2.0
+WORKER = "aios_sidecar.vram.worker"
+
+TENANT = """
+import http.client, json, sys, time
+name, number = sys.argv[1], int(sys.argv[2])
+while True:
+    call = http.client.HTTPConnection("127.0.0.1", 2489, timeout=5)
+    try:
+        call.request("GET", "/v1/agent", headers={"Host": "localhost"})
+        answer = call.getresponse()
+        who = json.loads(answer.read())
+        if answer.status == 200 and who["identity"]["name"] != name:
+            print("double", who["identity"]["name"], flush=True)
+        body = json.dumps({"items": [{"role": "user", "content": f"{name} {number}"}]})
+        call.request("POST", "/v1/context/items", body, {"Host": "localhost", "Idempotency-Key": f"{name}-{number}"})
+        answer = call.getresponse()
+        answer.read()
+        if answer.status in (200, 201):
+            print("kept", number, flush=True)
+            number += 1
+    except (OSError, http.client.HTTPException, ValueError):
+        pass
+    finally:
+        call.close()
+    time.sleep(0.02)
+"""
+"""It repeats what was not acknowledged."""
+
+
+class Tenant:
+    """One Agent's pod, and the program in it. A pod can be lost with all that is in it and come back under its uid, as after a reboot."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.acknowledged = 0
+        self.doubled = 0
+        self._stack = ExitStack()
+        self._reading: asyncio.Task[None] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pod_name(self) -> str:
+        return str(self.pod.name)
+
+    def enter(self) -> None:
+        """There is a sandbox."""
+        self.pod = self._stack.enter_context(of_tests("node.support").a_pod(self.number + 1))
+        played = of_tests("node.played")
+        root = played.cgroup_root()
+        if root is None:
+            raise RuntimeError("this machine lets nobody make cgroups")
+        self._container = self._stack.enter_context(contextlib.closing(played.Played(root, pod_uid(self.number), self.number + 1)))
+        self._container.take(self.pod.pid)
+
+    async def speak(self) -> None:
+        """Its program runs, and goes on where the one before was."""
+        command = ("ip", "netns", "exec", self.pod_name, sys.executable, "-c", TENANT, agent_name(self.number), str(self.acknowledged))
+        self._process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+        self._reading = asyncio.create_task(self._read(self._process))
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            word, _, rest = line.decode().strip().partition(" ")
+            if word == "kept":
+                self.acknowledged = int(rest) + 1
+            else:
+                self.doubled += 1
+
+    async def end(self) -> None:
+        """Nothing is left of the pod."""
+        if self._process is not None and self._reading is not None:
+            self._process.kill()
+            await self._process.wait()
+            await self._reading
+        self._process = None
+        await asyncio.to_thread(self._stack.close)
+
+
+class NodeHouse:
+    """Agents below `tenants` have a pod that runs; one more comes and goes without one."""
+
+    def __init__(self, directory: Path, tenants: int) -> None:
+        support = of_tests("node.support")
+        self.directory = directory
+        self.tenants = [Tenant(number) for number in range(tenants)]
+        self.guest = tenants
+        self.held: dict[str, Held] = {}
+        """As the kubelet's own checkpoint has them."""
+        self._hook = support.make_hook(directory)
+        subprocess.run(["make", "-s", "-C", str(support.NATIVE), "fakes", f"OUT={directory}/native"], check=True)
+        (directory / "gpus.conf").write_text(f'gpu uuid={support.GPU_A.uuid} model="Fake" memory=80Gi reserved=1Gi\nprograms proc=/proc\n')
+        self._ports = {"node": _free_port(), "gateway": _free_port()}
+        self.settings = settings_of(directory, self._hook, self._ports["node"])
+        self._files = StateFiles(self.settings.claims_dir)
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+
+    # ── the programs ──
+
+    async def start(self, program: Program) -> None:
+        """It runs, if it did not; what it says goes into a file."""
+        if program == "worker" or (program in self._processes and self._processes[program].returncode is None):
+            return
+        given = {
+            "node": (
+                "-m",
+                "aios_bench.faults.node_program",
+                str(self.directory),
+                str(self._hook),
+                str(self.guest + 1),
+                str(self._ports["node"]),
+            ),
+            "gateway": ("-c", "from aios_sidecar.gateway.main import main; main()"),
+        }[program]
+        environment = {
+            "AIOS_FAKE_GPUS": str(self.directory / "gpus.conf"),
+            "LD_LIBRARY_PATH": str(self.directory / "native"),
+            "AIOS_GATEWAY_NODE_SOCKET": str(self.settings.gateway_socket),
+            "AIOS_GATEWAY_NODE_UID": str(os.geteuid()),
+            "AIOS_GATEWAY_METRICS_PORT": str(self._ports["gateway"]),
+            "AIOS_GATEWAY_METRICS_HOST": "127.0.0.1",
+            "AIOS_GATEWAY_CONTEXT_DIR": str(self.settings.context_dir),
+        }
+        with (self.directory / f"{program}.log").open("ab") as log:
+            self._processes[program] = await asyncio.create_subprocess_exec(
+                sys.executable, *given, env={**os.environ, **environment}, stderr=log
+            )
+
+    async def kill(self, program: Program) -> None:
+        if program == "worker":
+            for pid in self._workers():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        elif (process := self._processes.get(program)) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    def _workers(self) -> list[int]:
+        """Of this node, by what their environment names."""
+        mine = f"AIOS_FAKE_GPUS={self.directory / 'gpus.conf'}\0".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if (
+                    entry.name.isdigit()
+                    and WORKER.encode() in (entry / "cmdline").read_bytes()
+                    and mine in (entry / "environ").read_bytes()
+                ):
+                    found.append(int(entry.name))
+        return found
+
+    # ── the kubelet's part ──
+
+    async def prepare(self, number: int) -> None:
+        """The claim is prepared; asked again until it is."""
+        await self._asked("prepare", number)
+        self.held[claim_uid(number)] = Held(agent_name(number), SHARE_BYTES)
+
+    async def release(self, number: int) -> None:
+        await self._asked("unprepare", number)
+        del self.held[claim_uid(number)]
+
+    async def _asked(self, verb: Literal["prepare", "unprepare"], number: int) -> None:
+        ask, error = getattr(of_tests("node.support"), verb), "nobody answered"
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while error:
+                try:
+                    error = (await ask(self.settings, claim_uid(number), f"{agent_name(number)}-1")).error
+                except grpc.aio.AioRpcError:
+                    error = "nobody answered"
+                await asyncio.sleep(0.05 if error else 0)
+
+    async def container(self, tenant: Tenant) -> bool:
+        """One more container of the pod starts. Whether it stood behind its fence when it was let in."""
+        support, number = of_tests("node.support"), tenant.number
+        state = tenant.pod.oci_state(pid=tenant.pod.container(), pod_uid=pod_uid(number), pod_name=f"{agent_name(number)}-1")
+        answer = await support.ask(self.settings, state, claim_uid(number))
+        if answer.code != 0:
+            raise RuntimeError(f"no container of {agent_name(number)} starts: {answer.error}")
+        fenced = self._is_fenced(tenant)
+        self.held[claim_uid(number)] = Held(agent_name(number), SHARE_BYTES, tenant.pod_name)
+        return fenced
+
+    # ── the look ──
+
+    async def look(self) -> Look:
+        return await asyncio.to_thread(self._look)
+
+    def _look(self) -> Look:
+        said = {program: self._metrics(program) for program in ("node", "gateway")}
+        voices = {f"socket {path.parent.name}": self._who(path) for path in self.settings.run_dir.glob("agents/*/agent.sock")}
+        voices |= {f"loopback {tenant.pod_name}": self._who(tenant) for tenant in self.tenants}
+        states = {uid: state for uid in self._files.uids() if (state := self._state(uid)) is not None}
+        prefix = self.settings.cdi_file("").name.removesuffix(".json")
+        cdi_files = {path.stem.removeprefix(prefix): path.read_bytes() for path in self.settings.cdi_dir.glob(f"{prefix}*.json")}
+        damaged = {uid for uid, text in cdi_files.items() if uid in states and text != cdi.content(self.settings, states[uid])}
+        host = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
+        strays = [uid for uid in self._files.uids() if uid not in states] + sorted(damaged)
+        strays += [line for line in host.splitlines() if line.endswith(" aios")]
+        strays += [
+            path.name for place in (self.settings.claims_dir, self.settings.cdi_dir, self.settings.gpus_dir) for path in place.glob(".*")
+        ]
+        return Look(
+            states=frozenset(states),
+            known=frozenset(uid for uid, state in states.items() if state.pod_uid is not None and state.sandbox is not None),
+            cdi_files=frozenset(cdi_files.keys() - damaged),
+            directories=frozenset(path.name for path in (self.settings.run_dir / "agents").iterdir()),
+            strays=tuple(strays),
+            fenced={claim_uid(tenant.number): self._is_fenced(tenant) for tenant in self.tenants},
+            voices={place: who for place, who in voices.items() if who is not None},
+            booked_bytes=int(said["node"].get("aios_gpu_booked_bytes", 0)),
+            prepared=int(said["node"].get("aios_node_prepared_claims", -1)),
+            served=int(said["gateway"].get("aios_gateway_agents", -1)),
+            workers=len(self._workers()),
+        )
+
+    def _state(self, uid: str) -> ClaimState | None:
+        """None for one that is damaged, or just gone."""
+        try:
+            return self._files.read(uid)
+        except (UnreadableState, OSError):
+            return None
+
+    def _is_fenced(self, tenant: Tenant) -> bool:
+        with NetworkNamespace(Path(f"/run/netns/{tenant.pod_name}")) as namespace:
+            return fence.stands(namespace)
+
+    def _who(self, place: Path | Tenant) -> str | None:
+        """The name of the Agent that answers there."""
+        if isinstance(place, Tenant):
+            answer = self.ask(place, "GET", "/v1/agent")
+            return None if answer is None else str(answer["identity"]["name"])
+        connection = http.client.HTTPConnection("aios", timeout=ANSWER_SECONDS)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(ANSWER_SECONDS)
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
+            connection.sock.connect(str(place))
+            connection.request("GET", "/v1/agent")
+            return str(json.loads(connection.getresponse().read())["identity"]["name"])
+        return None
+
+    def ask(self, tenant: Tenant, method: str, target: str) -> Any:
+        """What the pod is answered at its loopback; None when it is not, or is refused."""
+        code = (
+            "import http.client\n"
+            f"c = http.client.HTTPConnection('127.0.0.1', 2489, timeout={ANSWER_SECONDS})\n"
+            f"c.request({method!r}, {target!r}, headers={{'Host': 'localhost'}})\n"
+            "a = c.getresponse()\n"
+            "print(a.read().decode() if a.status == 200 else 'null')"
+        )
+        done = tenant.pod.run(sys.executable, "-c", code)
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    def _metrics(self, program: str) -> dict[str, float]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._ports[program], timeout=ANSWER_SECONDS)
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("GET", "/metrics")
+            lines = connection.getresponse().read().decode().splitlines()
+            return {line.rpartition(" ")[0].partition("{")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+        return {}
+
+    # ── what happens to a whole node ──
+
+    async def reboot(self) -> None:
+        """Every process is gone, and what lies under /run; the kubelet makes sandboxes anew for the claims that it has."""
+        await asyncio.gather(*(self.kill(program) for program in ("node", "gateway", "worker")), *(tenant.end() for tenant in self.tenants))
+        for path in (self.settings.run_dir, self.settings.cdi_dir):
+            shutil.rmtree(path)
+        for uid, claim in self.held.items():
+            self.held[uid] = Held(claim.agent, claim.booked_bytes)
+        for tenant in self.tenants:
+            await asyncio.to_thread(tenant.enter)
+
+    async def close(self) -> None:
+        for program in ("node", "gateway", "worker"):
+            await self.kill(program)
+        for tenant in self.tenants:
+            await tenant.end()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def a_house(tenants: int) -> AsyncIterator[NodeHouse]:
+    """The programs run, and every tenant is let in and speaks."""
+    if (reason := of_tests("node.conftest").missing()) is not None:
+        raise RuntimeError(f"no node can be played here: {reason}")
+    with of_tests("node.support").short_directory() as directory:
+        house = NodeHouse(directory, tenants)
+        try:
+            for tenant in house.tenants:
+                await asyncio.to_thread(tenant.enter)
+            await asyncio.gather(house.start("node"), house.start("gateway"))
+            for tenant in house.tenants:
+                await house.prepare(tenant.number)
+                if not await house.container(tenant):
+                    raise RuntimeError(f"{agent_name(tenant.number)} started without its fence, before anything was disturbed")
+                await tenant.speak()
+            yield house
+        finally:
+            await house.close()

@@ -267,6 +267,9 @@ class VolatileStore:
     def holds(self, key: AgentKey) -> bool:
         return key.uid in self._logs
 
+    def rest(self, key: AgentKey) -> None:
+        """Nothing is ever open here."""
+
     def close(self) -> None:
         self._logs.clear()
 

@@ -1,7 +1,6 @@
 """Who is served: each agent with its record, its listeners and its connections."""
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -137,8 +136,12 @@ class Agents:
 
     def stop(self, claim_uid: str) -> None:
         """End this agent's listeners and connections. Unknown ones have ended before."""
-        with contextlib.suppress(KeyError):
-            self._agents.pop(claim_uid).server.end()
+        agent = self._agents.pop(claim_uid, None)
+        if agent is None:
+            return
+        agent.server.end()
+        if agent.context is not None:
+            agent.context.rest()
 
     def cut(self) -> None:
         """End every connection of every agent at once; new ones are accepted."""

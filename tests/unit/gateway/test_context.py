@@ -3,9 +3,11 @@
 import asyncio
 import hashlib
 import json
+import os
 import time
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,8 @@ from aios_sidecar.gateway.settings import Limits
 from unit.context.test_embeddings import a_model
 from unit.gateway.conftest import fresh
 from unit.gateway.outside import an_outside
+
+FDS = Path("/proc/self/fd")
 
 
 class Talk:
@@ -71,6 +75,21 @@ def talking(serving, tmp_path):
 
 def user(text: str, **fields: object) -> dict:
     return {"role": "user", "content": text, **fields}
+
+
+async def test_the_context_of_an_agent_that_ended_is_closed(talking, tmp_path):
+    def opened() -> int:
+        paths = [os.path.realpath(each) for each in FDS.iterdir()]
+        return sum(path.startswith(str(tmp_path)) and FILE in path for path in paths)
+
+    async with talking() as talk:
+        await talk.post("/items", {"items": [user("a")]})
+        assert opened() > 0
+        (claim, _), *_ = talk.served.agents
+        talk.served.agents.stop(claim)
+        async with asyncio.timeout(10):
+            while opened():
+                await asyncio.sleep(0.01)
 
 
 async def test_items_are_appended_and_read_as_they_were(talking):

@@ -101,6 +101,13 @@ class SqliteStore:
         folder = self.folder(key.uid)
         return (folder / FILE).exists() or (folder / IDENTITY).exists()
 
+    def rest(self, key: AgentKey) -> None:
+        """See `ContextStore.rest`."""
+        with self._lock:
+            holder = self._open.get(key.uid)
+        if holder is not None:
+            self._close(holder)
+
     def restore(self, key: AgentKey, attempt: int, path: Path, digest: str) -> SqliteContext:
         """The agent's context is what the snapshot at `path` has. Raises Conflict when its bytes are not those of `digest`, or when there
         is a context that is not damaged and not empty: what is there is not thrown away."""

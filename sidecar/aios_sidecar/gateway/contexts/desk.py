@@ -108,6 +108,9 @@ class Desk:
         with self._opening:
             self._memories.pop(uid, None)
 
+    def rest(self, key: AgentKey) -> None:
+        self._threads.submit(self.store.rest, key)
+
     async def keep(self) -> None:
         """Until cancelled: what is too old goes, also where nobody appends."""
         while True:
@@ -199,6 +202,11 @@ class AgentContext:
             except Problem as problem:
                 log.warning("what is in a context can't be told: %s", problem.detail)
         return self._facts
+
+    def rest(self) -> None:
+        """The agent has ended: its context is closed, as soon as a thread is free."""
+        if self._context is not None:
+            self._desk.rest(self._key)
 
     async def do(self, work: Callable[[Context], T]) -> T:
         """What `work` returns for the agent's context. Raises Problem."""

@@ -40,7 +40,7 @@ from aios_operator.metrics import Metrics
 from aios_operator.observe import parse
 from aios_operator.observe.store import Store
 from aios_operator.settings import OperatorSettings
-from aios_operator.subjects import Bindings, Exposure, Quotas, Subject, named
+from aios_operator.subjects import Bindings, Exposure, GoneNode, Quotas, Subject, named
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,7 @@ class Loop:
         self._plan_agents(now, steady)
         self._plan_exposures(steady)
         self._plan_bindings(now, steady)
+        self._plan_gone_nodes(steady)
         self._plan_cluster(now, steady)
         self.metrics.queue(dirty=len(self.store.dirty), busy=len(self._busy), waiting=len(self._waiting))
 
@@ -226,6 +227,15 @@ class Loop:
             if self._may(subject, steady):
                 self.store.dirty_exposures.discard(subject.key)
                 self._begin(subject, plan_exposure(self.store.state(subject.key)))
+
+    def _plan_gone_nodes(self, steady: datetime) -> None:
+        """Of each only its Lease is left; it goes."""
+        namespace = self.settings.lease_namespace
+        if namespace is None:
+            return  # nobody listens
+        for node in [node for node in self.store.gone_nodes if self._may(GoneNode(node), steady)]:
+            self.store.gone_nodes.discard(node)
+            self._begin(GoneNode(node), [do.DeleteNodeLease(namespace, node)])
 
     def _plan_agents(self, now: datetime, steady: datetime) -> None:
         dirty = self.store.dirty
@@ -416,6 +426,8 @@ class Loop:
             self.store.dirty_bindings.add(subject.namespace)
         elif isinstance(subject, Exposure):
             self.store.dirty_exposures.add(subject.key)
+        elif isinstance(subject, GoneNode):
+            self.store.gone_nodes.add(subject.name)
         else:
             self.store.dirty_namespaces.add(subject)
         if error is not None:

@@ -28,8 +28,15 @@ class Exposure:
     key: Key
 
 
-Subject = Key | str | Quotas | Bindings | Exposure
-"""What a worker works for: an Agent, what it exposes, a namespace, its quotas, or its bindings."""
+@dataclass(frozen=True, slots=True)
+class GoneNode:
+    """A node of which only its Lease is left."""
+
+    name: str
+
+
+Subject = Key | str | Quotas | Bindings | Exposure | GoneNode
+"""What a worker works for: an Agent, what it exposes, a namespace, its quotas, its bindings, or a node that is gone."""
 
 
 def named(subject: Subject) -> str:
@@ -38,6 +45,8 @@ def named(subject: Subject) -> str:
         return f"GPUQuotas of namespace {subject.namespace}"
     if isinstance(subject, Bindings):
         return f"ToolBindings of namespace {subject.namespace}"
+    if isinstance(subject, GoneNode):
+        return f"node {subject.name}, which is gone"
     if isinstance(subject, Exposure):
         return f"what {'/'.join(subject.key)} exposes"
     return "/".join(subject) if isinstance(subject, Key) else f"namespace {subject}"

@@ -7,12 +7,13 @@ into the store before the Agent is planned again.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from aios_api import names
 from aios_api.reasons import Reason
-from aios_kube import ClusterClient, Object
+from aios_kube import ClusterClient, Object, resources
 from aios_kube.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound
 from aios_operator.decide import effects as do
 from aios_operator.decide.objects import POLICY_NAME
@@ -69,6 +70,9 @@ class Executor:
                 await self._delete(self.store.runtimes, key.namespace, key.name, uid)
             case do.DeletePolicy(namespace, uid):
                 await self._delete(self.store.policies, namespace, POLICY_NAME, uid)
+            case do.DeleteNodeLease(namespace, node):
+                with suppress(NotFound):
+                    await self.client.delete(resources.LEASES, names.node_lease_name(node), namespace)
             case do.WriteStatus(key, uid, status):
                 await self._status(self.store.agents, key.namespace, key.name, uid, status)
             case do.WriteQuotaStatus(namespace, name, uid, status):

@@ -55,6 +55,8 @@ class Reporter:
                 self._line(logging.INFO, key, f"removed {kind} {name}")
             case do.ApplyPolicy(namespace, _):
                 log.info("namespace %s: wrote its NetworkPolicy", namespace)
+            case do.DeleteNodeLease(_, node):
+                log.info("removed the Lease of node %s, which is gone", node)
             case do.DeletePolicy(namespace, _):
                 log.info("namespace %s: removed its NetworkPolicy, no Agent is left", namespace)
             case do.WriteStatus(key, _, status):

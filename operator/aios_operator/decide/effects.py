@@ -127,6 +127,14 @@ class DeleteRuntime:
 
 
 @dataclass(frozen=True, slots=True)
+class DeleteNodeLease:
+    """The Lease of a node that is gone goes as well. Where the node agent renews it after all, it makes it anew."""
+
+    namespace: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeletePolicy:
     namespace: str
     uid: str
@@ -219,6 +227,7 @@ Write = (
     | DeleteClaim
     | DeleteRuntime
     | DeletePolicy
+    | DeleteNodeLease
     | WriteStatus
     | WriteQuotaStatus
     | WriteBindingStatus

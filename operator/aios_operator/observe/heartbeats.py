@@ -27,6 +27,9 @@ READS_AT_REST = 4
 """In the mute time: as often as a node agent renews its Lease."""
 READS_IN_TROUBLE = 12
 """While a node with Agents is in trouble or silent."""
+GONE_SECONDS = 3600.0
+"""The Lease of a node that was deleted, and where no Agent is or was, is kept for so long. It has to go: nodes that are replaced every day
+under new names would leave thousands in a year."""
 
 
 @dataclass
@@ -74,6 +77,11 @@ class Heard:
         """For how long the Agent's order of that attempt was known at the last read; None when no read began since."""
         known, since = self._orders.get(key, (None, 0.0))
         return timedelta(seconds=self._read - since) if self._read is not None and known == attempt else None
+
+    def silent(self) -> set[str]:
+        """Nodes whose Lease has not changed for so long that nobody comes back to it."""
+        read, longest = self._read or 0.0, max(GONE_SECONDS, 2 * self.lost_seconds)
+        return {node for node, (version, since) in self._renewals.items() if version and read - since >= longest}
 
     def noteworthy(self) -> set[str]:
         """Nodes in trouble, and those that were silent for half the mute time."""

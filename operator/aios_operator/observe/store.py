@@ -86,6 +86,8 @@ class Store:
         """Namespaces whose bindings may have to say something else."""
         self.dirty_exposures: set[Key] = set()
         """Agents whose Service and NetworkPolicy may not be as they should."""
+        self.gone_nodes: set[str] = set()
+        """Nodes of which nothing but a Lease is left, since long."""
         self.cluster_dirty = False
         """What places are offered or taken has changed."""
         self.on_dirty: Callable[[], None] = lambda: None
@@ -254,6 +256,9 @@ class Store:
         troubled = {node for node in on if lost.trouble(self.nodes.views.get(("", node))) is not None}
         before = self.heard.noteworthy()
         self.heard.take(began, ended, leases, orders, troubled)
+        self.gone_nodes = {node for node in self.heard.silent() if node not in on and ("", node) not in self.nodes.views}
+        if self.gone_nodes:
+            self.on_dirty()
         departed = {key for key, agent in ((Key(*name), view) for name, view in self.agents.views.items()) if agent.status.get("leaving")}
         for key in {key for node in before | self.heard.noteworthy() for key in on.get(node, ())} | departed:
             self.mark(key)

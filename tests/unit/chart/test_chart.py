@@ -158,7 +158,7 @@ def test_operators_have_the_rights_to_their_lease_where_they_look_for_it_and_to_
     role = release.one("Role", "aios-operator")
     assert [(rule.get("resourceNames"), rule["verbs"]) for rule in role["rules"]] == [
         ([names.MANAGED_BY], ["get", "patch"]),
-        (None, ["list"]),
+        (None, ["list", "delete"]),
         (None, ["create"]),
     ]
     assert {each["metadata"]["namespace"] for each in (role, release.one("Lease", names.MANAGED_BY))} == {"aios-system"}

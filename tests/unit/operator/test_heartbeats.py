@@ -118,7 +118,7 @@ class Listening:
 
 async def running() -> tuple[World, Listening]:
     """Agent `a` on n1, which is heard; n2 is free."""
-    world = World()
+    world = World(lease_namespace=NAMESPACE)
     world.node("n1")
     world.apply("a", "10Gi")
     renewed(world.cluster, "n1", "then")
@@ -200,6 +200,29 @@ async def test_reads_are_frequent_only_while_a_node_with_agents_is_silent():
     for _ in range(3):
         await listening.after(15)
     assert listening.heartbeats.reads() == READS_IN_TROUBLE
+
+
+async def test_the_lease_of_a_node_that_is_gone_goes_an_hour_later_and_no_other_does():
+    world, listening = await running()
+    renewed(world.cluster, "n2", "long ago")  # there is a Node of that name
+    renewed(world.cluster, "removed", "long ago")
+    renewed(world.cluster, "left", "long ago")
+
+    def leases() -> set[str]:
+        return {each["metadata"]["name"] for each in world.cluster.all(resources.LEASES)}
+
+    before = leases()
+    for step in range(12):
+        renewed(world.cluster, "n1", f"at {step}")
+        renewed(world.cluster, "left", f"at {min(step, 3)}")
+        await listening.after(300)
+    assert leases() == before
+    refused = [True]
+    world.cluster.refuse.append(lambda call: Unreachable("no route") if call.verb == "delete" and refused.pop() else None)
+    refused += [True, False, False]
+    await listening.after(301)
+    await listening.after(1)
+    assert leases() == before - {names.node_lease_name("removed")}
 
 
 async def test_who_listens_plans_the_agents_of_a_node_in_trouble_and_no_others():

@@ -22,7 +22,9 @@ METHOD: Final = (
     "requests_per_s_per_worker: 16 connections of one Agent, each asking again when it is answered, GET with 1 KiB in the response, kept "
     "alive on both sides, each request judged and audited; worker_cpu_ms_per_request is what of a core that took. request_added_ms_*: the "
     "same at {load:.0%} of that rate, times from when each request was due; percentile through the gateway less percentile straight to the "
-    "host at the same rate; the middle of three rounds. "
+    "host at the same rate; the middle of three rounds. as_busy_a_host_added_ms_*: the same for a host that is asked straight and to which "
+    "each request is as much work of its one thread as to the gateway, and nothing else: what machine, clients and load make of any such "
+    "worker. "
     "connect_gbit_per_s: one tunnel, the slower of the two directions; connect_gbit_per_worker_cpu_s: what it carried with a second of a "
     "core, which other work on the machine does not change. idle_connections_mib: resident memory of the gateway with {idle} "
     "idle connections over {agents} Agents, half of them tunnels, which have a second socket each. flood_p99_ratio: p99 of {quiet} "
@@ -48,8 +50,8 @@ def load_average() -> float:
 
 
 @asynccontextmanager
-async def some_hosts() -> AsyncIterator[dict[str, int]]:
-    process = await Beside.start("hosts")
+async def some_hosts(busy_seconds: float = 0) -> AsyncIterator[dict[str, int]]:
+    process = await Beside.start("hosts", busy_seconds=busy_seconds)
     try:
         yield await process.said()
     finally:
@@ -70,15 +72,18 @@ async def requests(house: House, http: int, seconds: float) -> tuple[dict[str, f
     saturated = await asked(port, http, seconds)
     used = cpu_seconds(house.worker_pid) - used
     rate = len(saturated["ms"]) / saturated["seconds"]
-    added: dict[str, list[float]] = {"p50": [], "p99": []}
-    for _ in range(3):  # direct and through in turns: the machine is not the same from one minute to the next
-        direct = (await asked(port, http, seconds, LOAD * rate, direct=True))["ms"]
-        through = (await asked(port, http, seconds, LOAD * rate))["ms"]
-        for name, percent in (("p50", 50), ("p99", 99)):
-            added[name].append(percentile(through, percent) - percentile(direct, percent))
-    middle = {f"request_added_ms_{name}": round(sorted(each)[1], 3) for name, each in added.items()}
-    raw = {f"request_added_ms_{name}": [round(one, 3) for one in each] for name, each in added.items()}
     cpu_ms = 1000 * used / (1.2 * len(saturated["ms"]))  # a fifth more was asked before it was counted
+    added: dict[str, list[float]] = {f"{who}_added_ms_{name}": [] for who in ("request", "as_busy_a_host") for name in ("p50", "p99")}
+    async with some_hosts(busy_seconds=cpu_ms / 1000) as busy:
+        for _ in range(3):  # in turns: the machine is not the same from one minute to the next
+            direct = (await asked(port, http, seconds, LOAD * rate, direct=True))["ms"]
+            through = (await asked(port, http, seconds, LOAD * rate))["ms"]
+            as_busy = (await asked(port, busy["http"], seconds, LOAD * rate, direct=True))["ms"]
+            for who, times in (("request", through), ("as_busy_a_host", as_busy)):
+                for name, percent in (("p50", 50), ("p99", 99)):
+                    added[f"{who}_added_ms_{name}"].append(percentile(times, percent) - percentile(direct, percent))
+    middle = {name: round(sorted(each)[1], 3) for name, each in added.items()}
+    raw = {name: [round(one, 3) for one in each] for name, each in added.items()}
     return {"requests_per_s_per_worker": round(rate), "worker_cpu_ms_per_request": round(cpu_ms, 3), **middle}, raw
 
 

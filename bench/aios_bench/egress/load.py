@@ -31,14 +31,21 @@ async def until_closed() -> None:
 
 
 class Answering(asyncio.Protocol):
-    """Answers each request without content with 1 KiB."""
+    """Answers each request without content with 1 KiB, after so much work."""
+
+    def __init__(self, busy_seconds: float) -> None:
+        self._busy_seconds = busy_seconds
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._transport.write(RESPONSE * data.count(b"\r\n\r\n"))
+        asked = data.count(b"\r\n\r\n")
+        until = time.thread_time() + asked * self._busy_seconds
+        while time.thread_time() < until:
+            pass
+        self._transport.write(RESPONSE * asked)
 
 
 def pump(connection: socket.socket) -> None:
@@ -53,10 +60,10 @@ def pump(connection: socket.socket) -> None:
             pass
 
 
-async def hosts(_: Any) -> None:
-    """An HTTP server and a pump."""
+async def hosts(given: Any) -> None:
+    """`{busy_seconds}`: an HTTP server, to which each request is so much work of its only thread, and a pump."""
     loop = asyncio.get_running_loop()
-    answering = await loop.create_server(Answering, HERE, 0, backlog=1024)
+    answering = await loop.create_server(lambda: Answering(given["busy_seconds"]), HERE, 0, backlog=1024)
     pumping = socket.create_server((HERE, 0), backlog=4096)
     say({"http": answering.sockets[0].getsockname()[1], "pump": pumping.getsockname()[1]})
 

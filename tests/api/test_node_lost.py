@@ -1,4 +1,4 @@
-"""Nodes that are lost, with a real API server, its controllers and a running operator: the test is kubelets and node agents."""
+"""Nodes that are lost or drained, with a real API server, its controllers and a running operator: the test is kubelets and node agents."""
 
 import itertools
 from collections.abc import Iterator
@@ -126,3 +126,19 @@ def test_a_node_that_is_out_of_service_is_left_when_it_must_be_mute(story: Story
     story.plane.merge(f"/api/v1/nodes/{story.first}", {"spec": {"taints": [taint]}})
     story.plane.until(lambda: story.reason() == "WaitingForMute", "the next attempt waits")
     story.moved()
+
+
+def test_a_node_that_is_drained_is_left_for_another_once_its_kubelet_has_ended_the_pod(story: Story) -> None:
+    """As `kubectl drain` does it: cordon, then an eviction for each pod."""
+    story.plane.merge(f"/api/v1/nodes/{story.first}", {"spec": {"unschedulable": True}})
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "a-1", "namespace": "team"}}
+    story.plane.post("/api/v1/namespaces/team/pods/a-1/eviction", eviction)
+    evicted = story.pod(1)
+    assert evicted is not None
+    assert "deletionTimestamp" in evicted["metadata"]
+    story.plane.until(lambda: story.reason() not in ("Ready", ""), "the Agent says that it is moved")
+    assert story.pod(2) is None, "never two at once"
+    story.runs(2)
+    assert (story.status["attempt"], story.status["nodeName"]) == (2, story.second)
+    assert story.status["lastFailure"]["reason"] == "Displaced"
+    assert "as a drain of its node does" in story.status["lastFailure"]["message"]

@@ -50,6 +50,7 @@ def appends(root: Path, tell: Tell) -> None:
         tell(batch)
     context.append(said("i"), durable=False)
     context.pin([1])
+    context.keep_vectors("mini", {1: SECRET.encode(), 2: b"v"})
     store.close()
 
 
@@ -86,6 +87,7 @@ def before_erasure(root: Path) -> None:
     context = store.context(KEY, 1)
     context.append(said("abc"))
     context.append([Draft(Role.USER, f"{SECRET} {number}", author="eve") for number in range(3)])
+    context.keep_vectors("mini", {seq: f"vector of {SECRET}".encode() for seq in (4, 5, 6)})
     store.close()
 
 

@@ -89,6 +89,42 @@ def test_all_is_found_again_by_the_next_program(sqlite):
     assert json.loads((folder(store) / "identity.json").read_text()) == KEY._asdict()
 
 
+READ = """
+import sys
+from pathlib import Path
+from aios_sidecar.context.sqlite.store import SqliteStore
+from aios_sidecar.context.store import AgentKey
+
+def read_bytes():
+    return next(int(line.split()[1]) for line in open("/proc/self/io") if line.startswith("rchar"))
+
+before = read_bytes()
+store = SqliteStore(Path(sys.argv[1]))
+with store.context(AgentKey("team", "coder", "6a9c"), 1).reading() as reader:
+    assert len(reader.newest(1)) == 1
+print(read_bytes() - before)
+"""
+
+
+def test_what_is_read_to_reopen_a_context_does_not_grow_with_it(sqlite, tmp_path):
+    """A reopening takes a millisecond at 100,000 items (bench context); what would make it grow is reading them."""
+    store = sqlite()
+    context = store.context(KEY, 1)
+    read = []
+    for count in (200, 20_000):
+        for start in range(0, count, 1000):
+            context.append(said(*(f"{number} {'long ' * 20}" for number in range(start, min(count, start + 1000)))), durable=False)
+        store.close()
+        run = subprocess.run([sys.executable, "-c", READ, str(tmp_path / "contexts")], capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        read.append(int(run.stdout))
+        size = (folder(store) / FILE).stat().st_size
+        store = sqlite()
+        context = store.context(KEY, 1)
+    assert size > 3_000_000
+    assert read[1] < read[0] + 100_000
+
+
 def test_one_program_has_the_directory(sqlite):
     sqlite()
     with pytest.raises(Busy, match="another program has the contexts"):

@@ -128,6 +128,23 @@ def test_a_letter_that_changed_on_the_disk_is_found_by_every_read(sqlite, read, 
         store.context(KEY, 1)
 
 
+@pytest.mark.parametrize("letter", [b"X", b"\xff"], ids=["another letter", "no letter"])
+def test_no_snapshot_of_a_damaged_item_takes_the_place_of_a_good_one(sqlite, letter):
+    store = sqlite()
+    store.context(KEY, 1).append(said("the answer is forty-two", "last"))
+    good = store.context(KEY, 1).snapshot()
+    store.close()
+    path = folder(store) / FILE
+    path.write_bytes(path.read_bytes().replace(b"forty-two", b"forty-tw" + letter))
+    store = sqlite()
+    with pytest.raises(Damaged):
+        store.context(KEY, 1).snapshot()
+    assert list((folder(store) / "snapshots").iterdir()) == [good.path]
+    restored = store.restore(KEY, 1, good.path, good.digest)
+    with restored.reading() as reader:
+        assert [item.content for item in reader.oldest(9)] == ["the answer is forty-two", "last"]
+
+
 CHANGES = ["session = 9", "time = time + 1", "role = 2", "kind = 2", "author = 'eve'", "author = NULL", "call_id = 'd'", "derived = '[1]'"]
 CHANGES += ['labels = \'{"a":"c"}\'', "tokens = NULL", "parts = 1", "content = 'second '", "content = NULL", "seq = 7", "sum = sum + 1"]
 

@@ -16,10 +16,11 @@ from aios_sidecar.context.items import Draft, Usage, utc
 from aios_sidecar.context.limits import Limits
 from aios_sidecar.context.prepared import prepare
 from aios_sidecar.context.reader import Reader
-from aios_sidecar.context.sqlite import copies
+from aios_sidecar.context.sqlite import copies, schema
 from aios_sidecar.context.sqlite.erasure import SNAPSHOTS, erase
 from aios_sidecar.context.sqlite.file import OpenFile, refusals
 from aios_sidecar.context.sqlite.queue import Work
+from aios_sidecar.context.sqlite.rows import require_sound
 from aios_sidecar.context.sqlite.writes import Writes
 from aios_sidecar.context.store import AgentKey, Appended, Description, Receipt, Scope, Snapshot
 
@@ -123,14 +124,21 @@ class SqliteContext:
         return replace(made, path=kept)
 
     def copy_to(self, path: Path) -> Snapshot:
-        """A copy is at `path`, durably, as of one moment."""
+        """A copy is at `path`, durably, as of one moment. Raises Damaged, and there is no copy, when an item is not as it was written."""
 
         def act(base: sqlite3.Connection) -> Snapshot:
             digest = copies.write(base, path)
             return Snapshot(path, digest, file.totals.last_seq, path.stat().st_size)
 
         with self._files.use(self._holder) as file:
-            return file.alone(act)
+            made = file.alone(act)
+            try:
+                with refusals(path), contextlib.closing(schema.reader(path, "ro&immutable=1")) as copy:
+                    require_sound(copy)
+            except Damaged:
+                path.unlink()
+                raise
+            return made
 
     def hand_over(self) -> None:
         """Attempts before this one may not write any more, nor may this one here: it begins elsewhere."""

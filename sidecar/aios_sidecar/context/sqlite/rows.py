@@ -202,6 +202,14 @@ class SqliteReader:
         return found
 
 
+def require_sound(base: sqlite3.Connection) -> None:
+    """Every item is as it was written. Raises Damaged, sqlite3.Error."""
+    said = "seq, session, time, role, kind, parts, content, author, call_id, derived, labels, tokens, sum"
+    for row in base.execute(f"SELECT {said} FROM items WHERE sum IS NOT NULL"):  # noqa: S608
+        if not _is_sound(row):
+            raise Damaged(f"item {row[0]} is not as it was written: its checksum differs")
+
+
 def _is_sound(row: Sequence[Any]) -> bool:
     try:
         return bool(checksum(*row[:12]) == row[12])

@@ -305,7 +305,9 @@ class SqliteStore:
         """Close files that were not used for longest until as many are open as may be. Those in use stay."""
         with self._lock:
             surplus = len(self._open) - self._open_files
-            idle = [holder for holder in self._open.values() if holder.users == 0][: max(0, surplus)]
+            if surplus <= 0:
+                return
+            idle = [holder for holder in self._open.values() if holder.users == 0][:surplus]
         for holder in idle:
             if holder.opening.acquire(blocking=False):
                 try:

@@ -42,7 +42,8 @@ class Look:
     served: int = 0
     """Agents, as the gateway says."""
     workers: int = 1
-    """Processes that watch a GPU, for one GPU."""
+    """Processes that watch a GPU."""
+    gpus: int = 1
 
 
 def judge(held: Mapping[str, Held], look: Look) -> Outcome:
@@ -61,8 +62,8 @@ def judge(held: Mapping[str, Held], look: Look) -> Outcome:
     ]
     for what, number in (("claims are prepared", look.prepared), ("agents are served", look.served)):
         (orphans if number > len(held) else lost).extend([f"{number} {what}, not {len(held)}"] * abs(number - len(held)))
-    if look.workers != 1:
-        (orphans if look.workers > 1 else lost).append(f"{look.workers} processes watch the GPU")
+    if look.workers != look.gpus:
+        (orphans if look.workers > look.gpus else lost).append(f"{look.workers} processes watch {look.gpus} GPUs")
     booked = sum(claim.booked_bytes for claim in held.values())
     misbooked = [f"{look.booked_bytes} bytes are booked, the claims hold {booked}"] if look.booked_bytes != booked else []
     return Outcome(

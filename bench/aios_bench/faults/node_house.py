@@ -28,7 +28,7 @@ from aios_sidecar.node.records import UnreadableState
 from aios_sidecar.node.state import ClaimState, StateFiles
 
 Program = Literal["node", "gateway", "worker"]
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 120
 ANSWER_SECONDS = 2.0
 WORKER = "aios_sidecar.vram.worker"
 
@@ -204,12 +204,12 @@ class NodeHouse:
                 await asyncio.sleep(0.05 if error else 0)
 
     async def container(self, tenant: Tenant) -> bool:
-        """One more container of the pod starts. Whether it stood behind its fence when it was let in."""
+        """One more container of the pod starts; tried until it does. Whether it stood behind its fence when it was let in."""
         support, number = of_tests("node.support"), tenant.number
         state = tenant.pod.oci_state(pid=tenant.pod.container(), pod_uid=pod_uid(number), pod_name=f"{agent_name(number)}-1")
-        answer = await support.ask(self.settings, state, claim_uid(number))
-        if answer.code != 0:
-            raise RuntimeError(f"no container of {agent_name(number)} starts: {answer.error}")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (await support.ask(self.settings, state, claim_uid(number))).code != 0:
+                pass  # nobody answered as long as the hook waits, or not yes: the kubelet tries again
         fenced = self._is_fenced(tenant)
         self.held[claim_uid(number)] = Held(agent_name(number), SHARE_BYTES, tenant.pod_name)
         return fenced

@@ -6,7 +6,21 @@ from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema
 
 from aios_api import names
 from aios_api.context import AgentContext, ContextStatus
-from aios_api.meta import UID, Attempt, AttemptName, Condition, Generation, InvalidSpec, Message, Model, Name, Time, Word, field_errors
+from aios_api.meta import (
+    UID,
+    Attempt,
+    AttemptName,
+    Condition,
+    Count,
+    Generation,
+    InvalidSpec,
+    Message,
+    Model,
+    Name,
+    Time,
+    Word,
+    field_errors,
+)
 from aios_api.schema import list_type, rule, rules
 from aios_api.template import pod_template, probe_rules
 
@@ -183,6 +197,21 @@ class AgentEgress(Model):
     )
 
 
+class ContextOnItsWay(Model):
+    """The agent's context is moved to the node of the current attempt, which starts when it is there."""
+
+    from_node: Name = Field(alias="fromNode", description="The node that it comes from.")
+    received_bytes: Count = Field(alias="receivedBytes", description="How much of its copy has come.")
+    total_bytes: Count = Field(alias="totalBytes", description="How large the copy is. 0: not known yet.")
+    trouble: Message | None = Field(default=None, description="Why nothing comes now.")
+    stalled_since: Time | None = Field(default=None, alias="stalledSince", description="Since when nothing comes.")
+    starts_empty_at: Time | None = Field(
+        default=None,
+        alias="startsEmptyAt",
+        description="When the attempt begins without it, if nothing comes until then (spec.context.whenNodeLost StartEmpty).",
+    )
+
+
 class AgentStatus(Model):
     """What a person reads back; written by the operator."""
 
@@ -205,6 +234,9 @@ class AgentStatus(Model):
         default=None, description="The ToolBindings in force. Absent while nothing is allowed, or no gateway has confirmed a policy."
     )
     context: ContextStatus | None = Field(default=None, description="The context, as the node last told. Absent while there is none.")
+    context_move: ContextOnItsWay | None = Field(
+        default=None, alias="contextMove", description="Set while the context is on its way to the node of the current attempt."
+    )
     pending: Pending | None = Field(default=None, description="Set while the Agent waits for a place.")
     run: CountedRun | None = Field(default=None, description="The present run. Absent before its first pod is bound, and while stopped.")
     leaving: LeavingAttempt | None = Field(

@@ -251,8 +251,9 @@ class AgentContext(Model):
     when_node_lost: Literal["Wait", "StartEmpty"] = Field(
         default="StartEmpty",
         alias="whenNodeLost",
-        description="The context is on one node. Wait: once there is something in it, the Agent runs on that node only, and waits for it. "
-        "StartEmpty: it runs where there is a place, begins without its context elsewhere, and says so (status.context.startedEmpty).",
+        description="The context is on one node, and moves with the Agent while both nodes are in touch. When its node is not: Wait: once "
+        "there is something in it, the Agent waits for that node. StartEmpty: it runs where there is a place, begins without its context, "
+        "and says so (status.context.startedEmpty).",
     )
 
 
@@ -270,7 +271,7 @@ class ContextStatus(Model):
     """The Agent's context as its node last told."""
 
     durability: Literal["NodeLocal"] = Field(
-        description="NodeLocal: on the disk of the node, and nowhere else. An attempt on another node begins without it."
+        description="NodeLocal: on the disk of the node, and nowhere else. It is moved when an attempt on another node begins."
     )
     node_name: Annotated[str, Field(min_length=1, max_length=253)] | None = Field(default=None, alias="nodeName", description="The node.")
     items: Count = Field(description="Items in it.")

@@ -94,7 +94,14 @@ def _agent_runtime() -> Schema:
     ]
     models = (AgentRuntimeSpec, AgentRuntimeStatus)
     return _definition(
-        "AgentRuntime", names.AGENT_RUNTIMES, "agtr", RUNTIME_DESCRIPTION, *models, rules, columns, selectable=[".spec.nodeName"]
+        "AgentRuntime",
+        names.AGENT_RUNTIMES,
+        "agtr",
+        RUNTIME_DESCRIPTION,
+        *models,
+        rules,
+        columns,
+        selectable=[".spec.nodeName", ".spec.contextFrom.nodeName"],
     )
 
 

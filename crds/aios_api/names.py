@@ -78,6 +78,10 @@ PROXY_ENVIRONMENT: Final = {
 FIELD_MANAGER_OPERATOR: Final = "aios-operator"
 FIELD_MANAGER_NODE: Final = "aios-node"
 
+ANNOTATION_DOOR: Final = "aios.dev/context-address"
+ANNOTATION_CERTIFICATE: Final = "aios.dev/context-certificate"
+"""On the Lease of a node agent: where its gateway gives contexts to those of other nodes, and the certificate by which it is known."""
+
 LABEL_COMPONENT: Final = "app.kubernetes.io/component"
 COMPONENT_NODE_AGENT: Final = "node-agent"
 """Of the Leases of node agents: `LABEL_COMPONENT` selects them all."""

@@ -121,6 +121,10 @@ class Reason(_Explained):
     # Has the node done its part?
     Prepared = "Prepared", "The node has prepared the claim: its state is kept, its socket and its devices are there."
     WaitingForNode = "WaitingForNode", "The node agent has not spoken of this attempt yet."
+    ContextOnItsWay = (
+        "ContextOnItsWay",
+        "The Agent's context is being moved from the node where it was; the containers start when all of it is there.",
+    )
     PrepareFailed = "PrepareFailed", "The node could not prepare the claim; the message says which step."
     Fenced = "Fenced", "The fence stands in the pod's network namespace and was read back."
     FenceFailed = "FenceFailed", "The fence could not be installed or did not read back as written; no container starts."

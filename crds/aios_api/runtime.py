@@ -10,7 +10,7 @@ from aios_api.egress import MAX_BINDINGS, BindingName, EgressPolicy
 from aios_api.meta import UID, Attempt, AttemptName, Count, Message, Model, Name, Time
 from aios_api.schema import Schema, list_type, rule, rules
 
-IN_FORCE_AT_ONCE = ("egress", "expose", "context")
+IN_FORCE_AT_ONCE = ("egress", "expose", "context", "contextFrom")
 """What may change within an attempt: neither claim nor pod follows from it."""
 
 
@@ -35,6 +35,23 @@ def _order_rules(schema: Schema) -> None:
     schema.update(several)
 
 
+Certificate = Annotated[str, Field(min_length=1, max_length=2048, pattern="^[A-Za-z0-9+/=]+$")]
+
+
+class ContextOrigin(Model):
+    """A context that is on another node than the one that is ordered, and how it comes here. The attempt's number fences it."""
+
+    node_name: Name = Field(alias="nodeName", description="The node where it is.")
+    start_empty: bool | None = Field(
+        default=None, alias="startEmpty", description="true: it is given up, and the agent begins without it. Absent: it is waited for."
+    )
+    address: Annotated[str, Field(min_length=1, max_length=300)] | None = Field(
+        default=None, description="Where the gateway of that node gives it. Absent while that is not known."
+    )
+    certificate: Certificate | None = Field(default=None, description="The certificate that this gateway must show, DER in base64.")
+    receiver: Certificate | None = Field(default=None, description="The certificate that the gateway must show which may fetch it.")
+
+
 class AgentRuntimeSpec(Model):
     """The decision. Claim and pod of `attempt` follow from it; within an attempt only what is in force at once changes."""
 
@@ -52,6 +69,11 @@ class AgentRuntimeSpec(Model):
     egress: EgressPolicy | None = Field(default=None, description="What the agent may reach. Absent: nothing.")
     expose: Exposed | None = Field(default=None, description="Ports that the fence lets in. Absent: none.")
     context: AgentContext | None = Field(default=None, description="What is kept in the agent's context, and how windows are made.")
+    context_from: ContextOrigin | None = Field(
+        default=None,
+        alias="contextFrom",
+        description="Where the agent's context is, when it is not on this node. Absent: here, or nowhere.",
+    )
 
 
 class WouldDeny(Model):
@@ -109,6 +131,16 @@ class Probe(Model):
     trouble: Message | None = Field(default=None, description="Why the probe could not tell. Absent when it could.")
 
 
+class ContextMove(Model):
+    """How far the context of `spec.contextFrom` is on its way here."""
+
+    from_node: Name = Field(alias="fromNode", description="The node that it comes from.")
+    here: bool = Field(description="true: it is here, or an empty one where that was ordered. The claim is prepared only then.")
+    received_bytes: Count = Field(alias="receivedBytes", description="How much of its copy has come; told every ten seconds at most.")
+    total_bytes: Count = Field(alias="totalBytes", description="How large the copy is. 0: not known yet.")
+    trouble: Message | None = Field(default=None, description="Why nothing comes now. Absent while something does.")
+
+
 class AgentRuntimeStatus(Model):
     """Facts about one prepared claim, each with what it is about; written by the node agent of `spec.nodeName`."""
 
@@ -132,3 +164,4 @@ class AgentRuntimeStatus(Model):
     gpu: UsedGPU | None = Field(default=None, description="The use of the share. Absent without one, and while it is not known.")
     egress: EgressFacts | None = Field(default=None, description="What the gateway says of the agent's way out.")
     context: ContextFacts | None = Field(default=None, description="What it says of the agent's context. Absent while there is none.")
+    move: ContextMove | None = Field(default=None, description="The move of the context to this node. Absent where none is ordered.")

@@ -4,9 +4,10 @@
 One JSON message each:
 
     gateway → node    hello · held (each agent it serves, with its listeners) · synced · serving (the answer to each serve and update: which
-                      policy is in force) · egress (what an agent was denied so far) · context (what is in an agent's context)
+                      policy is in force) · egress (what an agent was denied so far) · context (what is in an agent's context) ·
+                      door (where it gives contexts to other nodes) · moved (how far a move of a context to this node is)
     node → gateway    hello · serve (record, policy and listeners) · update (record or policy changed) · stop · fresh (until when all this
-                      holds)
+                      holds) · fetch, forgo (a context that is to be here) · offer, withdraw (one that another gateway may fetch)
 
 Both sides open with `hello`. The gateway then names what it serves; after `synced` the node knows what survived: it adopts listeners that
 it lacks, stops what it no longer knows, and serves everything it has. Every message may be repeated; the last one is true. A link that
@@ -37,9 +38,11 @@ from aios_api.egress import MAX_BINDINGS, EgressPolicy
 from aios_api.meta import Condition
 
 MIB: Final = 1 << 20
-HANDOVER_VERSION: Final = 4
+HANDOVER_VERSION: Final = 5
 """Of the messages below. A peer that says another one is refused: the two images of one release belong together."""
 MESSAGE_LIMIT_BYTES: Final = 64 * 1024
+ADDRESS_LENGTH: Final = 300
+CERTIFICATE_LENGTH: Final = 2048
 LISTENERS_LIMIT: Final = 2
 
 
@@ -211,6 +214,74 @@ class ContextCounts(_Message):
     facts: ContextFacts
 
 
+class ContextDoor(_Message):
+    """Where this gateway gives contexts to those of other nodes, and the certificate by which it is known there. New at each start."""
+
+    type: Literal["door"] = "door"
+    address: Annotated[str, Field(max_length=ADDRESS_LENGTH)]
+    certificate: Annotated[str, Field(max_length=CERTIFICATE_LENGTH)]
+
+
+class FetchStage(StrEnum):
+    """How far a move may go."""
+
+    COPY = "Copy"
+    """A copy may be made; the agent goes on where it is."""
+    TAKE = "Take"
+    """Nothing of an attempt before is left: the source hands over, and what came since is fetched."""
+    RELEASE = "Release"
+    """The API server knows that the context is here: there, nothing of it need be left."""
+
+
+class FetchContext(_Message):
+    """The context of this agent is on another node and is to be here for this attempt, or the attempt begins without."""
+
+    type: Literal["fetch"] = "fetch"
+    identity: AgentIdentity
+    node: str
+    start_empty: bool = False
+    address: Annotated[str, Field(max_length=ADDRESS_LENGTH)] | None = None
+    certificate: Annotated[str, Field(max_length=CERTIFICATE_LENGTH)] | None = None
+    """None: that node has not said it yet."""
+    stage: Annotated[FetchStage, Field(strict=False)] = FetchStage.COPY
+
+
+class ForgoContext(_Message):
+    """No order asks for that any more."""
+
+    type: Literal["forgo"] = "forgo"
+    uid: str
+
+
+class OfferContext(_Message):
+    """The gateway with this certificate may fetch the agent's context for this attempt."""
+
+    type: Literal["offer"] = "offer"
+    identity: AgentIdentity
+    certificate: Annotated[str, Field(max_length=CERTIFICATE_LENGTH)]
+
+
+class WithdrawContext(_Message):
+    """Nobody may fetch the agent's context any more."""
+
+    type: Literal["withdraw"] = "withdraw"
+    uid: str
+
+
+class MovedContext(_Message):
+    """How far a move to this node is. Sent when it changed, bytes every ten seconds at most."""
+
+    type: Literal["moved"] = "moved"
+    uid: str
+    attempt: int
+    here: bool = False
+    """The context is here, or an empty one where that was ordered: the attempt may begin."""
+    received_bytes: int = 0
+    total_bytes: int = 0
+    trouble: Annotated[str, Field(max_length=1024)] | None = None
+    """Why nothing comes now."""
+
+
 class Serve(WithListeners):
     """Serve this agent on exactly these listeners from now on; connections that are open stay, as far as the policy allows them."""
 
@@ -365,7 +436,24 @@ class Fault(_Message):
 
 
 WorkerMessage = Reading | Unread | Excess | Vitals | Fault
-Message = Hello | Held | Synced | Serving | EgressCounts | ContextCounts | Serve | Update | Stop | Fresh
+Message = (
+    Hello
+    | Held
+    | Synced
+    | Serving
+    | EgressCounts
+    | ContextCounts
+    | Serve
+    | Update
+    | Stop
+    | Fresh
+    | ContextDoor
+    | FetchContext
+    | ForgoContext
+    | OfferContext
+    | WithdrawContext
+    | MovedContext
+)
 _MESSAGES: Final[TypeAdapter[Message]] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 _WORKER_MESSAGES: Final[TypeAdapter[WorkerMessage | Booked]] = TypeAdapter(Annotated[WorkerMessage | Booked, Field(discriminator="type")])
 

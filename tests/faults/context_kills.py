@@ -15,6 +15,7 @@ from aios_sidecar.context.sqlite import copies
 from aios_sidecar.context.sqlite.move import Destination, Source, move
 from aios_sidecar.context.sqlite.store import FILE, SqliteStore
 from aios_sidecar.context.store import AgentKey, Scope
+from faults import channel_kills
 from faults.stepping import killed_before
 
 KEY = AgentKey("team", "coder", "6a9c")
@@ -166,6 +167,8 @@ SCENARIOS = {
     "appends": (lambda root: None, appends, check_appends),
     "erasure": (before_erasure, erasure, check_erasure),
     "moving": (lambda root: None, moving, check_moving),
+    "giving": (channel_kills.before, channel_kills.giving, channel_kills.check),
+    "fetching": (channel_kills.before, channel_kills.fetching, channel_kills.check),
 }
 
 

@@ -19,6 +19,7 @@ from aios_sidecar.node.heartbeat import Heartbeat
 from aios_sidecar.node.link import GatewayLink
 from aios_sidecar.node.live import LiveClaim, LiveClaims
 from aios_sidecar.node.mirror import Mirror
+from aios_sidecar.node.moves import Moves
 from aios_sidecar.node.orders import Orders
 from aios_sidecar.node.settings import NodeSettings
 from aios_sidecar.node.state import ClaimState
@@ -62,7 +63,7 @@ class House:
         """The gateway serves every agent by this policy inside."""
         heartbeat = Heartbeat(self.settings, FakeCluster(), machine_seconds, lambda: datetime.now(UTC), machine_seconds)
         orders = Orders(self._mirror)
-        link = GatewayLink(self.settings, self.claims, orders, heartbeat, lambda: datetime.now(UTC))
+        link = GatewayLink(self.settings, self.claims, orders, heartbeat, Moves(self.settings, orders, Mirror()), lambda: datetime.now(UTC))
         link.open()
         self._mirror.replace([self._order(number, policy) for number in range(self._agents)])
         for number in range(self._agents):

@@ -17,6 +17,8 @@ STORIES = {
     "appends": (["ab", "c", "defg", "h"], "The gateway is killed before each of its writes while an agent appends to its context."),
     "erasure": (["3"], "The gateway is killed before each of its writes while items are erased from a context."),
     "moving": (["ab", "c", "defg", "h", "i"], "Either end is killed before each of its writes while a context moves to another node."),
+    "giving": (["h", "i"], "The gateway that gives a context to another node's over the channel is killed before each of its writes."),
+    "fetching": (["h", "i"], "The gateway that fetches a context from another node's is killed before each of its writes."),
 }
 """What tests/faults/context_kills.py can be asked for; with each, what a child that was not killed acknowledged."""
 

@@ -44,9 +44,9 @@ class Executor:
                 await self._finalizers(effect, present=False)
             case do.ApplyRuntime(key, uid, body, _):
                 await (self._create(self.store.runtimes, body) if uid is None else self._order(key, uid, body))
-            case do.ReviseOrder(key, uid, egress, expose, context):
+            case do.ReviseOrder(key, uid, egress, expose, context, context_from):
                 # A policy has always each of its parts, so that the merge leaves nothing of the one before.
-                part = {"spec": {"egress": egress, "expose": expose, "context": context}}
+                part = {"spec": {"egress": egress, "expose": expose, "context": context, "contextFrom": context_from}}
                 await self._patch(self.store.runtimes, key.namespace, key.name, part, uid=uid)
             case do.ApplyExposure(key, uid, body):
                 await self._expose(key, uid, body)
@@ -112,7 +112,9 @@ class Executor:
         if known is None or known.uid != uid or known.attempt >= body["spec"]["attempt"]:
             return  # planned from an older picture; the newer one is planned again
         last = [{"op": "test", "path": "/spec/attempt", "value": known.attempt}]
-        await self._patch(self.store.runtimes, key.namespace, key.name, [*last, *_whole(body)], uid=uid)
+        # While a context is on its way, its node may say at this moment that it is there: then it is to be fetched from there.
+        version = None if known.context_here else known.resource_version
+        await self._patch(self.store.runtimes, key.namespace, key.name, [*last, *_whole(body)], uid=uid, resource_version=version)
 
     async def _policy(self, namespace: str, body: Object) -> None:
         name = body["metadata"]["name"]

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from aios_api.names import FINALIZER
 from aios_api.reasons import ConditionType, Reason
-from aios_operator.decide import attempts, conditions, egress, endings, lost, objects
+from aios_operator.decide import attempts, conditions, egress, endings, lost, moving, objects
 from aios_operator.decide.attempts import Situation
 from aios_operator.decide.effects import (
     AddFinalizer,
@@ -57,7 +57,7 @@ def plan_agent(state: AgentState, now: datetime) -> list[Effect]:
         return _plan_removal(state, agent, agent.deleting_since, now)
     if FINALIZER not in agent.finalizers:
         return [AddFinalizer(agent.key, agent.uid, agent.resource_version)]
-    if revised := egress.revise(state, agent):
+    if revised := egress.revise(state, agent, now):
         return revised  # alone: what is reached changes for many Agents at once, and no status is to go before another one's order
     s = attempts.situation(state, agent, now)
     return [*_report(s, now), *_follow(s), *_nudge(s, now), *_ask(s, now)]
@@ -168,6 +168,8 @@ def _ask(s: Situation, now: datetime) -> list[Effect]:
         effects.append(PlanAgainAt(s.agent.key, s.run_ends))
     if s.retry_at is not None and s.wanted:
         effects.append(PlanAgainAt(s.agent.key, s.retry_at))
+    if (gives_up := moving.gives_up_at(s.agent, s.order)) is not None and s.open and now < gives_up:
+        effects.append(PlanAgainAt(s.agent.key, gives_up))
     pod = s.pod
     if s.open and pod is not None and pod.node_name is None and pod.unschedulable_since is not None:
         effects.append(PlanAgainAt(s.agent.key, pod.unschedulable_since + endings.SCHEDULER_PATIENCE))
@@ -190,7 +192,10 @@ def _plan_removal(state: AgentState, agent: AgentView, since: datetime, now: dat
             RecordEvent(agent.key, agent.uid, True, str(Reason.Deleting), "Delete", note),
             RemoveFinalizer(agent.key, agent.uid, agent.resource_version),
         ]
-    effects = [*egress.revise(state, agent), *_release(state, state.pods, state.claims)]  # a pod has its grace, and may speak meanwhile
+    effects = [
+        *egress.revise(state, agent, now),
+        *_release(state, state.pods, state.claims),
+    ]  # a pod has its grace, and may speak meanwhile
     if not state.pods and not state.claims and state.runtime is not None and not state.runtime.deleting:
         effects.append(DeleteRuntime(agent.key, state.runtime.uid))
     return [*effects, PlanAgainAt(agent.key, since + REMOVAL_LIMIT)]

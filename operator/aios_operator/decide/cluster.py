@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from aios_operator.decide import attempts, egress, memory, objects, placement, quota
+from aios_operator.decide import attempts, egress, moving, objects, placement, quota
 from aios_operator.decide.effects import ApplyRuntime, Effect, PlanAgainAt, Wait
 from aios_operator.decide.states import AgentState, ClusterView, Order, Refusal
 from aios_operator.decide.views import AgentView, Gpu
@@ -31,12 +31,12 @@ def plan_cluster(view: ClusterView, now: datetime, most: int | None = None) -> l
             continue
         exclusions = view.exclusions.get(agent.key, ())
         # The board only fills up within a cycle: what has just failed fails again, unless the Agent has room of its own.
-        shape = _shape(agent) if agent.uid not in board.held and not exclusions else None
+        shape = _shape(state, agent) if agent.uid not in board.held and not exclusions else None
         ledger = ledgers[agent.key.namespace]
         if (refused := ledger.judge(agent)) is not None:
             effects += _refuse(agent, refused, view.refusals.get(agent.key), now)
             continue
-        found = failed.get(shape) or placement.place(placement.search(agent, board, exclusions, now))
+        found = failed.get(shape) or placement.place(placement.search(agent, board, exclusions, now, moving.home(state, agent)))
         if isinstance(found, Refusal):
             if shape is not None:
                 failed[shape] = found
@@ -60,18 +60,21 @@ def _refuse(agent: AgentView, refusal: Refusal, known: Refusal | None, now: date
     return [Wait(agent.key, known), PlanAgainAt(agent.key, known.at + SAID_AGAIN_AFTER)]
 
 
-def _shape(agent: AgentView) -> object:
+def _shape(state: AgentState, agent: AgentView) -> object:
     """Agents of one shape fare alike on the same board."""
     spec = agent.template["spec"]
     scheduling = [spec.get("nodeSelector"), (spec.get("affinity") or {}).get("nodeAffinity"), spec.get("tolerations")]
-    return agent.gpu, agent.requests, memory.home(agent), json.dumps(scheduling, sort_keys=True)
+    return agent.gpu, agent.requests, moving.home(state, agent), json.dumps(scheduling, sort_keys=True)
 
 
 def _order(state: AgentState, agent: AgentView, node: str, gpu: Gpu | None) -> ApplyRuntime:
     runtime = state.runtime
     last = max(runtime.attempt if runtime else 0, int(agent.status.get("attempt") or 0))
     where = f"{objects.format_mebibytes(gpu.mebibytes)} of {gpu.uuid} ({gpu.model}) on {node}" if gpu else node
-    body = objects.runtime(agent, runtime.uid if runtime else None, last + 1, node, gpu, egress.at_once(state, agent))
+    at_once = egress.at_once(state, agent)
+    if (origin := moving.origin(state, agent, node)) is not None:
+        at_once["contextFrom"] = origin
+    body = objects.runtime(agent, runtime.uid if runtime else None, last + 1, node, gpu, at_once)
     return ApplyRuntime(agent.key, runtime.uid if runtime else None, body, f"attempt {last + 1} on {where}")
 
 

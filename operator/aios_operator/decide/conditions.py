@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from aios_api.reasons import ConditionType, Reason
-from aios_operator.decide import attempts, egress, exposure, health, lost, memory, objects
+from aios_operator.decide import attempts, egress, exposure, health, lost, memory, moving, objects
 from aios_operator.decide.attempts import Situation
 from aios_operator.decide.facts import MESSAGE_MAX, Said, dated, fact, objects_time, said_by_node
 from aios_operator.decide.states import Refusal
@@ -258,6 +258,8 @@ def status(s: Situation, now: datetime) -> dict[str, Any]:
         wanted["egress"] = reached
     if (kept := memory.in_force(s)) is not None:
         wanted["context"] = kept
+    if (on_its_way := moving.on_its_way(s, now)) is not None:
+        wanted["contextMove"] = on_its_way
     if s.leaving is not None:
         wanted["leaving"] = {"nodeName": s.leaving.node, "attempt": s.leaving.attempt}
     if s.run is not None:

@@ -44,14 +44,15 @@ class ApplyRuntime:
 
 @dataclass(frozen=True, slots=True)
 class ReviseOrder:
-    """What is in force at once within the attempt: `egress`, `expose` and `context` of the AgentRuntime of this uid. None removes."""
+    """What is in force at once within the attempt: these parts of the AgentRuntime of this uid. None removes."""
 
     key: Key
     uid: str
     egress: Object | None
     expose: list[Object] | None
     context: Object | None
-    """As a merge patch."""
+    """As a merge patch; so is the next."""
+    context_from: Object | None
 
 
 @dataclass(frozen=True, slots=True)

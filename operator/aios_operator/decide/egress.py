@@ -5,12 +5,13 @@ The policy of the order before is where the last good state of a binding is kept
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
 from aios_api.egress import Binding, EgressPolicy, combine
 from aios_api.reasons import ConditionType, Reason
-from aios_operator.decide import memory
+from aios_operator.decide import memory, moving
 from aios_operator.decide.attempts import Situation
 from aios_operator.decide.effects import Effect, Object, ReviseOrder
 from aios_operator.decide.facts import Said, fact, said_by_node, speaks_of_attempt
@@ -56,7 +57,7 @@ def at_once(state: AgentState, agent: AgentView) -> Object:
     return {name: part for name, part in parts.items() if part is not None}
 
 
-def revise(state: AgentState, agent: AgentView) -> list[Effect]:
+def revise(state: AgentState, agent: AgentView, now: datetime) -> list[Effect]:
     """The order says what follows from bindings and spec now. A spec that can't be read exposes and keeps what it did before."""
     order = state.runtime
     if order is None or order.deleting or order.agent_uid != agent.uid:
@@ -64,8 +65,12 @@ def revise(state: AgentState, agent: AgentView) -> list[Effect]:
     policy = effective(state, agent)
     expose = order.expose if agent.spec_error is not None else agent.expose
     context = order.context if agent.spec_error is not None else memory.rendered(agent.context)
-    same = (policy.digest if policy is not None else None, expose, context) == (order.egress_digest, order.expose, order.context)
-    return [] if same else [ReviseOrder(agent.key, order.uid, rendered(policy), ports(expose), memory.merge(order.context, context))]
+    origin = moving.revised(state, agent, order, now)
+    wanted = (policy.digest if policy is not None else None, expose, context, origin)
+    if wanted == (order.egress_digest, order.expose, order.context, order.context_from):
+        return []
+    patches = memory.merge(order.context, context), memory.merge(order.context_from, origin)
+    return [ReviseOrder(agent.key, order.uid, rendered(policy), ports(expose), *patches)]
 
 
 def programmed(s: Situation) -> Said | None:

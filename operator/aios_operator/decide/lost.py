@@ -71,6 +71,8 @@ def nodes_of(agent: AgentView | None, order: RuntimeView | None, pods: Iterable[
     """Where an Agent is, was, or is to be."""
     former = written(agent) if agent is not None else None
     ordered = [order.node_name] if order is not None else []
+    if order is not None and order.context_from is not None and not order.context_here:
+        ordered.append(order.context_from["nodeName"])
     return {*ordered, *([former.node] if former else []), *(pod.node_name for pod in pods if pod.node_name is not None)}
 
 

@@ -9,7 +9,6 @@ from aios_api.context import AgentContext
 from aios_operator.decide.attempts import Situation
 from aios_operator.decide.effects import Object
 from aios_operator.decide.facts import speaks_of_attempt
-from aios_operator.decide.views import AgentView
 
 DURABILITY = "NodeLocal"
 
@@ -44,13 +43,6 @@ def in_force(s: Situation) -> Object | None:
         **facts,
         **({"startedEmpty": True} if _started_empty(before, facts) else {}),
     }
-
-
-def home(agent: AgentView) -> str | None:
-    """The only node that the Agent may run on: where its context is, if it is to wait for it. None: any."""
-    kept = agent.status.get("context") or {}
-    waits = agent.context is not None and agent.context.when_node_lost == "Wait"
-    return kept.get("nodeName") if waits and kept.get("items") else None
 
 
 def _started_empty(before: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from aios_api.names import CONTRACT_VERSION
 from aios_api.reasons import Reason
-from aios_operator.decide import health, memory
+from aios_operator.decide import health
 from aios_operator.decide.nodes import NO_SLOT, Obstacle, node_obstacle
 from aios_operator.decide.objects import format_mebibytes
 from aios_operator.decide.states import ClusterView, Exclusion, Refusal
@@ -120,6 +120,8 @@ class Search:
     agent: AgentView
     board: Board
     held: Held
+    home: str | None
+    """The only node that will do, since the context is there and can't be moved. None: any."""
     excluded: Mapping[str, datetime]
     """Nodes that are left out, and until when."""
     _known: dict[str, Obstacle | None] = field(default_factory=dict)
@@ -131,9 +133,8 @@ class Search:
         return self._known[name]
 
     def _look(self, name: str) -> Obstacle | None:
-        home = memory.home(self.agent)
-        if home is not None and name != home:
-            return Obstacle(CONTEXT_ELSEWHERE, f"its context is on {home}", START_EMPTY)
+        if self.home is not None and name != self.home:
+            return Obstacle(CONTEXT_ELSEWHERE, f"its context is on {self.home}, which is not in touch", START_EMPTY)
         if name in self.excluded:
             why = f"kube-scheduler refused it there; left out until {self.excluded[name]:%H:%M:%S} UTC"
             return Obstacle(REFUSED_LATELY, why, f"remove what kube-scheduler has against {name}: see status.lastFailure")
@@ -169,9 +170,9 @@ class Search:
         return max((option for option in there if self.obstacle(option[2]) is None), default=(0, "", ""))
 
 
-def search(agent: AgentView, board: Board, exclusions: Iterable[Exclusion], now: datetime) -> Search:
+def search(agent: AgentView, board: Board, exclusions: Iterable[Exclusion], now: datetime, home: str | None = None) -> Search:
     excluded = {each.node: each.until for each in exclusions if each.holds(now)}
-    return Search(agent, board, board.held.get(agent.uid, Held()), excluded)
+    return Search(agent, board, board.held.get(agent.uid, Held()), home, excluded)
 
 
 def some_node_understands(s: Search) -> Refusal | None:
@@ -187,7 +188,7 @@ def some_node_understands(s: Search) -> Refusal | None:
 
 def context_is_there(s: Search) -> Refusal | None:
     """The node that holds the context must be there, when the Agent is to wait for it."""
-    home = memory.home(s.agent)
+    home = s.home
     if home is None or home in s.board.places:
         return None
     items = (s.agent.status.get("context") or {}).get("items")

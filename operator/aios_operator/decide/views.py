@@ -136,6 +136,15 @@ class RuntimeView:
     context: Mapping[str, Any] | None = None
     """As it stands there."""
     context_facts: Mapping[str, Any] | None = None
+    context_from: Mapping[str, Any] | None = None
+    """As it stands there: the context is on another node."""
+    move: Mapping[str, Any] | None = None
+    """What the node says of the move of the context to it, for this attempt."""
+
+    @property
+    def context_here(self) -> bool:
+        """The context is on the node of the order, as far as the API knows: none is elsewhere, or it has come."""
+        return self.context_from is None or bool(self.move and self.move.get("here"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +246,14 @@ class NodeView:
 
 
 @dataclass(frozen=True, slots=True)
+class Door:
+    """Where the gateway of a node gives contexts to those of other nodes, and the certificate by which it is known."""
+
+    address: str
+    certificate: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSight:
     """What is known of a node where an Agent is, or was, as of the last read of the Leases of node agents."""
 
@@ -250,6 +267,7 @@ class NodeSight:
     """Silent for so long, its gateway answers nobody."""
     lost_after: timedelta
     """More than that: silent for so long and not ready, it is given up."""
+    door: Door | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from aios_api import names
 from aios_kube import ClusterClient, Selection, resources
 from aios_kube.errors import ApiError
-from aios_operator.decide.views import Key, NodeSight, NodeView
+from aios_operator.decide.views import Door, Key, NodeSight, NodeView
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +45,17 @@ class Heard:
     _troubled: dict[str, float] = field(default_factory=dict)
     _orders: dict[Key, tuple[int, float]] = field(default_factory=dict)
     """By Agent: the attempt of its order, and when the first read began that knew of it."""
+    _doors: Mapping[str, Door] = field(default_factory=dict)
 
-    def take(self, began: float, ended: float, leases: Mapping[str, str], orders: Mapping[Key, int], troubled: Collection[str]) -> None:
+    def take(
+        self,
+        began: float,
+        ended: float,
+        leases: Mapping[str, str],
+        orders: Mapping[Key, int],
+        troubled: Collection[str],
+        doors: Mapping[str, Door] | None = None,
+    ) -> None:
         """A read that lasted from `began` to `ended` showed these Leases (versions by node). `orders` were known when it began, `troubled`
         are the nodes that the API says something against."""
         known = self._renewals
@@ -61,6 +70,7 @@ class Heard:
         self._orders = {
             key: self._orders[key] if self._orders.get(key, (None,))[0] == attempt else (attempt, began) for key, attempt in orders.items()
         }
+        self._doors = doors or {}
         self._read = began
 
     def sight(self, name: str, view: NodeView | None) -> NodeSight | None:
@@ -71,7 +81,8 @@ class Heard:
         if not version:  # without a Lease nobody is silent: what counts is since when something is against the node
             since = max(since, self._troubled.get(name, self._read))
         silent = timedelta(seconds=max(0.0, self._read - since))
-        return NodeSight(name, view, bool(version), silent, timedelta(seconds=self.mute_seconds), timedelta(seconds=self.lost_seconds))
+        mute, lost = timedelta(seconds=self.mute_seconds), timedelta(seconds=self.lost_seconds)
+        return NodeSight(name, view, bool(version), silent, mute, lost, self._doors.get(name))
 
     def stood(self, key: Key, attempt: int) -> timedelta | None:
         """For how long the Agent's order of that attempt was known at the last read; None when no read began since."""
@@ -100,7 +111,9 @@ class Listener(Protocol):
         """The Agents that are, were, or are to be on each node."""
         ...
 
-    def hear(self, began: float, ended: float, leases: Mapping[str, str], orders: Mapping[Key, int]) -> None:
+    def hear(
+        self, began: float, ended: float, leases: Mapping[str, str], orders: Mapping[Key, int], doors: Mapping[str, Door] | None = None
+    ) -> None:
         """A read took place: as in `Heard.take`."""
         ...
 
@@ -124,12 +137,14 @@ class Heartbeats:
         labels = f"{names.LABEL_COMPONENT}={names.COMPONENT_NODE_AGENT}"
         page = await self.client.list(resources.LEASES, Selection(self.namespace, labels), metadata_only=True)
         prefix = names.node_lease_name("")
-        leases = {
-            metadata["name"].removeprefix(prefix): metadata["resourceVersion"]
+        found = {
+            metadata["name"].removeprefix(prefix): metadata
             for metadata in (raw["metadata"] for raw in page.items)
             if metadata["name"].startswith(prefix)
         }
-        self.store.hear(began, self.clock_seconds(), leases, orders)
+        leases = {node: metadata["resourceVersion"] for node, metadata in found.items()}
+        doors = {node: door for node, metadata in found.items() if (door := _door(metadata)) is not None}
+        self.store.hear(began, self.clock_seconds(), leases, orders, doors)
 
     async def listen(self) -> None:
         """Reads. What can't be read changes nothing."""
@@ -152,3 +167,9 @@ class Heartbeats:
         """How many are due in the mute time. A Lease outlives its Node, so that many may be silent for ever without any Agent there."""
         noteworthy = self.heard.noteworthy()
         return READS_IN_TROUBLE if noteworthy and not noteworthy.isdisjoint(self.store.keys_by_node()) else READS_AT_REST
+
+
+def _door(metadata: Mapping[str, Any]) -> Door | None:
+    said = metadata.get("annotations") or {}
+    address, certificate = said.get(names.ANNOTATION_DOOR), said.get(names.ANNOTATION_CERTIFICATE)
+    return Door(address, certificate) if address and certificate else None

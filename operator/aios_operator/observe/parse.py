@@ -138,6 +138,8 @@ def runtime(raw: Raw) -> RuntimeView:
         openings=frozenset((each["port"], each["protocol"]) for each in status.get("exposed") or ()),
         context=spec.get("context"),
         context_facts=status.get("context"),
+        context_from=spec.get("contextFrom"),
+        move=status.get("move") if (status.get("attempt"), status.get("nodeName")) == (spec["attempt"], spec["nodeName"]) else None,
     )
 
 

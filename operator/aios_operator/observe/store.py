@@ -32,6 +32,7 @@ from aios_operator.decide.views import (
     AgentView,
     BindingView,
     ClaimView,
+    Door,
     ExposureView,
     Key,
     NodeSight,
@@ -249,17 +250,20 @@ class Store:
                 on.setdefault(node, []).append(key)
         return on
 
-    def hear(self, began: float, ended: float, leases: Mapping[str, str], orders: Mapping[Key, int]) -> None:
+    def hear(
+        self, began: float, ended: float, leases: Mapping[str, str], orders: Mapping[Key, int], doors: Mapping[str, Door] | None = None
+    ) -> None:
         """The Leases of node agents were read: as in `Heard.take`. Agents are planned whose nodes are, or were, in trouble or silent."""
         assert self.heard is not None, "who listens keeps what is heard"
         on = self.keys_by_node()
         troubled = {node for node in on if lost.trouble(self.nodes.views.get(("", node))) is not None}
         before = self.heard.noteworthy()
-        self.heard.take(began, ended, leases, orders, troubled)
+        self.heard.take(began, ended, leases, orders, troubled, doors)
         self.gone_nodes = {node for node in self.heard.silent() if node not in on and ("", node) not in self.nodes.views}
         if self.gone_nodes:
             self.on_dirty()
         departed = {key for key, agent in ((Key(*name), view) for name, view in self.agents.views.items()) if agent.status.get("leaving")}
+        departed |= {view.key for view in self.runtimes.views.values() if not view.context_here}
         for key in {key for node in before | self.heard.noteworthy() for key in on.get(node, ())} | departed:
             self.mark(key)
 

@@ -1,8 +1,10 @@
 """The gateway's end of the hand-over: it connects to the node agent, again and again, and does as it says. Agents are served meanwhile."""
 
 import asyncio
+import contextlib
 import logging
 import random
+import time
 from typing import Final
 
 from aios_api.context import ContextFacts
@@ -10,21 +12,28 @@ from aios_api.egress import MAX_BINDINGS
 from aios_sidecar.contracts import (
     HANDOVER_VERSION,
     ContextCounts,
+    ContextDoor,
     EgressCounts,
+    FetchContext,
+    ForgoContext,
     Fresh,
     Held,
     Hello,
+    MovedContext,
+    OfferContext,
     ProtocolError,
     Serve,
     Serving,
     Stop,
     Synced,
     Update,
+    WithdrawContext,
     WouldDeny,
 )
 from aios_sidecar.gateway.agents import Agents, ServedAgent
 from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.metrics import Metrics
+from aios_sidecar.gateway.moves.mover import Mover
 from aios_sidecar.gateway.settings import Settings
 from aios_sidecar.handover import Link, LinkClosedError, PeerRefusedError, Received, connect
 
@@ -34,17 +43,31 @@ COUNTS_SECONDS: Final = 5.0
 """Between two reports of what was denied: they end as writes to the API server."""
 CONTEXTS_SECONDS: Final = 10.0
 """Between two reports of what is in contexts, as well."""
+MOVES_SECONDS: Final = 2.0
+"""Between two looks at how far moves are, when nothing is heard of them."""
 
 
 class NodeLink:
     """Keeps a link to the node agent."""
 
-    def __init__(self, settings: Settings, agents: Agents, freshness: Freshness, metrics: Metrics, chance: random.Random) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        agents: Agents,
+        freshness: Freshness,
+        metrics: Metrics,
+        chance: random.Random,
+        moves: Mover | None = None,
+        door: str | None = None,
+    ) -> None:
+        """`door`: the address at which `moves` gives contexts to other nodes."""
         self._settings = settings
         self._agents = agents
         self._freshness = freshness
         self._metrics = metrics
         self._chance = chance
+        self._moves = moves
+        self._door = door
         self._pause_seconds = settings.reconnect_min_seconds
         self.up = False
 
@@ -63,7 +86,7 @@ class NodeLink:
         try:
             await self._open(link)
             self._set_up(True)
-            reporting = asyncio.gather(self._report(link), self._report_contexts(link))
+            reporting = asyncio.gather(self._report(link), self._report_contexts(link), self._report_moves(link))
             try:
                 while True:
                     await self._do(await link.receive(), link)
@@ -100,6 +123,16 @@ class NodeLink:
                 self._agents.stop(uid)
             case Fresh(until_seconds=until):
                 self._freshness.renew(until)
+            case FetchContext() as order if self._moves is not None:
+                self._moves.fetch(order)
+            case ForgoContext(uid=uid) if self._moves is not None:
+                self._moves.forgo(uid)
+            case OfferContext(identity=identity, certificate=certificate) if self._moves is not None:
+                self._moves.offer(identity, certificate)
+            case WithdrawContext(uid=uid) if self._moves is not None:
+                self._moves.withdraw(uid)
+            case FetchContext() | ForgoContext() | OfferContext() | WithdrawContext():
+                log.warning("a %s message is of no use: there are no contexts here", received.message.type)
             case other:
                 received.close()
                 raise ProtocolError(f"a node agent does not say {other.type} here")
@@ -134,10 +167,37 @@ class NodeLink:
                 del told[uid]
             await asyncio.sleep(CONTEXTS_SECONDS)
 
+    async def _report_moves(self, link: Link) -> None:
+        """Tell where contexts are given, and how far moves to this node are. Ends with the link."""
+        if self._moves is None:
+            return
+        self._moves.withdraw()  # what is offered is told anew
+        if self._door is not None:
+            await link.send(ContextDoor(address=self._door, certificate=self._moves.identity.certificate))
+        told: dict[str, tuple[float, MovedContext]] = {}
+        while True:
+            change = self._moves.next_change()
+            now, moved = time.monotonic(), {each.uid: each for each in self._moves.moved()}
+            for uid, said in moved.items():
+                at, before = told.get(uid, (0.0, None))
+                due = before is None or _turning(before) != _turning(said) or now >= at + CONTEXTS_SECONDS
+                if said != before and due:
+                    told[uid] = now, said
+                    await link.send(said)
+            told = {uid: what for uid, what in told.items() if uid in moved}
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(MOVES_SECONDS):
+                    await change.wait()
+
     def _set_up(self, up: bool) -> None:
         if up != self.up:
             self.up = up
             self._metrics.linked(up)
+
+
+def _turning(said: MovedContext) -> tuple[object, ...]:
+    """What of it is told at once."""
+    return said.attempt, said.here, said.trouble
 
 
 def _counts(claim_uid: str, agent: ServedAgent) -> EgressCounts:

@@ -29,6 +29,7 @@ from aios_sidecar.gateway.egress.names import Names, SystemNames
 from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.link import NodeLink
 from aios_sidecar.gateway.metrics import Metrics, Operations
+from aios_sidecar.gateway.moves.mover import Mover
 from aios_sidecar.gateway.server import Server
 from aios_sidecar.gateway.settings import InvalidSettingsError, Settings
 from aios_sidecar.gateway.turns import Turns
@@ -50,16 +51,23 @@ async def serve(settings: Settings, stop: asyncio.Event, names: Names | None = N
     internal = Internal.with_cluster(settings.internal_cidrs)
     outside = Outside(names or system, settings.egress, Turns(), audit, metrics.egress, internal)
     agents = Agents(settings.limits, outside, metrics, freshness, desk)
-    link = NodeLink(settings, agents, freshness, metrics, random.Random())  # noqa: S311  spreads reconnects, protects nothing
+    moves = Mover(desk.files, settings.moves) if desk is not None else None
+    door = _listener(settings.move_host, settings.move_port) if moves is not None and settings.move_host else None
+    chance = random.Random()  # noqa: S311  spreads reconnects, protects nothing
+    link = NodeLink(settings, agents, freshness, metrics, chance, moves, _address(door) if door is not None else None)
     operations = Server(
         Operations(metrics, lambda: link.up, freshness.require), settings.limits, partial(outside.turns, "operations"), newest_first=True
     )
-    operations.listen_on([("operations", _operations_listener(settings))])
+    listener = _listener(settings.metrics_host, settings.metrics_port)
+    log.info("metrics and probes at %s port %d", *listener.getsockname()[:2])
+    operations.listen_on([("operations", listener)])
     stopped = asyncio.create_task(stop.wait())
     keeping = []
     if desk is not None and settings.context_dir is not None:
         administration = Server(Admin(desk), settings.limits, partial(outside.turns, "administration"))
         keeping = [asyncio.create_task(desk.keep()), asyncio.create_task(_administer(administration, settings.context_dir))]
+    if moves is not None and door is not None:
+        keeping.append(asyncio.create_task(moves.listen(door)))
     tasks = (asyncio.create_task(link.run()), asyncio.create_task(freshness.run(agents.cut)), stopped, *keeping)
     try:
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -73,6 +81,8 @@ async def serve(settings: Settings, stop: asyncio.Event, names: Names | None = N
         operations.end()
         system.close()
         await audit.close()
+        if moves is not None:
+            moves.close()
         if desk is not None:
             desk.close()
 
@@ -111,11 +121,13 @@ async def _administer(server: Server, directory: Path) -> None:
         server.end()
 
 
-def _operations_listener(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.metrics_host else socket.AF_INET
-    listener = socket.create_server((settings.metrics_host, settings.metrics_port), family=family)
-    log.info("metrics and probes at %s port %d", *listener.getsockname()[:2])
-    return listener
+def _listener(host: str, port: int) -> socket.socket:
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _allow_many_descriptors() -> None:

@@ -83,6 +83,22 @@ class EgressLimits:
 
 
 @dataclass(frozen=True)
+class MoveLimits:
+    """What moves of contexts between nodes may take."""
+
+    moves_at_once: Annotated[int, Field(ge=1, le=64)] = 4
+    """Each way. A drained node moves as many at once; the others wait."""
+    move_bytes_per_second: Annotated[float, Field(ge=1 << 20, le=1 << 40, allow_inf_nan=False)] = float(100 << 20)
+    """Of each context that is given. Four of them fill half a network of 10 Gbit/s."""
+    move_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 44)] = 64 << 30
+    """Of one context. The largest that spec.context allows, 16 GiB of content, takes up to three times as much."""
+    move_greetings: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Connections whose other end has not shown yet who it is; one more takes the place of the oldest."""
+    move_greeting_seconds: Seconds = 10.0
+    """For showing it."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Of one gateway process."""
 
@@ -105,6 +121,10 @@ class Settings:
     """For requests in progress after SIGTERM. Less than the 30 s after which the kubelet kills."""
     context_dir: Path | None = None
     """Where contexts are kept, a folder for each agent, on a local disk. The chart sets it; without it there are no contexts."""
+    move_host: str = ""
+    """Where gateways of other nodes fetch contexts. The chart sets the pod's address; empty: nowhere, and contexts stay on their node."""
+    move_port: Annotated[int, Field(ge=0, le=65535)] = 9491
+    """0 takes a free one."""
     tokenizers_dir: Path | None = None
     """A folder for each model that has a tokenizer of its own: `tokenizer.json`, and `tokenizer_config.json` for its template."""
     embeddings_dir: Path | None = None
@@ -119,12 +139,14 @@ class Settings:
     """Kept, with the one that is written."""
     limits: Limits = field(default_factory=Limits)
     egress: EgressLimits = field(default_factory=EgressLimits)
+    moves: MoveLimits = field(default_factory=MoveLimits)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """The settings that `environment` asks for. Raises InvalidSettingsError for a variable that is unknown or out of range."""
         given = {name.removeprefix(PREFIX).lower(): text for name, text in environment.items() if name.startswith(PREFIX)}
         groups = {"limits": {f.name for f in fields(Limits)}, "egress": {f.name for f in fields(EgressLimits)}}
+        groups |= {"moves": {f.name for f in fields(MoveLimits)}}
         grouped = set().union(*groups.values())
         nested: dict[str, object] = {name: text for name, text in given.items() if name not in grouped}
         nested |= {group: {name: text for name, text in given.items() if name in names} for group, names in groups.items()}

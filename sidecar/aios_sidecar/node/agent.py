@@ -25,6 +25,7 @@ from aios_sidecar.node.link import GatewayLink
 from aios_sidecar.node.live import LiveClaims
 from aios_sidecar.node.metrics import Metrics
 from aios_sidecar.node.mirror import Mirror
+from aios_sidecar.node.moves import Moves
 from aios_sidecar.node.orders import Orders
 from aios_sidecar.node.plugin import DRAService, Plugin
 from aios_sidecar.node.preparer import Preparer
@@ -50,16 +51,19 @@ class NodeAgent:
         self.settings = settings
         self.metrics = Metrics(time.monotonic)
         self.claims = LiveClaims(clock)
-        self.nodes, self.slices, runtimes = Mirror(), Mirror(), Mirror()
+        self.nodes, self.slices, runtimes, leaving = Mirror(), Mirror(), Mirror(), Mirror()
         self.orders = Orders(runtimes)
+        self.moves = Moves(settings, self.orders, leaving)
         self._files = StateFiles(settings.claims_dir)
         self._turns, processes = Turns(), Processes()
         self._endpoints = Endpoints(settings, self.claims, processes, self.orders, self._files)
         self._events = EventRecorder(client, DRIVER, settings.node_name, clock)
-        self._reporter = Reporter(settings, client, self.orders, self.claims, clock)
+        self._reporter = Reporter(settings, client, self.orders, self.claims, self.moves, clock)
         self._health = HealthKeeper(settings, self.claims, self.nodes, self._events, self.metrics, clock, processes.boot_id)
         self._publisher = Publisher(settings, client, inventory, self._health, self.nodes, self.slices, self._events, self.metrics)
-        self._preparer = Preparer(settings, client, self.orders, inventory, self._files, self.claims, self._endpoints, self._turns)
+        self._preparer = Preparer(
+            settings, client, self.orders, inventory, self._files, self.claims, self._endpoints, self._turns, self.moves
+        )
         self._inspector = Inspector(settings, self.claims, self._endpoints, self._turns, self._events, self.metrics)
         self._prober = Prober(settings, self.claims, self.orders, self.nodes, processes, self._turns, self._events, self.metrics, clock)
         self._leftovers = Leftovers(settings, client, self.orders, self.claims, self._events, self.metrics)
@@ -74,11 +78,12 @@ class NodeAgent:
         on_node = Selection(fields=f"spec.nodeName={settings.node_name}")
         every = settings.mute_seconds / RENEWALS
         ordered = Reflector(client, AGENT_RUNTIMES, runtimes, on_node, watch_seconds=every, clock_seconds=machine_seconds)
-        self._heartbeat = Heartbeat(settings, client, lambda: ordered.heard_seconds, clock, machine_seconds)
-        self._link = GatewayLink(settings, self.claims, self.orders, self._heartbeat, clock)
+        self._heartbeat = Heartbeat(settings, client, lambda: ordered.heard_seconds, clock, machine_seconds, self.moves.annotations)
+        self._link = GatewayLink(settings, self.claims, self.orders, self._heartbeat, self.moves, clock)
         self._ordered = ordered
         self._reflectors = (
             Reflector(client, RESOURCE_SLICES, self.slices, on_node),
+            Reflector(client, AGENT_RUNTIMES, leaving, Selection(fields=f"spec.contextFrom.nodeName={settings.node_name}")),
             Reflector(client, NODES, self.nodes, Selection(fields=f"metadata.name={settings.node_name}")),
         )
         self.metrics.claims.set_function(lambda: len(list(self.claims)))

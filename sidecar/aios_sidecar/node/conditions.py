@@ -54,9 +54,18 @@ def of(state: ClaimState, facts: Facts, known: Iterable[Condition], now: datetim
 
 def failed(message: str, now: datetime) -> tuple[Condition, ...]:
     """The conditions of a claim that could not be prepared."""
+    return _unprepared(Reason.PrepareFailed, message, now)
+
+
+def waiting_for_context(message: str, now: datetime) -> tuple[Condition, ...]:
+    """The conditions of a claim that is prepared when the agent's context is here."""
+    return _unprepared(Reason.ContextOnItsWay, message, now)
+
+
+def _unprepared(reason: Reason, message: str, now: datetime) -> tuple[Condition, ...]:
     waiting = "the claim is not prepared"
     return (
-        _condition(ConditionType.Prepared, "False", Reason.PrepareFailed, message, now),
+        _condition(ConditionType.Prepared, "False", reason, message, now),
         _condition(ConditionType.Fenced, "False", Reason.WaitingForContainer, waiting, now),
         _condition(ConditionType.Listening, "False", Reason.WaitingForContainer, waiting, now),
     )

@@ -35,13 +35,15 @@ class Heartbeat:
         orders_heard: Callable[[], float | None],
         clock: Callable[[], datetime],
         clock_seconds: Callable[[], float],
+        annotations: Callable[[], dict[str, str]] = dict,
     ) -> None:
-        """`orders_heard`: when the API server last said what the orders of this node are."""
+        """`orders_heard`: when the API server last said what the orders of this node are. `annotations`: what the Lease says beside."""
         self._settings = settings
         self._client = client
         self._orders_heard = orders_heard
         self._clock = clock
         self._clock_seconds = clock_seconds
+        self._annotations = annotations
         self._renewed: float | None = None
         self._hear_after = -math.inf
         self._cut_off = False
@@ -109,6 +111,7 @@ class Heartbeat:
                 "namespace": self._settings.namespace,
                 "name": names.node_lease_name(node),
                 "labels": {names.LABEL_COMPONENT: names.COMPONENT_NODE_AGENT},
+                **({"annotations": said} if (said := self._annotations()) else {}),
             },
             "spec": {
                 "holderIdentity": node,

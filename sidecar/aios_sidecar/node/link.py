@@ -15,22 +15,29 @@ from aios_sidecar.contracts import (
     HANDOVER_VERSION,
     AgentRecord,
     ContextCounts,
+    ContextDoor,
     EgressCounts,
+    FetchContext,
+    ForgoContext,
     Fresh,
     Held,
     Hello,
     ListenerKind,
+    MovedContext,
+    OfferContext,
     ProtocolError,
     Serve,
     Serving,
     Stop,
     Synced,
     Update,
+    WithdrawContext,
 )
 from aios_sidecar.handover import Link, LinkClosedError, PeerRefusedError
 from aios_sidecar.node.egress import EgressSeen
 from aios_sidecar.node.heartbeat import Heartbeat
 from aios_sidecar.node.live import Clock, LiveClaim, LiveClaims
+from aios_sidecar.node.moves import Moves
 from aios_sidecar.node.orders import Orders
 from aios_sidecar.node.settings import NodeSettings
 from aios_sidecar.node.waiting import first_of
@@ -44,10 +51,13 @@ Sent = dict[str, tuple[AgentRecord, str | None, dict[ListenerKind, socket.socket
 class GatewayLink:
     """Listens for the gateway. Of several links the newest counts: a gateway that connects again has lost the old one."""
 
-    def __init__(self, settings: NodeSettings, claims: LiveClaims, orders: Orders, heartbeat: Heartbeat, clock: Clock) -> None:
+    def __init__(
+        self, settings: NodeSettings, claims: LiveClaims, orders: Orders, heartbeat: Heartbeat, moves: Moves, clock: Clock
+    ) -> None:
         self._settings = settings
         self._claims = claims
         self._orders = orders
+        self._moves = moves
         self._clock = clock
         self._heartbeat = heartbeat
         self._listener: socket.socket | None = None
@@ -126,6 +136,12 @@ class GatewayLink:
                 case ContextCounts(claim_uid=uid, facts=facts):
                     if (live := self._claims.get(uid)) is not None:
                         self._claims.tell_context(live, facts)
+                case ContextDoor() as door:
+                    self._moves.learn_door(door)
+                case MovedContext(uid=uid) as moved:
+                    self._moves.learn(moved)
+                    if self._orders.heard and uid not in self._moves.fetches():
+                        await link.send(ForgoContext(uid=uid))
                 case other:
                     raise ProtocolError(f"a {other.type} message after synced")
 
@@ -159,11 +175,36 @@ class GatewayLink:
                 await link.send(Stop(claim_uid=uid))
         await self._bring_up_to_date(link, sent, held, over, only=held)
         said = await self._freshen(link, held, over, 0.0)
+        fetches: dict[str, FetchContext] = {}
+        offers: dict[str, OfferContext] = {}
         while True:
             changes = (self._claims.next_change(), self._orders.next_change(), self._heartbeat.next_change())
+            moves = (self._moves.next_change(), self._moves.leaving.next_change())
+            await self._tell_moves(link, fetches, offers)
             await self._bring_up_to_date(link, sent, held, over)
             said = await self._freshen(link, held | sent.keys(), over, said)
-            await first_of(*changes)
+            await first_of(*changes, *moves)
+
+    async def _tell_moves(self, link: Link, fetches: dict[str, FetchContext], offers: dict[str, OfferContext]) -> None:
+        """The gateway knows what is to come here, and what others may fetch. Both hold what it was told."""
+        if self._orders.heard:
+            wanted = self._moves.fetches()
+            for uid in fetches.keys() - wanted.keys():
+                del fetches[uid]
+                await link.send(ForgoContext(uid=uid))
+            for uid, fetch in wanted.items():
+                if fetches.get(uid) != fetch:
+                    fetches[uid] = fetch
+                    await link.send(fetch)
+        if self._moves.leaving.heard:
+            given = self._moves.offers()
+            for uid in offers.keys() - given.keys():
+                del offers[uid]
+                await link.send(WithdrawContext(uid=uid))
+            for uid, offer in given.items():
+                if offers.get(uid) != offer:
+                    offers[uid] = offer
+                    await link.send(offer)
 
     async def _freshen(self, link: Link, known: set[str], over: set[str], said: float) -> float:
         """Says until when all that was sent is fresh, when that is later than what was `said` before.

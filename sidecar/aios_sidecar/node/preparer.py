@@ -15,6 +15,7 @@ from aios_sidecar.node.claims import ClaimRef, NotYet, PrepareFailed, order_of, 
 from aios_sidecar.node.endpoints import Endpoints
 from aios_sidecar.node.files import remove, remove_leftovers
 from aios_sidecar.node.live import LiveClaims
+from aios_sidecar.node.moves import Moves
 from aios_sidecar.node.orders import Orders
 from aios_sidecar.node.settings import NodeSettings
 from aios_sidecar.node.state import UID, ClaimState, StateFiles
@@ -39,6 +40,7 @@ class Preparer:
         claims: LiveClaims,
         endpoints: Endpoints,
         turns: Turns,
+        moves: Moves,
     ) -> None:
         self._settings = settings
         self._client = client
@@ -48,6 +50,7 @@ class Preparer:
         self._claims = claims
         self._endpoints = endpoints
         self._turns = turns
+        self._moves = moves
         self._calls: dict[str, set[asyncio.Task[ClaimState]]] = {}
 
     async def prepare(self, ref: ClaimRef) -> ClaimState:
@@ -130,7 +133,7 @@ class Preparer:
                         raise PrepareFailed(f"claim {ref} does not exist") from None
                     except (NotYet, ApiError) as error:
                         missing = error
-                    await first_of(change, seconds=LOOK_AGAIN_SECONDS)
+                    await first_of(change, self._moves.next_change(), seconds=LOOK_AGAIN_SECONDS)
         except TimeoutError:
             raise PrepareFailed(f"{missing} (waited {self._settings.prepare_seconds:.0f} s)") from missing
 
@@ -139,6 +142,7 @@ class Preparer:
         order = order_of(ref, claim, self._orders, self._settings.node_name)
         report = await self._inventory.read()
         state = prepared(ref, claim, order, report.gpus, self._settings.node_name)
+        self._moves.require(ref, order)
         if state.gpu is None or state.gpu.fake:
             return state
         try:

@@ -19,6 +19,7 @@ from aios_sidecar.node import conditions
 from aios_sidecar.node.claims import ClaimRef
 from aios_sidecar.node.egress import EgressSeen
 from aios_sidecar.node.live import LiveClaim, LiveClaims
+from aios_sidecar.node.moves import Moves
 from aios_sidecar.node.orders import Order, Orders
 from aios_sidecar.node.settings import NodeSettings
 from aios_sidecar.node.waiting import first_of
@@ -32,12 +33,19 @@ class Reporter:
     """Level-triggered: what is true now is compared with what the status says; one write per order at a time."""
 
     def __init__(
-        self, settings: NodeSettings, client: ClusterClient, orders: Orders, claims: LiveClaims, clock: Callable[[], datetime]
+        self,
+        settings: NodeSettings,
+        client: ClusterClient,
+        orders: Orders,
+        claims: LiveClaims,
+        moves: Moves,
+        clock: Callable[[], datetime],
     ) -> None:
         self._settings = settings
         self._client = client
         self._orders = orders
         self._claims = claims
+        self._moves = moves
         self._clock = clock
         self._failures: dict[ClaimRef, tuple[Condition, ...]] = {}
         self._written: dict[str, Status] = {}
@@ -57,7 +65,7 @@ class Reporter:
         """Until cancelled. What is being written then is left to the next program."""
         try:
             while True:
-                changes = (self._claims.next_change(), self._orders.next_change(), self._changed)
+                changes = (self._claims.next_change(), self._orders.next_change(), self._moves.next_change(), self._changed)
                 self._changed.clear()
                 for order in self._orders.all():
                     if order.uid not in self._writing and self._due(order) is not None:
@@ -106,12 +114,18 @@ class Reporter:
                 status["egress"] = egress
             if (context := _context(live, known)) is not None:
                 status["context"] = context
+        elif (waits := self._moves.awaited(order)) is not None:
+            before = tuple(map(Condition.model_validate, known.get("conditions") or ())) if known.get("claimUID") == waits.uid else ()
+            found = conditions.waiting_for_context(self._moves.message(order), self._clock())
+            status = self._status(order.spec.attempt, waits.uid, None, conditions.keep_times(found, before))
         else:
             failure = self._failure_of(order)
             if failure is None:
                 return None
             ref, found = failure
             status = self._status(order.spec.attempt, ref.uid, None, found)
+        if (move := self._moves.status(order)) is not None:
+            status["move"] = move
         return None if status == known else status
 
     def _prepared_for(self, order: Order) -> LiveClaim | None:
@@ -137,6 +151,7 @@ class Reporter:
         return {**status, "podUID": pod_uid} if pod_uid else status
 
     def _forget(self, present: set[str]) -> None:
+        self._moves.forget()
         for uid in set(self._written) - present:
             del self._written[uid]
         names = {(order.namespace, order.spec.claim_name) for order in self._orders.all()}

@@ -88,6 +88,20 @@ def test_the_gateway_understands_its_environment(release: Any) -> None:
     assert settings.context_dir == NodeSettings("x").context_dir
 
 
+def test_only_gateways_reach_the_port_where_contexts_are_fetched(chart: Any) -> None:
+    release = chart.render({"gateway": {"movePort": 9500}})
+    settings = GatewaySettings.from_environment(release.environment("DaemonSet", "aios-gateway"))
+    ports = {port["name"]: port["containerPort"] for port in release.container("DaemonSet", "aios-gateway")["ports"]}
+    assert (settings.move_host, settings.move_port) == ("status.podIP", ports["moves"])
+    assert ports["moves"] == 9500
+    spec = release.one("NetworkPolicy", "aios-gateway")["spec"]
+    labels = release.one("DaemonSet", "aios-gateway")["spec"]["selector"]["matchLabels"]
+    assert spec["podSelector"]["matchLabels"] == labels
+    (watched, moved) = spec["ingress"]
+    assert ([port["port"] for port in watched["ports"]], "from" in watched) == (["http"], False)
+    assert ([port["port"] for port in moved["ports"]], moved["from"]) == (["moves"], [{"podSelector": {"matchLabels": labels}}])
+
+
 def test_the_audit_is_written_where_there_is_room_for_it(chart: Any) -> None:
     for given, size in ((None, "256Mi"), ({"gateway": {"audit": {"fileMiB": 100, "files": 3}}}, "348Mi")):
         release = chart.render(given)

@@ -122,8 +122,20 @@ def test_a_moved_context_is_the_same_there_and_can_not_be_written_here(sqlite, o
     source.release()
     source.release()
     assert not here.holds(KEY)
-    with pytest.raises(NotThere):
+    with pytest.raises(Conflict, match="completed its move"):
         source.snapshot()
+
+
+def test_where_there_is_no_context_none_begins_any_more_once_a_later_attempt_has_asked(sqlite):
+    here = sqlite()
+    for attempt in (2, 2, 3):
+        with pytest.raises(NotThere):
+            Source(here, KEY, attempt).hand_over()
+    with pytest.raises(Fenced):
+        here.context(KEY, 3)
+    assert here.context(KEY, 4).append(said("x")).first == 1
+    with pytest.raises(Conflict):
+        here.close_off(KEY, 5)
 
 
 def test_where_a_context_went_from_no_attempt_before_begins_another(sqlite, other):

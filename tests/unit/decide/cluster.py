@@ -32,6 +32,8 @@ class Cluster:
         self.kubelet_sleeps = False
         self.unprepared: set[str] = set()
         """Agents whose claim the kubelet failed to have prepared; it looks again when their pod changes."""
+        self.moves: dict[str, Object] = {}
+        """By Agent: what its node says of the move of its context, `here` among it. Without an entry it comes at once."""
         self.exits: dict[str, Object] = {}
         """By Agent: how its container ends as soon as it runs (a `terminated` state)."""
         self.waits: dict[str, Object] = {}
@@ -211,7 +213,14 @@ class Cluster:
             {"type": kind, "status": word, "reason": reason, "message": message}
             for kind, (word, reason, message) in self.of_shares.get(runtime["metadata"]["name"], {}).items()
         ]
-        about = {"nodeName": spec["nodeName"], "attempt": spec["attempt"], "claimUID": claim["metadata"]["uid"]}
+        moved = self.moves.get(runtime["metadata"]["name"], {"here": True})
+        if spec.get("contextFrom") and not spec["contextFrom"].get("startEmpty") and not moved["here"]:
+            conditions = [{"type": "Prepared", "status": "False", "reason": "ContextOnItsWay", "message": "on its way"}]
+        about: Object = {"nodeName": spec["nodeName"], "attempt": spec["attempt"], "claimUID": claim["metadata"]["uid"]}
+        if spec.get("contextFrom"):
+            empty = bool(spec["contextFrom"].get("startEmpty"))
+            known = {"fromNode": spec["contextFrom"]["nodeName"], "receivedBytes": 0, "totalBytes": 0}
+            about["move"] = {**known, **moved, "here": moved["here"] or empty}
         if runtime.get("status") != {**about, "conditions": conditions}:
             runtime["status"] = {**about, "conditions": conditions}
             self._touch(runtime)
@@ -224,7 +233,8 @@ class Cluster:
         if not pod["spec"].get("nodeName") or phase in ("Succeeded", "Failed"):
             return
         name = pod["metadata"]["labels"][names.LABEL_AGENT]
-        if name in self.unprepared:
+        order = self.find("AgentRuntime", name) or {}
+        if name in self.unprepared or (order.get("status") or {}).get("move", {"here": True})["here"] is False:
             return
         end, wait = self.exits.get(name), self.waits.get(name)
         if wait is not None:

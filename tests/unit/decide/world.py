@@ -20,7 +20,7 @@ from aios_operator.decide.health import taints_of
 from aios_operator.decide.lost import OUT_OF_SERVICE
 from aios_operator.decide.quota import holdings, oldest_first, plan_quotas
 from aios_operator.decide.states import AgentState, ClusterView, Exclusion, Grant, NamespaceState, Order, OrderRefusal, QuotaState, Refusal
-from aios_operator.decide.views import Key, NodeView, QuotaView, RuntimeView, Taint
+from aios_operator.decide.views import Door, Key, NodeView, QuotaView, RuntimeView, Taint
 from aios_operator.observe import parse
 from aios_operator.observe.heartbeats import Heard
 from unit.decide.cluster import NAMESPACE, Cluster, Object
@@ -73,6 +73,8 @@ class World(Cluster):
         self.nudges_help = True
         self.unlimited_without_quota = True
         self.heard = Heard(mute_seconds=60, lost_seconds=90)
+        self.doors: dict[str, Door] = {}
+        """By node: where its gateway gives contexts."""
         self.without_lease: set[str] = set()
         """Nodes whose agent renews none."""
         self._renewed: dict[str, str] = {}
@@ -237,7 +239,7 @@ class World(Cluster):
         troubled = {name for name in referred if lost.trouble(self._node(name)) is not None}
         attempts = {key: state.runtime.attempt for key, state in states.items() if state.runtime is not None}
         moment = self.now.timestamp()
-        self.heard.take(moment, moment, self._renewed, attempts, troubled)
+        self.heard.take(moment, moment, self._renewed, attempts, troubled, self.doors)
 
     def _node(self, name: str) -> NodeView | None:
         raw = self.find("Node", name)
@@ -339,9 +341,9 @@ class World(Cluster):
                 self.put(
                     {**(old or {}), **copy.deepcopy(body), "metadata": {**(old or body)["metadata"], "labels": body["metadata"]["labels"]}}
                 )
-            case do.ReviseOrder(key, uid, egress, expose, context):
+            case do.ReviseOrder(key, uid, egress, expose, context, context_from):
                 assert self.get("AgentRuntime", key.name)["metadata"]["uid"] == uid
-                part = {"egress": egress, "expose": expose, "context": context}
+                part = {"egress": egress, "expose": expose, "context": context, "contextFrom": context_from}
                 self._edit("AgentRuntime", key.name, lambda obj: obj.update(spec=merged(obj["spec"], part)))
                 AgentRuntimeSpec.model_validate(self.get("AgentRuntime", key.name)["spec"])
             case do.CreatePod(key, body, digest) if key.name in self.invalid:

@@ -18,6 +18,7 @@ from aios_sidecar.handover import Link
 from aios_sidecar.node.link import GatewayLink
 from aios_sidecar.node.live import LiveClaims
 from aios_sidecar.node.mirror import Mirror
+from aios_sidecar.node.moves import Moves
 from aios_sidecar.node.orders import Orders
 from aios_sidecar.node.settings import NodeSettings
 from unit.node.support import CLAIM_UID, NOW, a_state
@@ -44,7 +45,8 @@ class Node:
         self.settings = NodeSettings("node-a", run_dir=directory, gateway_uid=os.geteuid())
         self.claims, self.mirror, self.heartbeat = LiveClaims(lambda: NOW), Mirror(), Heartbeat()
         beats: Any = self.heartbeat
-        self.link = GatewayLink(self.settings, self.claims, Orders(self.mirror), beats, lambda: NOW)
+        orders = Orders(self.mirror)
+        self.link = GatewayLink(self.settings, self.claims, orders, beats, Moves(self.settings, orders, Mirror()), lambda: NOW)
         self.link.open()
         live = self.claims.put(a_state())
         self.claims.give(live, "loopback", socket.create_server(("127.0.0.1", 0)))

@@ -298,7 +298,7 @@ async def test_an_order_that_is_revised_is_still_the_order(world: World):
     world.bind("models", "a.example.com")
     await settled(world)
     view = world.store.runtimes.views["ns", "coder"]
-    await world.loop.executor.perform(do.ReviseOrder(CODER, view.uid, None, None, None))
+    await world.loop.executor.perform(do.ReviseOrder(CODER, view.uid, None, None, None, None))
     assert world.reaches(CODER) == []
     await settled(world)
     assert world.reaches(CODER) == ["a.example.com"]

@@ -47,8 +47,13 @@ class Source:
             path.unlink(missing_ok=True)
 
     def hand_over(self) -> None:
-        """No attempt before this one writes here any more, and this one begins elsewhere; durably so. Raises NotThere."""
-        self._require()
+        """No attempt before this one writes here any more, and this one begins elsewhere; durably so. Raises NotThere when
+        there is no context: then none of them begins one here, either."""
+        try:
+            self._require()
+        except NotThere:
+            self._store.close_off(self._key, self._attempt)
+            raise
         self._store.existing(self._key, self._attempt).hand_over()
 
     def tail(self, after: int) -> Tail:
@@ -62,8 +67,11 @@ class Source:
         self._store.remove(self._key, handed_over_to=self._attempt)
 
     def _require(self) -> None:
-        if not self._store.holds(self._key):
-            raise NotThere("no context of this agent is here")
+        if self._store.holds(self._key):
+            return
+        if released := self._store.released(self._key):
+            raise Conflict(f"the context went to attempt {released}, which completed its move")
+        raise NotThere("no context of this agent is here")
 
 
 class Destination:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from aios_sidecar.context.errors import Busy, Conflict, ContextError, Damaged, Fenced
 from aios_sidecar.context.items import microseconds
@@ -67,6 +67,10 @@ class SqliteStore:
             os.close(self._held)
             raise Busy(f"another program has the contexts in {root}") from None
         os.environ["SQLITE_TMPDIR"] = str(root)  # SQLite's only way to be told: what VACUUM copies stays on this disk
+
+    @property
+    def root(self) -> Path:
+        return self._root
 
     @property
     def open_files(self) -> int:
@@ -150,6 +154,21 @@ class SqliteStore:
             path.with_name(IDENTITY).unlink(missing_ok=True)
             for old in with_log(path):
                 old.unlink(missing_ok=True)
+
+    def close_off(self, key: AgentKey, attempt: int) -> None:
+        """There is no context of the agent here, and no attempt up to this one begins one. Raises Conflict when there is one."""
+        holder, folder = self._holder(key, None), self.folder(key.uid)
+        with holder.opening, refusals(folder):
+            if self.holds(key):
+                raise Conflict("there is a context of this agent here")
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _write_durably(folder / RELEASED, json.dumps(key._asdict() | {"attempt": attempt, "empty": True}))
+            _sync(self._root)
+
+    def released(self, key: AgentKey) -> int:
+        """To which attempt the context was handed over before it went from here; 0 when none did, or there was none."""
+        found = _read_released(self.folder(key.uid))
+        return 0 if found.get("empty") else int(found["attempt"])
 
     def _put(self, key: AgentKey, new: Path) -> None:
         """`new` is the agent's file; what was there is gone. Its own log must be empty."""
@@ -266,7 +285,7 @@ class SqliteStore:
         with refusals(path):
             folder.mkdir(mode=0o700, exist_ok=True)
             if not path.exists():
-                released = _released(folder)
+                released = int(_read_released(folder)["attempt"])
                 if attempt <= released:
                     raise Fenced(f"the context was handed over to attempt {released}, which writes it on another node")
                 for old in (*with_log(folder / NEW), *with_log(path)):
@@ -349,12 +368,12 @@ def _remove(folder: Path, keep: str | None = None) -> int:
     return count
 
 
-def _released(folder: Path) -> int:
-    """To which attempt the context was handed over before it went from here; 0 when none did."""
+def _read_released(folder: Path) -> dict[str, Any]:
     try:
-        return int(json.loads((folder / RELEASED).read_bytes())["attempt"])
+        found: dict[str, Any] = json.loads((folder / RELEASED).read_bytes())
     except FileNotFoundError:
-        return 0
+        return {"attempt": 0}
+    return found
 
 
 def _write_durably(path: Path, text: str) -> None:

@@ -17,7 +17,6 @@ from typing import Final
 from pydantic import Field
 
 from aios_sidecar.context.errors import NotThere
-from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import AgentKey, Context
 from aios_sidecar.gateway.contexts.answers import CONTENT_BYTES, DONE, ROUTES, ContextCall, ContextRoute
 from aios_sidecar.gateway.contexts.desk import AgentContext, Desk
@@ -65,27 +64,22 @@ class AdminRoute:
     async def answer(self, content: bytes) -> Response:
         if self.uid is None:
             return await self.desk.run(self._list)
-        key = await self.desk.run(lambda: self._store().key(self.uid or ""))
+        key = await self.desk.run(lambda: self.desk.files().key(self.uid or ""))
         if key is None:
             raise Problem(ProblemKind.NO_SUCH_ITEM, f"no context of an Agent with the uid {self.uid[:64]} is here")
         context = self.desk.visit(key)
         call = ContextCall(context, self.head, content)
         return await self._restore(call, context, key) if self.to is None else await self.to.answer(call)
 
-    def _store(self) -> SqliteStore:
-        store = self.desk.store
-        assert isinstance(store, SqliteStore), "the gateway's store keeps to files"
-        return store
-
     def _list(self) -> Response:
-        listed = [key._asdict() for key in self._store().agents()]
+        listed = [key._asdict() for key in self.desk.files().agents()]
         return Response(json.dumps({"contexts": listed}).encode(), "application/json")
 
     async def _restore(self, call: ContextCall, context: AgentContext, key: AgentKey) -> Response:
         asked = call.read(Restore)
 
         def work(_: Context) -> Response:
-            store = self._store()
+            store = self.desk.files()
             path = store.folder(key.uid) / "snapshots" / asked.file
             if not path.exists():
                 raise NotThere(f"there is no snapshot {asked.file}")

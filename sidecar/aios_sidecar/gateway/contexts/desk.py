@@ -17,6 +17,7 @@ from aios_sidecar.context.errors import BudgetTooSmall, Busy, Conflict, ContextE
 from aios_sidecar.context.items import InvalidItem
 from aios_sidecar.context.receipt import document
 from aios_sidecar.context.scoring.embeddings import StaticTable, scorer_for
+from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import AgentKey, Context, ContextStore, Receipt, Scope
 from aios_sidecar.context.tokens import Models
 from aios_sidecar.context.tokens.errors import UnknownTokenizer
@@ -83,6 +84,12 @@ class Desk:
             if self._store is None:
                 self._store = self._open_store()
             return self._store
+
+    def files(self) -> SqliteStore:
+        """The same, which keeps to files. For threads."""
+        store = self.store
+        assert isinstance(store, SqliteStore), "the gateway's store keeps to files"
+        return store
 
     def of(self, identity: AgentIdentity) -> "AgentContext":
         """The context of this agent. It is opened, and earlier attempts are fenced off, at its first use."""

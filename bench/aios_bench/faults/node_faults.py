@@ -77,6 +77,22 @@ async def damage(house: NodeHouse, chance: random.Random, number: int) -> Outcom
     return Outcome(len(files))
 
 
+async def disks(house: NodeHouse, chance: random.Random, number: int) -> Outcome:
+    """The disk is full, under the programs and at their next start; then there is room again, and appends are taken by themselves."""
+    victims = chance.choice(VICTIMS)
+    house.fill_disk()
+    await asyncio.sleep(chance.uniform(0.2, 1.0))
+    for victim in victims:
+        await house.kill(victim)
+    for victim in victims:
+        await house.start(victim)
+    found = await settled(house)
+    house.free_disk()
+    async with asyncio.timeout(SETTLE_SECONDS):
+        await asyncio.gather(*(tenant.next_word() for tenant in house.tenants))
+    return found + Outcome(1 + len(victims))
+
+
 async def settled(house: NodeHouse) -> Outcome:
     """What is wrong once everything had its time; what still is then, counts."""
     loop = asyncio.get_running_loop()
@@ -118,9 +134,8 @@ async def story(seed: int, rounds: list[Round]) -> Outcome:
     async with a_house(TENANTS) as house:
         total += await settled(house)
         for number, one in enumerate(rounds):
-            total += replace(await one(house, chance, number), notes=())
-            found = await settled(house)
-            total += replace(found, notes=tuple(f"after round {number} ({one.__name__}): {note}" for note in found.notes))
+            found = await one(house, chance, number) + await settled(house)
+            total += replace(found, notes=tuple(f"round {number} ({one.__name__}): {note}" for note in found.notes))
             total += await kept(house)
         spoken = [tenant.acknowledged for tenant in house.tenants]
         if min(spoken) < len(rounds):
@@ -146,5 +161,11 @@ SCENARIOS = (
         "The node agent comes back to state and CDI files that are damaged or gone, while the pods run.",
         "node",
         of(damage, 2, 40),
+    ),
+    Scenario(
+        "node-disk-full",
+        "The disk below /var is full under the programs of a node and while they start, and has room again.",
+        "node",
+        of(disks, 1, 20),
     ),
 )

@@ -30,6 +30,7 @@ from aios_sidecar.node.state import ClaimState, StateFiles
 Program = Literal["node", "gateway", "worker"]
 PATIENCE_SECONDS = 120
 ANSWER_SECONDS = 2.0
+DISK_BYTES = 64 << 20
 WORKER = "aios_sidecar.vram.worker"
 
 TENANT = """
@@ -66,6 +67,7 @@ class Tenant:
         self.number = number
         self.acknowledged = 0
         self.doubled = 0
+        self._heard = asyncio.Event()
         self._stack = ExitStack()
         self._reading: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -98,6 +100,12 @@ class Tenant:
                 self.acknowledged = int(rest) + 1
             else:
                 self.doubled += 1
+            self._heard.set()
+
+    async def next_word(self) -> None:
+        """One more item was acknowledged, or it was answered as somebody else."""
+        self._heard.clear()
+        await self._heard.wait()
 
     async def end(self) -> None:
         """Nothing is left of the pod."""
@@ -125,6 +133,8 @@ class NodeHouse:
         self._ports = {"node": _free_port(), "gateway": _free_port()}
         self.settings = settings_of(directory, self._hook, self._ports["node"])
         self._files = StateFiles(self.settings.claims_dir)
+        self.settings.state_dir.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=755", "tmpfs", str(self.settings.state_dir)], check=True)
         self._processes: dict[str, asyncio.subprocess.Process] = {}
 
     # ── the programs ──
@@ -304,11 +314,21 @@ class NodeHouse:
         for tenant in self.tenants:
             await asyncio.to_thread(tenant.enter)
 
+    def fill_disk(self) -> None:
+        """What lies below /var takes nothing any more."""
+        with (self.settings.state_dir / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+
+    def free_disk(self) -> None:
+        (self.settings.state_dir / "filler").unlink()
+
     async def close(self) -> None:
         for program in ("node", "gateway", "worker"):
             await self.kill(program)
         for tenant in self.tenants:
             await tenant.end()
+        await asyncio.to_thread(subprocess.run, ["umount", "--lazy", str(self.settings.state_dir)], check=True)
 
 
 def _free_port() -> int:

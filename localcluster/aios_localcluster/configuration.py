@@ -83,6 +83,8 @@ def kubelet_configuration(layout: Layout, network: ClusterNetwork) -> dict[str, 
         # Images can't be pulled again where there is no registry: never collect them, and let a full disk show itself.
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {"memory.available": "100Mi"},
+        # What ended is started again at once, however often it did: programs are killed here to see what becomes of others.
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
         # Ask the API as fast as needed: a test starts many pods at once.
         "kubeAPIQPS": 200,
         "kubeAPIBurst": 400,

@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import cycle, islice
 from pathlib import Path
@@ -17,6 +17,8 @@ from aios_bench import dialogue_maker
 from aios_bench.dialogues import Dialogue, dialogue
 from aios_sidecar.context.items import Draft, Role
 from aios_sidecar.context.memory import DAWN, MemoryReader, numbered
+from aios_sidecar.context.scoring import QueryScorer, Scorer
+from aios_sidecar.context.scoring.embeddings import StaticTable, scorer_for
 from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import AgentKey, Context
 from aios_sidecar.context.tokens import Models
@@ -37,19 +39,23 @@ class _Asked:
     models: Models
     memory: Memory
     now: datetime
+    scorer: Scorer = field(default_factory=QueryScorer)
 
     def window(self, request: WindowRequest) -> float:
         """Milliseconds that it took, the state that is kept included."""
         began = time.perf_counter()
         with self.context.reading() as reader:
-            window = build_window(reader, request, self.memory, self.now, self.models)
+            window = build_window(reader, request, self.memory, self.now, self.models, self.scorer)
         if window.state is not None:
             self.context.keep_state(dict([window.state]))
+        if window.vectors is not None:
+            self.context.keep_vectors(*window.vectors)
         return 1000 * (time.perf_counter() - began)
 
 
-def speed(large: int, samples: int) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Windows of 200 items and query windows out of `large` items, and query windows over 600, from a store on this machine's disk."""
+def speed(large: int, samples: int, table: StaticTable | None) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Windows of 200 items and query windows out of `large` items, and query windows over 600, from a store on this machine's disk; with a
+    `table` also query windows by meaning."""
     dialogues = [dialogue(document, "generated") for document in dialogue_maker.dataset(range(10))]
     questions = [question.text for each in dialogues for question in each.questions]
     Random(1).shuffle(questions)  # noqa: S311  reproducible, not secret
@@ -66,11 +72,19 @@ def speed(large: int, samples: int) -> tuple[dict[str, float], dict[str, list[fl
                 for number in range(samples):
                     asked.context.append([Draft(Role.USER, f"This is message {number} of them.")], durable=False)
                     taken["window_store_ms"].append(asked.window(request))
-            asked.window(WindowRequest(2000, "gpt-4o", strategy=ASKING, query=questions[-1]))
-            mix = islice(cycle(questions), samples)
-            key = "query_600_ms" if name == "600" else "query_100k_ms"
-            taken[key] = [asked.window(WindowRequest(2000, "gpt-4o", strategy=ASKING, query=question)) for question in mix]
+            key = "query_600" if name == "600" else "query_100k"
+            taken[f"{key}_ms"] = _questions(asked, questions, samples)
+            if table is not None:
+                asked.scorer = scorer_for(None, table)
+                taken[f"{key}_embedding_ms"] = _questions(asked, questions, samples)
     return {f"{name}_p50": round(statistics.median(values), 2) for name, values in taken.items()}, taken
+
+
+def _questions(asked: _Asked, questions: Sequence[str], samples: int) -> list[float]:
+    """Milliseconds of each, once one was asked."""
+    asked.window(WindowRequest(2000, "gpt-4o", strategy=ASKING, query=questions[-1]))
+    mix = islice(cycle(questions), samples)
+    return [asked.window(WindowRequest(2000, "gpt-4o", strategy=ASKING, query=question)) for question in mix]
 
 
 def _filled(store: SqliteStore, name: str, dialogues: Sequence[Dialogue], size: int) -> Context:

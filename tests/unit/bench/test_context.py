@@ -8,6 +8,8 @@ from click.testing import CliRunner
 
 from aios_bench import context_endpoint, context_promises, context_quality, context_windows, dialogue_maker, dialogues
 from aios_cli.main import main
+from aios_sidecar.context.scoring.embeddings import StaticTable
+from unit.context.test_embeddings import a_model
 
 
 def conversation(**more) -> dict:
@@ -118,6 +120,25 @@ def test_prefixes_stay_cached():
 
 def test_windows_over_http_come_from_a_gateway_of_their_own():
     assert len(context_endpoint.window_ms(large=250, samples=2)) == 2
+
+
+def test_questions_by_meaning_are_asked_where_there_is_a_table(tmp_path: Path):
+    model, data = a_model(tmp_path / "model"), tmp_path / "d.json"
+    _, taken = context_windows.speed(large=700, samples=2, table=StaticTable.load(model))
+    assert {name: len(values) for name, values in taken.items() if name.endswith("embedding_ms")} == {
+        "query_600_embedding_ms": 2,
+        "query_100k_embedding_ms": 2,
+    }
+    turns = [{"speaker": "Ann", "dia_id": "D1:1", "text": "puppy"}, {"speaker": "Bob", "dia_id": "D1:2", "text": "engine"}]
+    asks = {"qa": [{"question": "dog?", "answer": "x", "evidence": ["D1:1"], "category": 4}]}
+    data.write_text(json.dumps([{**conversation(session_1=turns), **asks}]))
+    recalls = []
+    for more in ([], ["--embeddings", str(model)]):
+        out = tmp_path / "out.json"
+        said = CliRunner().invoke(main, ["bench", "context", "--dataset", str(data), "--budgets", "28", "--json", str(out), *more])
+        assert said.exit_code == 0, said.output
+        recalls.append({each["strategy"]: each["recall"] for each in json.loads(out.read_text())["results"]}["query"])
+    assert recalls == [0, 100], "there is room for one of them"
 
 
 def test_a_dataset_from_the_command_line_gives_results_by_name(tmp_path: Path):

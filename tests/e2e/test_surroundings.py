@@ -151,9 +151,8 @@ def writes(cluster: LocalCluster, operators: tuple[str, ...]) -> dict[str, float
 
 def planned(cluster: LocalCluster, operators: tuple[str, ...]) -> bool:
     """One of the operators that run now has planned every Agent."""
-    return any(
-        re.search(r'^aios_operator_cycle_seconds_count\{kind="agents"\} [1-9]', text, re.MULTILINE) for text in metrics(cluster, operators)
-    )
+    cycles = re.compile(r'^aios_operator_cycle_seconds_count\{planner="agents"\} [1-9]', re.MULTILINE)
+    return any(cycles.search(text) for text in metrics(cluster, operators))
 
 
 def at_rest(space: Space) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +18,7 @@ LOAD: Final = 0.6
 QUIET_PER_SECOND: Final = 50
 
 METHOD: Final = (
-    "Gateway (one process, asyncio), hosts and clients are processes of their own on loopback of one machine. The gateway has one core for "
-    "itself, the others share the rest. "
+    "Gateway (one process, asyncio), hosts and clients are processes of their own on loopback of one machine, whose cores they share. "
     "requests_per_s_per_worker: 16 connections of one Agent, each asking again when it is answered, GET with 1 KiB in the response, kept "
     "alive on both sides, each request judged and audited; worker_cpu_ms_per_request is what of a core that took. request_added_ms_*: the "
     "same at {load:.0%} of that rate, times from when each request was due; percentile through the gateway less percentile straight to the "
@@ -48,27 +47,6 @@ def cpu_seconds(pid: int) -> float:
 
 def load_average() -> float:
     return float(Path("/proc/loadavg").read_text().split()[0])
-
-
-@contextmanager
-def apart() -> Iterator[set[int]]:
-    """The core on which the gateway is to run: this process, and what it starts, runs on the others. On a machine with one core they share.
-
-    Else what is measured is how long the kernel lets clients and hosts run while the gateway has something to do.
-    """
-    cores = os.sched_getaffinity(0)
-    own = {min(cores)}
-    os.sched_setaffinity(0, cores - own or cores)
-    try:
-        yield own
-    finally:
-        os.sched_setaffinity(0, cores)
-
-
-def keep_on(pid: int, cores: set[int]) -> None:
-    """Every thread of the process runs there, and those that they will start."""
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(thread.name), cores)
 
 
 @asynccontextmanager
@@ -162,14 +140,13 @@ async def past_it() -> tuple[dict[str, float], list[str]]:
     return {"bypasses_tried": len(passed), "bypasses_passed": sum(passed.values())}, [name for name, reached in passed.items() if reached]
 
 
-async def measure(options: Options, own: set[int]) -> Result:
+async def measure(options: Options) -> Result:
     agents, each, seconds, rounds = (10, 10, 1.0, 2) if options.quick else (200, 50, 6.0, 5)
     figures: dict[str, float] = {"agents": agents, "load_average_before": load_average()}
     samples: dict[str, list[float]] = {}
     through, names = await past_it()
     figures |= through
     async with some_hosts() as hosts, a_house(agents, a_policy(*_rules(hosts))) as house:
-        keep_on(house.worker_pid, own)
         figures |= await tunnels(house, hosts["pump"], seconds)
         for part in (requests, flood):
             measured, raw = await part(house, hosts["http"], seconds)
@@ -186,5 +163,4 @@ async def measure(options: Options, own: set[int]) -> Result:
 
 
 def bench(options: Options) -> Result:
-    with apart() as own:
-        return asyncio.run(measure(options, own))
+    return asyncio.run(measure(options))

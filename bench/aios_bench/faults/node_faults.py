@@ -118,14 +118,16 @@ async def kept(house: NodeHouse) -> Outcome:
 
 async def items(house: NodeHouse, tenant: Tenant) -> list[str]:
     """All that the Agent reads of its context. A question that is not answered is asked again."""
-    found: list[str] = []
+    loop = asyncio.get_running_loop()
+    found, deadline = list[str](), loop.time() + SETTLE_SECONDS
     following: int | None = 1
-    async with asyncio.timeout(SETTLE_SECONDS):
-        while following is not None:
-            answer = await asyncio.to_thread(house.ask, tenant, "GET", f"/v1/context/items?first={following}&limit={ITEMS_READ}")
-            if answer is not None:
-                found += [item["content"] for item in answer["items"]]
-                following = answer["next"]
+    while following is not None:
+        answer = await asyncio.to_thread(house.ask, tenant, "GET", f"/v1/context/items?first={following}&limit={ITEMS_READ}")
+        if answer is not None:
+            found += [item["content"] for item in answer["items"]]
+            following = answer["next"]
+        elif loop.time() > deadline:
+            raise AssertionError(f"agent-{tenant.number} can't read its context: {house.refused}")
     return found
 
 

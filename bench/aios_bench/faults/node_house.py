@@ -127,6 +127,8 @@ class NodeHouse:
         self.guest = tenants
         self.held: dict[str, Held] = {}
         """As the kubelet's own checkpoint has them."""
+        self.refused = ""
+        """Why the last question of `ask` was not answered."""
         self._hook = support.make_hook(directory)
         subprocess.run(["make", "-s", "-C", str(support.NATIVE), "fakes", f"OUT={directory}/native"], check=True)
         (directory / "gpus.conf").write_text(f'gpu uuid={support.GPU_A.uuid} model="Fake" memory=80Gi reserved=1Gi\nprograms proc=/proc\n')
@@ -289,9 +291,12 @@ class NodeHouse:
             f"c = http.client.HTTPConnection('127.0.0.1', 2489, timeout={ANSWER_SECONDS})\n"
             f"c.request({method!r}, {target!r}, headers={{'Host': 'localhost'}})\n"
             "a = c.getresponse()\n"
-            "print(a.read().decode() if a.status == 200 else 'null')"
+            "t = a.read().decode()\n"
+            "a.status == 200 or exit(f'{a.status}: {t}')\n"
+            "print(t)"
         )
         done = tenant.pod.run(sys.executable, "-c", code)
+        self.refused = done.stderr.strip()[-300:]
         return json.loads(done.stdout) if done.returncode == 0 else None
 
     def _metrics(self, program: str) -> dict[str, float]:

@@ -10,7 +10,7 @@ from aios_sidecar.context.errors import Damaged, Unwritable
 from aios_sidecar.context.items import Draft, Kind, Role
 from aios_sidecar.context.reader import Reader
 from aios_sidecar.context.sqlite import schema
-from aios_sidecar.context.sqlite.store import FILE, SqliteStore
+from aios_sidecar.context.sqlite.store import FILE, IDENTITY, SqliteStore
 from aios_sidecar.context.store import AgentKey, Appended, Observer, Scope
 from unit.context.support import KEY, said
 
@@ -207,3 +207,17 @@ def test_a_file_of_a_later_format_is_left_as_it_is(sqlite):
     with pytest.raises(Unwritable, match="format 99"):
         store.context(KEY, 1)
     assert path.exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"[]", b'{"namespace": "n", "name": "other", "uid": "another"}'])
+def test_a_context_whose_identity_is_damaged_hides_no_other_and_is_whole_once_its_agent_came(sqlite, damage):
+    store = sqlite()
+    other = KEY._replace(name="other", uid="other")
+    for key in (KEY, other):
+        store.context(key, 1).append([Draft(Role.USER, "a")])
+    (folder(store) / IDENTITY).write_bytes(damage)
+    store.close()
+    again = sqlite()
+    assert set(again.agents()) == {AgentKey("", "", KEY.uid), other}
+    assert kept(again) == ["a"]
+    assert set(again.agents()) == {KEY, other}

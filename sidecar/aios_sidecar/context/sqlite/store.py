@@ -205,11 +205,16 @@ class SqliteStore:
         return [key for key in found if key is not None]
 
     def key(self, uid: str) -> AgentKey | None:
-        """Of the agent with this uid; None when nothing of it is here."""
+        """Of the agent with this uid; None when nothing of it is here. Without its names when what says them is damaged: it can be looked
+        at and erased all the same, and is whole again once its agent was here."""
         path = self.folder(uid) / IDENTITY
         if _UID.fullmatch(uid) is None or not path.exists():
             return None
-        return AgentKey(**json.loads(path.read_text()))
+        try:
+            key = AgentKey(**json.loads(path.read_bytes()))
+        except (ValueError, TypeError):
+            return AgentKey("", "", uid)
+        return key if key.uid == uid else AgentKey("", "", uid)
 
     def folder(self, uid: str) -> Path:
         """Where the agent's files are."""
@@ -278,6 +283,9 @@ class SqliteStore:
         """The context's file is there: found, or made when there was none ever."""
         path, identity = folder / FILE, folder / IDENTITY
         if identity.exists() and path.exists():
+            if holder.key.name and self.key(holder.key.uid) != holder.key:
+                with contextlib.suppress(OSError):  # on a disk that takes nothing it stays as it is, and is read as ever
+                    _write_durably(identity, json.dumps(holder.key._asdict()))
             return
         if identity.exists():
             what = "was damaged and is set aside" if (folder / DAMAGED).exists() else "is gone"

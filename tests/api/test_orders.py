@@ -15,7 +15,10 @@ def updated(space: Space, body: Object) -> Object:
 def test_an_order_is_as_it_was_within_its_attempt(space: Space) -> None:
     assert space.apply(order(), "operator").status_code == 201
     assert updated(space, order())["metadata"]["generation"] == 1
-    assert "attempt must grow when anything but egress, expose, context changes" in updated(space, order(node="node-b"))["message"]
+    assert (
+        "attempt must grow when anything but egress, expose, context, contextFrom changes"
+        in updated(space, order(node="node-b"))["message"]
+    )
     assert updated(space, order(attempt=2, node="node-b"))["spec"]["attempt"] == 2
     assert "attempt must grow" in updated(space, order(attempt=1, node="node-b"))["message"]
 
@@ -31,6 +34,19 @@ def test_what_is_in_force_at_once_changes_within_an_attempt(space: Space) -> Non
     assert "attempt must grow" in updated(space, order(gpu=gpu))["message"]
     assert updated(space, order(attempt=2, gpu=gpu))["spec"]["attempt"] == 2
     assert "attempt must grow" in updated(space, order(attempt=2))["message"]
+
+
+def test_a_node_hears_of_the_orders_that_fetch_a_context_from_it(space: Space) -> None:
+    origin = {"nodeName": "node-b"}
+    assert space.apply(order(contextFrom=origin), "operator").status_code == 201
+    keys = {"address": "10.0.0.1:9491", "certificate": "QUJD", "receiver": "QUJD"}
+    assert updated(space, order(contextFrom={**origin, **keys}))["spec"]["contextFrom"] == {**origin, **keys}
+
+    def heard(node: str) -> int:
+        answer = space.client.get(space.path("agentruntimes"), params={"fieldSelector": f"spec.contextFrom.nodeName={node}"})
+        return len(answer.json()["items"])
+
+    assert (heard("node-b"), heard("node-a")) == (1, 0)
 
 
 def test_an_order_stays_with_its_agent(space: Space) -> None:

@@ -12,10 +12,11 @@ from aios_bench.faults.checkout import of_tests
 from aios_kube import resources
 from aios_operator.decide.lost import OUT_OF_SERVICE
 from aios_operator.decide.views import Key
-from aios_operator.observe.heartbeats import Heard
+from aios_operator.observe.heartbeats import GONE_SECONDS, Heard
 
 Object = dict[str, Any]
 NAMESPACE = "ns"
+RELEASE = "aios-system"
 OWNED = (
     resources.AGENT_RUNTIMES,
     resources.RESOURCE_CLAIMS,
@@ -32,10 +33,10 @@ class Life:
     """A world, and everybody in it but the operator. Time passes only between steps."""
 
     def __init__(self) -> None:
-        self.world: Any = of_tests("unit.operator.world").World()
+        self.world: Any = of_tests("unit.operator.world").World(lease_namespace=RELEASE)
         self.cluster: Any = self.world.cluster
         self.listening = False
-        """The Leases of node agents are read; there are none, so that a node in trouble is silent."""
+        """The Leases of node agents are read; nobody renews one, so that a node in trouble is silent."""
         self.doubles: list[str] = []
         """Agents of which two pods could have run at once."""
 
@@ -55,7 +56,9 @@ class Life:
         if self.listening and store.heard is None:
             store.heard = Heard(mute_seconds=60, lost_seconds=90)
         if store.heard is not None:
-            store.hear(moment, moment, {}, store.attempts())
+            leases = {each["metadata"]["name"]: each["metadata"]["resourceVersion"] for each in self.cluster.all(resources.LEASES)}
+            prefix = names.node_lease_name("")
+            store.hear(moment, moment, {name.removeprefix(prefix): version for name, version in leases.items()}, store.attempts())
 
     async def rest(self, seconds: float = 0) -> None:
         """Everybody does what there is to do, after so long, until nothing changes."""
@@ -179,6 +182,7 @@ GONE: tuple[tuple[Step, float], ...] = ((_all_go, 1), (lambda life: None, 2))
 
 def _two_nodes(life: Life) -> None:
     life.listening = True
+    life.cluster.put(resources.LEASES, {"metadata": {"namespace": RELEASE, "name": names.node_lease_name("gone")}})
     life.world.node("n1", gpu=None)
     life.world.node("n2", gpu=None)
     life.world.apply("a")
@@ -195,8 +199,10 @@ LOST: tuple[tuple[Step, float], ...] = (
     (_two_nodes, 1),
     (_out_of_service, 1),
     *(((lambda life: None), 30.0) for _ in range(8)),
+    *(((lambda life: None), GONE_SECONDS + 1) for _ in range(2)),
 )
-"""A node is lost: what is there of its Agent is removed without its kubelet."""
+"""A node is lost: what is there of its Agent is removed without its kubelet. Of another one, only the Lease was left: it goes
+an hour after it was first seen, by the operator that is there then."""
 STORIES = {"life": (LIFE, GONE), "lost": (LOST, GONE)}
 """In chapters: the end of each is looked at."""
 Ending = dict[tuple[str, str], Any]
@@ -221,7 +227,7 @@ _TIMES = {"lastTransitionTime", "since", "startTime", "time", names.ANNOTATION_N
 def ending(life: Life, *, attempts: bool = True) -> Ending:
     """Every object at the end, by kind and name, apart from times and uids; without `attempts` apart from how many there were too."""
     found = {}
-    for kind in (*READ, *OWNED):
+    for kind in (*READ, *OWNED, resources.LEASES):
         for each in life.cluster.all(kind):
             name = each["metadata"]["name"]
             found[kind.kind, name if attempts else re.sub(r"-\d+$", "", name)] = _plain(each, attempts)

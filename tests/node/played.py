@@ -42,7 +42,7 @@ class Played:
     def __init__(self, root: Path, pod_uid: str, number: int) -> None:
         self.container = f"{number:064x}"
         self.group = root / "kubepods-test" / f"pod{pod_uid}" / self.container
-        self.group.mkdir(parents=True)
+        self.group.mkdir(parents=True, exist_ok=True)  # one who was killed may have left it
         self.root = root
         self.processes: list[subprocess.Popen[str]] = []
         self.taken: list[int] = []

@@ -30,11 +30,14 @@ def bench(options: Options) -> Result:
     """Raises ValueError for a scenario that there isn't, and with what failed."""
     scenarios, parts = _chosen(options.scenario)
     logging.disable()  # what is disturbed says much about it
+    reasons = {each.name: each.lacking() for each in scenarios}
+    scenarios = [each for each in scenarios if reasons[each.name] is None]
     outcomes = _run(scenarios, options)
     total = sum(outcomes.values(), Outcome())
     figures: dict[str, float] = {"scenarios": len(scenarios), "runs": len(scenarios) * options.runs}
     figures |= {each.name: getattr(total, each.name) for each in fields(Outcome) if each.name != "notes"}
     table = [f"{each.name:<44} {outcomes[each.name].faults_injected:>6} faults   {each.about}" for each in scenarios]
+    table += [f"{name:<44} not run: {reason}" for name, reason in reasons.items() if reason is not None]
     rounds = 2 if options.quick else ROUNDS[options.size]
     cluster = running(options.kubeconfig) if parts else None
     measured, said = gaps.Gaps(), ""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from aios_bench.faults.node_checker import judge
-from aios_bench.faults.node_house import NodeHouse, Program, Tenant, a_house
+from aios_bench.faults.node_house import NodeHouse, Program, Tenant, a_house, lacking
 from aios_bench.faults.node_program import claim_uid
 from aios_bench.faults.scenario import Outcome, Scenario
 
@@ -156,18 +156,27 @@ SCENARIOS = (
         "Node agent, GPU worker and gateway are killed, alone, together, and again while they start, as claims and containers come and go.",
         "node",
         of(kills, SMALL_ROUNDS, 20 * len(VICTIMS)),
+        lacking,
     ),
-    Scenario("node-reboots", "A node loses every process and all below /run, and keeps what lies below /var.", "node", of(reboots, 1, 20)),
+    Scenario(
+        "node-reboots",
+        "A node loses every process and all below /run, and keeps what lies below /var.",
+        "node",
+        of(reboots, 1, 20),
+        lacking,
+    ),
     Scenario(
         "node-files-damaged",
         "The node agent comes back to state and CDI files that are damaged or gone, while the pods run.",
         "node",
         of(damage, 2, 40),
+        lacking,
     ),
     Scenario(
         "node-disk-full",
         "The disk below /var is full under the programs of a node and while they start, and has room again.",
         "node",
         of(disks, 1, 20),
+        lacking,
     ),
 )

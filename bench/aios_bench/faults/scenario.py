@@ -54,6 +54,8 @@ class Scenario:
     place: Place
     work: Callable[[int, str], Outcome]
     """Given the seed and the size; raises what it finds broken, or counts it."""
+    lacking: Callable[[], str | None] = lambda: None
+    """Why this machine can't run it; None when it can."""
 
     def run(self, seed: int, size: str = "small") -> Outcome:
         """What came of it. Raises `Failed`, which names the seed and the command that replays it, when a promise was broken."""

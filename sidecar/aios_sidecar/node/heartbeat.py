@@ -5,6 +5,7 @@ gateway goes on without a renewal. So an identity never speaks from two places, 
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
@@ -44,6 +45,7 @@ class Heartbeat:
         self._clock = clock
         self._clock_seconds = clock_seconds
         self._annotations = annotations
+        self._news = asyncio.Event()
         self._renewed: float | None = None
         self._hear_after = -math.inf
         self._cut_off = False
@@ -74,6 +76,10 @@ class Heartbeat:
         """Set by the next renewal from now on. Take it before looking, wait for it afterwards: then nothing is missed."""
         return self._changed
 
+    def renew_soon(self) -> None:
+        """What the Lease says beside has changed."""
+        self._news.set()
+
     async def run(self) -> None:
         """Until cancelled. The Lease stays: it says when this node was heard last."""
         every = self._settings.mute_seconds / RENEWALS
@@ -82,7 +88,10 @@ class Heartbeat:
             self._changed.set()
             self._changed = asyncio.Event()
             wait = every if renewed else every / TRIES
-            await asyncio.sleep(wait * random.uniform(0.9, 1.0))  # noqa: S311  spreads the nodes
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait * random.uniform(0.9, 1.0)):  # noqa: S311  spreads the nodes
+                    await self._news.wait()
+            self._news.clear()
 
     async def _renew(self, limit_seconds: float) -> bool:
         began = self._clock_seconds()

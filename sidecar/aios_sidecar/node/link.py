@@ -138,6 +138,7 @@ class GatewayLink:
                         self._claims.tell_context(live, facts)
                 case ContextDoor() as door:
                     self._moves.learn_door(door)
+                    self._heartbeat.renew_soon()
                 case MovedContext(uid=uid) as moved:
                     self._moves.learn(moved)
                     if self._orders.heard and uid not in self._moves.fetches():

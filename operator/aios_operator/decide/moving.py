@@ -24,6 +24,8 @@ restart of a node."""
 def whereabouts(agent: AgentView, order: RuntimeView | None) -> str | None:
     """The node where the context is, if the Agent has one. None: it was nowhere yet."""
     if order is not None and order.agent_uid == agent.uid:
+        if order.fact_attempt is None and not agent.status.get("context") and order.context_from is None:
+            return None  # no claim of the Agent was ever prepared: nobody is to be asked for what can't be there
         if order.context_from is not None and not order.context_here:
             return str(order.context_from["nodeName"])
         return order.node_name

@@ -48,6 +48,16 @@ def test_an_attempt_on_the_same_node_and_a_first_one_order_no_move():
     assert "contextFrom" not in order(world)
 
 
+def test_an_agent_that_never_ran_anywhere_has_nothing_to_fetch():
+    world = World().node("n1", cpu="4")
+    world.unprepared.add("a")
+    world.nudges_help = False
+    world.apply(agent("a")).settle().node("n2", cpu="64")
+    world.apply(agent("a", cpu="20")).settle()
+    assert order(world)["nodeName"] == "n2"
+    assert "contextFrom" not in order(world)
+
+
 def test_new_keys_of_a_gateway_are_in_the_order_at_once_and_what_has_come_stays():
     world = two_nodes(WAIT, **COMING)
     world.doors["n1"] = Door("n1:7", "NEW")

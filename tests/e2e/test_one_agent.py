@@ -1,8 +1,12 @@
 """What a user gets from one Agent: a place, a booked share, an identity, no way out, a pod that is held tight."""
 
 import json
+from collections.abc import Iterator
 
-from e2e.support import Space, eventually
+import pytest
+
+from aios_localcluster.cluster import LocalCluster
+from e2e.support import Space, eventually, namespace
 
 WHO = """
 import json, os, socket, http.client, urllib.request
@@ -58,53 +62,61 @@ print(os.listdir("/run/aios"))
 """
 
 
-def test_two_agents_share_one_gpu_and_each_knows_who_it_is(space: Space):
-    space.apply(space.agent("a", memory="24Gi"), space.agent("b", memory="16Gi"))
-    a, b = space.ready("a", "b")
+@pytest.fixture(scope="module")
+def some(installed: tuple[LocalCluster, dict[str, str]]) -> Iterator[Space]:
+    """Agents that run, for all tests that only look: a, b and odd have GPU memory, scribe has none."""
+    cluster, tags = installed
+    with namespace(cluster, "test-some", tags["example"]) as space:
+        sizes = {"a": "24Gi", "b": "16Gi", "odd": "1000M", "scribe": None}
+        space.apply(*(space.agent(name, memory=memory) for name, memory in sizes.items()))
+        space.ready(*sizes)
+        yield space
+        space.kubectl("delete", "agents", "--all", "--timeout=60s")
+        space.nothing_left()
+
+
+def test_two_agents_share_one_gpu_and_each_knows_who_it_is(some: Space):
+    a, b = some.ready("a", "b")
     assert a["status"]["gpu"]["uuid"] == b["status"]["gpu"]["uuid"], "best fit puts both on the GPU that they fill most"
     for agent in (a, b):
         name, status = agent["metadata"]["name"], agent["status"]
-        seen = json.loads(space.inside(name, WHO))
+        seen = json.loads(some.inside(name, WHO))
         assert seen["socket"] == seen["loopback"], "socket and loopback are the same endpoint"
         who = seen["loopback"]
         identity = who["identity"]
-        assert (identity["namespace"], identity["name"], identity["uid"]) == (space.name, name, agent["metadata"]["uid"])
+        assert (identity["namespace"], identity["name"], identity["uid"]) == (some.name, name, agent["metadata"]["uid"])
         assert who["gpu"] == {field: status["gpu"][field] for field in ("uuid", "model", "memory")}
         assert who["node"] == status["nodeName"]
-        assert seen["env"]["AIOS_AGENT"] == f"{space.name}/{name}"
+        assert seen["env"]["AIOS_AGENT"] == f"{some.name}/{name}"
         assert seen["env"]["NVIDIA_VISIBLE_DEVICES"] == "void"
         assert seen["env"]["HTTPS_PROXY"] == seen["env"]["http_proxy"] == seen["env"]["AIOS_URL"]
 
 
-def test_the_share_is_booked_in_the_claim_to_the_byte(space: Space):
-    space.apply(space.agent("a", memory="1000M"))
-    (agent,) = space.ready("a")
-    (claim,) = space.objects("resourceclaims", "aios.dev/agent=a")
+def test_the_share_is_booked_in_the_claim_to_the_byte(some: Space):
+    (agent,) = some.ready("odd")
+    (claim,) = some.objects("resourceclaims", "aios.dev/agent=odd")
     booked = {r["request"]: r["consumedCapacity"] for r in claim["status"]["allocation"]["devices"]["results"]}
     assert booked["gpu"]["memory"] in ("954Mi", str(954 * 2**20)), "1000M is 953.67 MiB, booked in whole MiB"
     assert booked["runtime"]["slots"] == "1"
     assert agent["status"]["gpu"]["memory"] == "954Mi"
 
 
-def test_an_agent_without_a_gpu_holds_a_slot_and_nothing_else(space: Space):
-    space.apply(space.agent("scribe"))
-    (agent,) = space.ready("scribe")
+def test_an_agent_without_a_gpu_holds_a_slot_and_nothing_else(some: Space):
+    (agent,) = some.ready("scribe")
     assert "gpu" not in agent["status"]
-    (claim,) = space.objects("resourceclaims", "aios.dev/agent=scribe")
+    (claim,) = some.objects("resourceclaims", "aios.dev/agent=scribe")
     assert [r["name"] for r in claim["spec"]["devices"]["requests"]] == ["runtime"]
 
 
-def test_no_way_leads_out_of_the_pod_and_each_attempt_fails_at_once(space: Space):
-    space.apply(space.agent("inmate"))
-    space.ready("inmate")
-    node = json.loads(space.kubectl("get", "nodes", "-o", "json"))["items"][0]
+def test_no_way_leads_out_of_the_pod_and_each_attempt_fails_at_once(some: Space):
+    node = json.loads(some.kubectl("get", "nodes", "-o", "json"))["items"][0]
     address = next(a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP")
     endpoints = json.loads(
-        space.kubectl("get", "endpointslices", "-n", "default", "-l", "kubernetes.io/service-name=kubernetes", "-o", "json")
+        some.kubectl("get", "endpointslices", "-n", "default", "-l", "kubernetes.io/service-name=kubernetes", "-o", "json")
     )["items"][0]
-    service = json.loads(space.kubectl("get", "service", "-n", "default", "kubernetes", "-o", "json"))["spec"]["clusterIP"]
+    service = json.loads(some.kubectl("get", "service", "-n", "default", "kubernetes", "-o", "json"))["spec"]["clusterIP"]
     code = WAYS_OUT.replace("API", repr(endpoints["endpoints"][0]["addresses"][0])).replace("PORT", str(endpoints["ports"][0]["port"]))
-    tried = json.loads(space.inside("inmate", code.replace("NODE", repr(address)).replace("SERVICE", repr(service))))
+    tried = json.loads(some.inside("scribe", code.replace("NODE", repr(address)).replace("SERVICE", repr(service))))
     assert {name: how for name, (how, _) in tried.items() if how in ("out", "silence")} == {}
     assert max(seconds for _, seconds in tried.values()) < 3, tried
 
@@ -150,20 +162,16 @@ def test_the_pod_meets_the_restricted_standard_and_every_container_needs_the_cla
     assert not policy["spec"].get("ingress")
 
 
-def test_an_agent_can_not_write_into_the_directory_that_identifies_it(space: Space):
-    space.apply(space.agent("a"))
-    space.ready("a")
-    seen = space.inside("a", WRITE)
+def test_an_agent_can_not_write_into_the_directory_that_identifies_it(some: Space):
+    seen = some.inside("a", WRITE)
     assert seen.splitlines() == ["Read-only file system", "['agent.sock']"]
 
 
-def test_get_agents_shows_what_a_person_wants_to_see(space: Space):
-    space.apply(space.agent("a", memory="2Gi"))
-    space.ready("a")
-    head, row = space.kubectl("get", "agents").splitlines()
+def test_get_agents_shows_what_a_person_wants_to_see(some: Space):
+    head, row = some.kubectl("get", "agents", "b").splitlines()
     assert head.split()[0] == "NAME"
     assert {"GPU", "VRAM", "NODE", "READY"} <= set(head.split())
-    assert "2Gi" in row
+    assert "16Gi" in row
     assert "True" in row
-    explained = space.kubectl("explain", "agent.spec.gpu")
+    explained = some.kubectl("explain", "agent.spec.gpu")
     assert "share of one GPU" in explained or "share of a GPU" in explained

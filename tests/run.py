@@ -23,6 +23,7 @@ GENERATORS = (
     ["-m", "aios_sidecar.node._proto.generate"],
     ["docs/reference/generate_metrics.py"],
     ["docs/reference/generate_openapi.py"],
+    ["docs/reference/generate_faults.py"],
 )
 
 

@@ -50,7 +50,11 @@ def _lines(faults: dict[str, Any], burst: dict[str, Any]) -> Iterator[str]:
     total = f"{figures['scenarios']:.0f} scenarios, {figures['runs']:.0f} runs"
     yield f"| {total} | | | {figures['faults_injected']:.0f} | {_broken(figures)} |\n"
     yield "## How long it is missed\n"
-    yield "On the local cluster, 95th percentile of what each took. The programs share two cores with the cluster itself.\n"
+    counts = sorted(len(faults["samples"][name.removesuffix("_s_p95")]) for name in GAPS)
+    yield (
+        f"On the local cluster, 95th percentile (nearest rank) of {counts[0]} to {counts[-1]} samples each. The programs share two cores "
+        "with the cluster itself.\n"
+    )
     yield "| what | seconds |\n| --- | --- |"
     for name, what in GAPS.items():
         yield f"| {what} | {figures[name]:g} |"
@@ -61,7 +65,7 @@ def _lines(faults: dict[str, Any], burst: dict[str, Any]) -> Iterator[str]:
     calls = figures["gateway_restart_failed_calls"] + figures["gateway_update_failed_calls"]
     rounds = len(faults["samples"]["gateway_restart_gap"])
     yield (
-        f"Calls that failed, of 50 a second: {calls:.0f} at {rounds} kills and as many replacements of the gateway, "
+        f"Calls that failed, of 50 a second: {calls:.0f} at {rounds} kills and as many replacements of the gateway,"
         f" {figures['node_agent_restart_failed_calls']:.0f} at those of the node agent.\n"
     )
 

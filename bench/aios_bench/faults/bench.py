@@ -38,7 +38,7 @@ def bench(options: Options) -> Result:
     figures |= {each.name: getattr(total, each.name) for each in fields(Outcome) if each.name != "notes"}
     table = [f"{each.name:<44} {outcomes[each.name].faults_injected:>6} faults   {each.about}" for each in scenarios]
     table += [f"{name:<44} not run: {reason}" for name, reason in reasons.items() if reason is not None]
-    rounds = 2 if options.quick else ROUNDS[options.size]
+    rounds = 3 if options.quick else ROUNDS[options.size]
     cluster = running(options.kubeconfig) if parts else None
     measured, said = gaps.Gaps(), ""
     if cluster is not None:

@@ -77,7 +77,9 @@ def test_the_reference_has_a_row_for_each_scenario_and_says_what_was_lost():
     soaked = {f"{name}_{what}": 1 for name in made.PROGRAMS.values() for what in ("memory_growth_percent", "descriptors_growth", "rss_mib")}
     soaked |= dict.fromkeys(("minutes", "agents_simulated", "agents_real", "agents_that_came", "context_items_appended"), 20)
     soak = {"figures": {**figures, **soaked, "orphans": 3}, "faults": {"etcd killed": 4}}
-    page = made.page({"figures": figures, "scenarios": rows, "samples": {"gateway_restart_gap": [1.5]}}, burst, soak)
+    page = made.page(
+        {"figures": figures, "scenarios": rows, "samples": {name.removesuffix("_s_p95"): [1.5] for name in made.GAPS}}, burst, soak
+    )
     assert page.count("| nothing |") == len(rows) - 1
     assert "| 2 objects lost, 5 bytes misbooked |" in page
     assert "etcd killed (4). Lost, left over or doubled: 2 objects lost, 3 left over;" in page

@@ -11,7 +11,7 @@ import pytest
 from aios_api import names
 from aios_kube import resources
 from aios_kube.fake import FakeCluster
-from aios_localcluster import simulation
+from aios_localcluster import LocalCluster, kubeaios, simulation
 from aios_localcluster.settings import API_ONLY, ClusterSettings
 from aios_localcluster.simulation import Simulation
 
@@ -95,3 +95,10 @@ def test_stages_are_for_pods_and_nodes_and_beat_within_five_minutes():
 def test_simulated_nodes_need_a_scheduler(tmp_path: Path):
     with pytest.raises(ValueError, match="kube-scheduler"):
         ClusterSettings(state_root=tmp_path, components=API_ONLY, kwok_nodes=1)
+
+
+@pytest.mark.parametrize(("simulated", "selector"), [(3, {"kubernetes.io/hostname": "mixed-node"}), (0, None)])
+def test_our_daemon_sets_stay_away_from_simulated_nodes(tmp_path: Path, simulated: int, selector: dict[str, str] | None):
+    cluster = LocalCluster(ClusterSettings(name="mixed", state_root=tmp_path, kwok_nodes=simulated))
+    wanted = kubeaios.values(cluster, {"operator": "o", "node": "n", "gateway": "g"}, kubeaios.FAKE_GPUS)
+    assert wanted["node"].get("nodeSelector") == selector

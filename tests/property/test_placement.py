@@ -79,6 +79,23 @@ def test_one_cycle_gives_nothing_out_twice_and_each_gets_the_best_fit(offered: l
 
 
 @PROFILE
+@given(nodes, st.lists(shapes, max_size=5), shapes, st.integers(0, 3))
+def test_the_node_of_a_context_is_taken_whenever_it_would_do_and_decides_nothing_else(
+    offered: list[dict[str, Any]], residents: list[dict[str, Any]], shape: dict[str, Any], number: int
+):
+    world = a_cluster(offered).apply(*(an_agent(f"r{i}", each) for i, each in enumerate(residents))).settle()
+    world.apply(an_agent("a", shape))
+    near = f"n{number}"
+    key = Key(NAMESPACE, "a")
+    board = placement.Board.of(world.cluster([key]))
+    a = world.state(key).agent
+    assert a is not None
+    only = placement.place(placement.search(a, board, (), world.now, home=near))
+    freely = placement.place(placement.search(a, board, (), world.now))
+    assert placement.place(placement.search(a, board, (), world.now, near=near)) == (freely if isinstance(only, Refusal) else only)
+
+
+@PROFILE
 @given(nodes, st.lists(shapes, max_size=5), shapes)
 def test_following_what_refusals_advise_leads_to_a_place(
     offered: list[dict[str, Any]], residents: list[dict[str, Any]], shape: dict[str, Any]

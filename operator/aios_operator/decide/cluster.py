@@ -36,7 +36,8 @@ def plan_cluster(view: ClusterView, now: datetime, most: int | None = None) -> l
         if (refused := ledger.judge(agent)) is not None:
             effects += _refuse(agent, refused, view.refusals.get(agent.key), now)
             continue
-        found = failed.get(shape) or placement.place(placement.search(agent, board, exclusions, now, moving.home(state, agent)))
+        home, near = moving.home(state, agent), moving.near(state, agent)
+        found = failed.get(shape) or placement.place(placement.search(agent, board, exclusions, now, home, near))
         if isinstance(found, Refusal):
             if shape is not None:
                 failed[shape] = found

@@ -39,6 +39,14 @@ def home(state: AgentState, agent: AgentView) -> str | None:
     return at if at is not None and _waits(agent) and not _in_touch(state.nodes.get(at)) else None
 
 
+def near(state: AgentState, agent: AgentView) -> str | None:
+    """The node that is preferred among those that would do: what is in the context is there, and need not be moved. None: no matter."""
+    at = whereabouts(agent, state.runtime)
+    sight = state.nodes.get(at) if at is not None else None
+    mute = sight is not None and sight.silent >= sight.mute_after
+    return at if _has_items(agent) and not mute else None
+
+
 def origin(state: AgentState, agent: AgentView, node: str) -> Object | None:
     """What a new order for `node` says of a context elsewhere. Where it is fetched is added when the order stands."""
     at = whereabouts(agent, state.runtime)
@@ -99,7 +107,11 @@ def _written(agent: AgentView, order: RuntimeView) -> Object:
 def _waits(agent: AgentView) -> bool:
     """It is to wait for its context, and there is something in it."""
     waits = agent.context is not None and agent.context.when_node_lost == "Wait"
-    return waits and bool((agent.status.get("context") or {}).get("items"))
+    return waits and _has_items(agent)
+
+
+def _has_items(agent: AgentView) -> bool:
+    return bool((agent.status.get("context") or {}).get("items"))
 
 
 def _in_touch(sight: NodeSight | None) -> bool:

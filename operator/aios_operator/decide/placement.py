@@ -1,4 +1,5 @@
-"""Where an Agent goes: best fit on VRAM over the GPUs that nodes publish, minus what all claims and standing orders take.
+"""Where an Agent goes: to the node of its context when it fits there, else best fit on VRAM over the GPUs that nodes publish, minus what
+all claims and standing orders take.
 
 A `Board` is the bookkeeping of one planning cycle. Placing books on it, so that two Agents of one cycle never get the same bytes.
 A refusal is the answer of the first check in `PLACEMENT` that fails; its order is the order in which a person wants to know.
@@ -122,6 +123,8 @@ class Search:
     held: Held
     home: str | None
     """The only node that will do, since the context is there and can't be moved. None: any."""
+    near: str | None
+    """The node that is taken before all others that would do, since the context is there. None: no matter."""
     excluded: Mapping[str, datetime]
     """Nodes that are left out, and until when."""
     _known: dict[str, Obstacle | None] = field(default_factory=dict)
@@ -170,9 +173,11 @@ class Search:
         return max((option for option in there if self.obstacle(option[2]) is None), default=(0, "", ""))
 
 
-def search(agent: AgentView, board: Board, exclusions: Iterable[Exclusion], now: datetime, home: str | None = None) -> Search:
+def search(
+    agent: AgentView, board: Board, exclusions: Iterable[Exclusion], now: datetime, home: str | None = None, near: str | None = None
+) -> Search:
     excluded = {each.node: each.until for each in exclusions if each.holds(now)}
-    return Search(agent, board, board.held.get(agent.uid, Held()), home, excluded)
+    return Search(agent, board, board.held.get(agent.uid, Held()), home, near, excluded)
 
 
 def some_node_understands(s: Search) -> Refusal | None:
@@ -302,18 +307,20 @@ def place(s: Search) -> tuple[str, Gpu | None] | Refusal:
 
 
 def _best_fit(s: Search, wanted: VramRequest) -> tuple[str, Gpu] | None:
-    """The GPU of which least is left; ties by node and uuid."""
+    """The GPU of which least is left, on the node of the context first; ties by node and uuid."""
     left = ((s.free_on(place, gpu) - wanted.mebibytes, place.node.name, gpu.uuid, gpu.model) for place, gpu in s.accepted())
-    for _, node, uuid, model in sorted(option for option in left if option[0] >= 0):
+    fitting = (option for option in left if option[0] >= 0)
+    for _, node, uuid, model in sorted(fitting, key=lambda option: (option[1] != s.near, option)):
         if s.obstacle(node) is None:
             return node, Gpu(uuid, model, wanted.mebibytes)
     return None
 
 
 def _without_gpu(s: Search) -> tuple[str, None] | None:
-    """The node with the fewest GPUs, then the most free CPU, so that GPU nodes are left to those who need them."""
+    """The node of the context; else the one with the fewest GPUs, then the most free CPU, so that GPU nodes are left to those who need
+    them."""
     fitting = [p for p in s.board.places.values() if s.obstacle(p.node.name) is None]
-    best = min(fitting, key=lambda p: (len(p.slice.gpus), -p.free.cpu_milli, p.node.name), default=None)
+    best = min(fitting, key=lambda p: (p.node.name != s.near, len(p.slice.gpus), -p.free.cpu_milli, p.node.name), default=None)
     return None if best is None else (best.node.name, None)
 
 

@@ -111,9 +111,12 @@ def test_an_agent_that_waits_for_its_context_runs_where_that_is():
     assert world.status("a")["nodeName"] == "n1"
 
 
-def test_an_agent_that_may_start_empty_runs_where_there_is_most_room():
-    world = stopped_with_a_context(whenNodeLost="StartEmpty").apply(agent("a", context={"whenNodeLost": "StartEmpty"})).settle()
-    assert world.status("a")["nodeName"] == "n2"
+def test_an_agent_that_may_start_empty_runs_where_its_context_is_and_elsewhere_when_that_will_not_do():
+    for cordoned, runs_on in ((False, "n1"), (True, "n2")):
+        world = stopped_with_a_context(whenNodeLost="StartEmpty")
+        world._edit("Node", "n1", lambda node, cordoned=cordoned: node["spec"].update(unschedulable=cordoned))
+        world.apply(agent("a", context={"whenNodeLost": "StartEmpty"})).settle()
+        assert world.status("a")["nodeName"] == runs_on
 
 
 def test_an_agent_whose_context_is_out_of_reach_waits_and_says_what_would_help():

@@ -1,10 +1,14 @@
 """A context follows its Agent to another node: what is ordered, until when, and what follows when a node is lost in the middle."""
 
+from dataclasses import replace
 from typing import Any
 
-from aios_operator.decide.views import Door
+import pytest
+
+from aios_operator.decide import moving
+from aios_operator.decide.views import Door, Key
 from unit.decide.test_memory import facts, order
-from unit.decide.world import World, agent
+from unit.decide.world import NAMESPACE, World, agent
 
 COMING = {"here": False, "receivedBytes": 5, "totalBytes": 10}
 WAIT, EMPTY = {"whenNodeLost": "Wait"}, {"whenNodeLost": "StartEmpty"}
@@ -145,3 +149,42 @@ def test_a_node_out_of_touch_gives_no_context_so_who_waits_is_not_placed_elsewhe
     world.doors = {name: Door(f"{name}:9491", f"CERT{name}") for name in ("n1", "n2")}
     heard(world)
     assert order(world)["nodeName"] == "n2"
+
+
+def edited_beside_a_better_fit(gpus: bool, something_in_it: bool) -> World:
+    """An Agent on n1, edited when n2 has come, which fits it better: its GPU is smaller, or it has more CPU free."""
+    world = World().node("n1", {"GPU-1": "80Gi"} if gpus else None).apply(agent("a", "16Gi" if gpus else None)).settle()
+    if something_in_it:
+        facts(world)
+    return world.node("n2", {"GPU-2": "24Gi"} if gpus else None, cpu="64")
+
+
+@pytest.mark.parametrize("gpus", [True, False])
+def test_an_agent_is_placed_again_where_its_context_is_before_any_better_fit(gpus: bool):
+    world = edited_beside_a_better_fit(gpus, something_in_it=True).patch("a", template=CHANGED).settle()
+    assert (order(world)["attempt"], order(world)["nodeName"]) == (2, "n1")
+    assert "contextFrom" not in order(world)
+
+
+@pytest.mark.parametrize("gpus", [True, False])
+def test_an_empty_context_holds_nobody_back_from_a_better_fit(gpus: bool):
+    world = edited_beside_a_better_fit(gpus, something_in_it=False).patch("a", template=CHANGED).settle()
+    assert (order(world)["attempt"], order(world)["nodeName"]) == (2, "n2")
+
+
+@pytest.mark.parametrize("gpus", [True, False])
+def test_where_the_node_of_its_context_will_not_do_an_agent_goes_elsewhere(gpus: bool):
+    world = edited_beside_a_better_fit(gpus, something_in_it=True)
+    world._edit("Node", "n1", lambda node: node["spec"].update(unschedulable=True))
+    world.patch("a", template=CHANGED).settle()
+    assert (order(world)["attempt"], order(world)["nodeName"]) == (2, "n2")
+    assert order(world)["contextFrom"]["nodeName"] == "n1"
+
+
+def test_a_node_whose_node_agent_is_silent_is_not_preferred():
+    world = edited_beside_a_better_fit(True, something_in_it=True)
+    state = world.state(Key(NAMESPACE, "a"))
+    assert state.agent is not None
+    assert moving.near(state, state.agent) == "n1"
+    heard_last = replace(state.nodes["n1"], silent=state.nodes["n1"].mute_after)
+    assert moving.near(replace(state, nodes={"n1": heard_last}), state.agent) is None

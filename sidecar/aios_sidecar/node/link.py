@@ -60,6 +60,8 @@ class GatewayLink:
         self._moves = moves
         self._clock = clock
         self._heartbeat = heartbeat
+        self._over: set[str] = set()
+        """Claims whose attempt is over and that the gateway was told to stop, on the link that there is."""
         self._listener: socket.socket | None = None
         self.handed_back = asyncio.Event()
         """Set once a gateway has said what it kept from before."""
@@ -128,6 +130,8 @@ class GatewayLink:
             received = await link.receive()
             received.close()
             match received.message:
+                case Serving(claim_uid=uid) if uid in self._over:
+                    pass  # said before it was stopped
                 case Serving(claim_uid=uid, kinds=kinds, policy_digest=digest):
                     self._learn_serving(uid, kinds)
                     self._learn_egress(uid, partial(EgressSeen.confirm, digest=digest, now=self._clock()))
@@ -170,7 +174,7 @@ class GatewayLink:
         that, at first: a gateway that has just started refuses nobody whose listeners it gets.
         """
         sent: Sent = {}
-        over: set[str] = set()
+        over = self._over = set()
         for uid in held:
             if self._claims.get(uid) is None:
                 await link.send(Stop(claim_uid=uid))

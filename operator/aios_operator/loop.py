@@ -15,7 +15,6 @@ one that is put back by an hour would hold up every back-off, cycle and batch fo
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 import random
 import time
@@ -31,7 +30,7 @@ from aios_operator.batches import Batches
 from aios_operator.decide import effects as do
 from aios_operator.decide.agent import plan_agent, plan_namespace
 from aios_operator.decide.bindings import plan_bindings
-from aios_operator.decide.cluster import plan_cluster, standing_order
+from aios_operator.decide.cluster import plan_cluster, standing_order, waiting
 from aios_operator.decide.exposure import plan_exposure
 from aios_operator.decide.quota import plan_quotas
 from aios_operator.decide.states import AgentState, Order
@@ -41,6 +40,7 @@ from aios_operator.observe import parse
 from aios_operator.observe.store import Store
 from aios_operator.settings import OperatorSettings
 from aios_operator.subjects import Bindings, Exposure, GoneNode, Quotas, Subject, named
+from aios_operator.timers import Timers
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +70,7 @@ class Loop:
     chance: Callable[[], float] = random.random
     last_turn: float = field(default_factory=time.monotonic)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
-    _timers: list[tuple[datetime, Key]] = field(default_factory=list)
-    _timed: set[tuple[datetime, Key]] = field(default_factory=set)
+    _timers: Timers = field(default_factory=Timers)
     _busy: dict[Subject, asyncio.Task[None]] = field(default_factory=dict)
     _failures: dict[Subject, int] = field(default_factory=dict)
     _not_before: dict[Subject, datetime] = field(default_factory=dict)
@@ -112,7 +111,7 @@ class Loop:
         now, steady = self.clock(), self.steady()
         self._notice_clock(now - steady)
         self._sweep(steady)
-        self._wake_timers(now)
+        self.store.dirty |= self._timers.due(now)
         self.store.dirty |= self._batches.expired(steady)
         self._plan_namespaces(steady)
         self._plan_quotas(now, steady)
@@ -148,7 +147,7 @@ class Loop:
         steady = self.steady()
         waits = [at - steady for at in (self._cycle_at, self._batches.until) if at is not None]
         waits += [at - steady for each in self._failures if (at := self._not_before.get(each, steady)) > steady]
-        waits += [self._timers[0][0] - self.clock()] if self._timers else []
+        waits += [self._timers.next - self.clock()] if self._timers.next is not None else []
         seconds = min([LONGEST_SLEEP_SECONDS, *(wait.total_seconds() for wait in waits)])
         try:
             async with asyncio.timeout(max(seconds, 0.005)):
@@ -180,17 +179,6 @@ class Loop:
         self.store.dirty_bindings |= {namespace for namespace, _ in self.store.bindings.views}
         self.store.dirty_exposures |= {agent.key for agent in self.store.agents.views.values()}
         self.store.cluster_dirty = True
-
-    def _wake_timers(self, now: datetime) -> None:
-        while self._timers and self._timers[0][0] <= now:
-            due = heapq.heappop(self._timers)
-            self._timed.discard(due)
-            self.store.dirty.add(due[1])
-
-    def _plan_again(self, key: Key, at: datetime) -> None:
-        if (at, key) not in self._timed:
-            self._timed.add((at, key))
-            heapq.heappush(self._timers, (at, key))
 
     def _may(self, subject: Subject, steady: datetime) -> bool:
         """Not while its writes are under way, nor before the end of its back-off."""
@@ -274,7 +262,7 @@ class Loop:
             elif isinstance(effect, do.Wait):
                 self.store.set_refusal(key, effect.refusal)
             elif isinstance(effect, do.PlanAgainAt):
-                self._plan_again(key, effect.at)
+                self._timers.add(key, effect.at)
         if state.agent is None and not (state.runtime or state.claims or state.pods):
             self._forget(key)
         if any(isinstance(e, do.CreatePod) for e in effects) and self._batches.holds(key, steady):
@@ -305,7 +293,7 @@ class Loop:
         still = self._waiting.difference(self._busy, self.store.dirty)
         states = [self.store.state(key) for key in sorted(still)]
         unlimited = self.settings.without_quota == "Unlimited"
-        view = self.store.cluster(states, self._orders.values(), now, unlimited_without_quota=unlimited)
+        view = self.store.cluster(states, self._unsettled(now, steady), self._orders.values(), now, unlimited_without_quota=unlimited)
         effects = plan_cluster(view, now, self.settings.batch_agents)
         self.metrics.cycle("cluster", time.perf_counter() - began)
         placed = [effect.key for effect in effects if isinstance(effect, do.ApplyRuntime)]
@@ -318,7 +306,20 @@ class Loop:
             elif isinstance(effect, do.ApplyRuntime):
                 self._place(by_key[effect.key], effect)
             elif isinstance(effect, do.PlanAgainAt):
-                self._plan_again(effect.key, effect.at)
+                self._timers.add(effect.key, effect.at)
+
+    def _unsettled(self, now: datetime, steady: datetime) -> list[AgentState]:
+        """Who needs a place, and is written or has changed since it was planned. Not who is in the back-off: nobody waits for that."""
+        keys = [key for key in {*self._busy, *self.store.dirty} if isinstance(key, Key) and key not in self._orders]
+        found: list[AgentState] = []
+        for key in keys:
+            if key in self._unanswered or not (key in self._busy or self._may(key, steady)):
+                continue
+            try:
+                found += waiting([self.store.state(key)], now)
+            except Exception:  # its own planning says it again, and backs off
+                log.exception("%s/%s: whether it needs a place can't be told", *key)
+        return found
 
     def _refresh_orders(self, now: datetime, steady: datetime) -> None:
         """What was booked since an Agent was planned last does not count twice.
@@ -340,7 +341,7 @@ class Loop:
                 self.reporter.refused(effect.key, effect.refusal)
             # A node that was left out for a while is looked at again when that while is over.
             for exclusion in self.store.exclusions.get(effect.key, ()):
-                self._plan_again(effect.key, exclusion.until)
+                self._timers.add(effect.key, exclusion.until)
         self.store.set_refusal(effect.key, effect.refusal)
 
     def _place(self, state: AgentState, effect: do.ApplyRuntime) -> None:

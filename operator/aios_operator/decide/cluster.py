@@ -25,7 +25,10 @@ def plan_cluster(view: ClusterView, now: datetime, most: int | None = None) -> l
     effects: list[Effect] = []
     failed: dict[object, Refusal] = {}
     placed = 0
-    for state in sorted(view.waiting, key=_turn):
+    waiting = sorted(view.waiting, key=_turn)
+    ahead = [state for state in view.unsettled if waiting and _turn(state) < _turn(waiting[-1])]
+    unsettled = {state.key for state in ahead}
+    for state in sorted([*waiting, *ahead], key=_turn):
         agent = state.agent
         if agent is None:
             continue
@@ -34,20 +37,21 @@ def plan_cluster(view: ClusterView, now: datetime, most: int | None = None) -> l
         shape = _shape(state, agent) if agent.uid not in board.held and not exclusions else None
         ledger = ledgers[agent.key.namespace]
         if (refused := ledger.judge(agent)) is not None:
-            effects += _refuse(agent, refused, view.refusals.get(agent.key), now)
+            effects += [] if agent.key in unsettled else _refuse(agent, refused, view.refusals.get(agent.key), now)
             continue
         home, near = moving.home(state, agent), moving.near(state, agent)
         found = failed.get(shape) or placement.place(placement.search(agent, board, exclusions, now, home, near))
         if isinstance(found, Refusal):
             if shape is not None:
                 failed[shape] = found
-            effects += _refuse(agent, found, view.refusals.get(agent.key), now)
+            effects += [] if agent.key in unsettled else _refuse(agent, found, view.refusals.get(agent.key), now)
             continue
         node, gpu = found
-        effects += [_order(state, agent, node, gpu), Wait(agent.key, None)]
-        placed += 1
-        if placed == most:
-            break
+        if agent.key not in unsettled:
+            effects += [_order(state, agent, node, gpu), Wait(agent.key, None)]
+            placed += 1
+            if placed == most:
+                break
         ledger.take(agent)
         board.take(agent.uid, node, gpu.uuid if gpu else None, gpu.mebibytes if gpu else 0, 1, agent.requests)
     return effects

@@ -179,7 +179,10 @@ class ClusterView:
     waiting: Iterable[AgentState]
     """Agents that need a place, in any order."""
     grants: Mapping[str, Grant]
-    """For the namespace of each that waits."""
+    """For the namespace of each that waits or is unsettled."""
     exclusions: Mapping[Key, tuple[Exclusion, ...]] = field(default_factory=dict)
     refusals: Mapping[Key, Refusal] = field(default_factory=dict)
     """What this planner last said of those who wait."""
+    unsettled: Iterable[AgentState] = ()
+    """Others that need one and can't be given it now: they have changed, or are written, since they were planned. What would be theirs is
+    left for them."""

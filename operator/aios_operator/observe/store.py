@@ -190,7 +190,13 @@ class Store:
         }
 
     def cluster(
-        self, waiting: Collection[AgentState], orders: Collection[Order], now: datetime, *, unlimited_without_quota: bool
+        self,
+        waiting: Collection[AgentState],
+        unsettled: Collection[AgentState],
+        orders: Collection[Order],
+        now: datetime,
+        *,
+        unlimited_without_quota: bool,
     ) -> ClusterView:
         """All that offers or takes a place."""
         self._forget_exclusions(now)
@@ -202,7 +208,8 @@ class Store:
             pods=[pod for pod in self.pods.views.values() if pod.node_name is not None and pod.phase not in ("Succeeded", "Failed")],
             foreign=self.foreign,
             waiting=waiting,
-            grants=self._grants(waiting, orders, unlimited_without_quota),
+            unsettled=unsettled,
+            grants=self._grants([*waiting, *unsettled], orders, unlimited_without_quota),
             exclusions=self.exclusions,
             refusals=self.refusals,
         )

@@ -1,5 +1,8 @@
 """Quota in the running operator: what a burst, a change and a deletion lead to on the API, and what is written at rest."""
 
+import asyncio
+from typing import Any
+
 from aios_kube import resources
 from aios_operator.decide.views import Key
 from unit.operator.world import World
@@ -68,3 +71,26 @@ async def test_namespaces_do_not_share_a_quota():
     key = world.apply("a", "16Gi", namespace="other")
     await world.running()
     assert world.condition(key, "QuotaReserved") == ("True", "NoQuota")
+
+
+async def test_who_is_written_while_places_are_given_keeps_its_turn():
+    world, first, second = with_quota("1Gi"), Key("ns", "a"), Key("ns", "b")
+    perform, answered = world.loop.executor.perform, asyncio.Event()
+
+    async def slow_for_the_first(effect: Any) -> None:
+        if getattr(effect, "key", None) == first:
+            await answered.wait()
+        await perform(effect)
+
+    world.loop.executor.perform = slow_for_the_first  # type: ignore[method-assign]
+    world.apply("a", "1Gi")
+    world.apply("b", "1Gi")
+    for _ in range(20):
+        world.deliver()
+        world.loop.turn()
+        await asyncio.sleep(0.001)
+    assert world.cluster.all(resources.AGENT_RUNTIMES) == []
+    answered.set()
+    await world.running()
+    assert world.condition(first, "QuotaReserved") == ("True", "QuotaReserved")
+    assert world.condition(second, "QuotaReserved") == ("False", "QuotaExhausted")

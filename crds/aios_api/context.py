@@ -255,6 +255,11 @@ class AgentContext(Model):
         "there is something in it, the Agent waits for that node. StartEmpty: it runs where there is a place, begins without its context, "
         "and says so (status.context.startedEmpty).",
     )
+    reclaim: Literal["Retain", "Erase"] = Field(
+        default="Retain",
+        description="What becomes of the context when the Agent is deleted. Retain: it stays on its node until somebody erases it. "
+        "Erase: its node erases all of it once the Agent is gone from the API, and says so in an event.",
+    )
 
 
 class ContextFacts(Model):

@@ -282,6 +282,40 @@ class MovedContext(_Message):
     """Why nothing comes now."""
 
 
+class ReclaimContext(_Message):
+    """What is to become of the agent's context once the agent is gone. The last one is true, also for a context that begins later."""
+
+    type: Literal["reclaim"] = "reclaim"
+    identity: AgentIdentity
+    erase: bool
+
+
+class ReclaimableContext(_Message):
+    """A context here is to be erased once its agent is gone."""
+
+    type: Literal["reclaimable"] = "reclaimable"
+    namespace: str
+    name: str
+    uid: str
+
+
+class EraseContext(_Message):
+    """The agent is gone, and what is here of it goes."""
+
+    type: Literal["erase"] = "erase"
+    uid: str
+
+
+class ErasedContext(_Message):
+    """Nothing of the agent is here any more."""
+
+    type: Literal["erased"] = "erased"
+    uid: str
+    items: int | None = None
+    """None: what was there could not be counted."""
+    files: int = 0
+
+
 class Serve(WithListeners):
     """Serve this agent on exactly these listeners from now on; connections that are open stay, as far as the policy allows them."""
 
@@ -453,6 +487,10 @@ Message = (
     | OfferContext
     | WithdrawContext
     | MovedContext
+    | ReclaimContext
+    | ReclaimableContext
+    | EraseContext
+    | ErasedContext
 )
 _MESSAGES: Final[TypeAdapter[Message]] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 _WORKER_MESSAGES: Final[TypeAdapter[WorkerMessage | Booked]] = TypeAdapter(Annotated[WorkerMessage | Booked, Field(discriminator="type")])

@@ -163,10 +163,40 @@ def check_moving(root: Path, told: list[str]) -> str | None:
     return None
 
 
+def reclaiming(root: Path, tell: Tell) -> None:
+    store = SqliteStore(root)
+    store.reclaim(KEY, erase=True)
+    store.context(KEY, 1).append(said("ab"))
+    store.existing(KEY, 1).snapshot()
+    tell("kept")
+    store.take_away(KEY)
+    tell("gone")
+    store.close()
+
+
+def check_reclaiming(root: Path, told: list[str]) -> str | None:
+    """What was cut off is completed by the next store, or found by its mark and taken away."""
+    store = SqliteStore(root)
+    try:
+        if "gone" in told and list(root.iterdir()):
+            return f"acknowledged, and there is {next(iter(root.iterdir())).name}"
+        if list(root.glob("*/*.db")) and store.reclaimable() != [KEY]:
+            return "what is there is not known to be erased once its agent is gone"
+        if told == ["kept"] and store.holds(KEY) and kept(store) != "ab":
+            return "what is not taken away yet is not whole"
+        store.take_away(KEY)
+        if list(root.iterdir()):
+            return f"after the second try there is {next(iter(root.iterdir())).name}"
+    finally:
+        store.close()
+    return None
+
+
 SCENARIOS = {
     "appends": (lambda root: None, appends, check_appends),
     "erasure": (before_erasure, erasure, check_erasure),
     "moving": (lambda root: None, moving, check_moving),
+    "reclaiming": (lambda root: None, reclaiming, check_reclaiming),
     "giving": (channel_kills.before, channel_kills.giving, channel_kills.check),
     "fetching": (channel_kills.before, channel_kills.fetching, channel_kills.check),
 }

@@ -23,6 +23,8 @@ from aios_api import names
 from aios_kube.fake import FakeCluster
 from aios_kube.resources import AGENT_RUNTIMES, NODES, RESOURCE_CLAIMS
 from aios_sidecar.contracts import GPU, Booked, InventoryReport, WorkerMessage, Workers
+from aios_sidecar.gateway.main import serve
+from aios_sidecar.gateway.settings import Settings
 from aios_sidecar.node._proto import dra_pb2, dra_pb2_grpc
 from aios_sidecar.node.agent import NodeAgent
 from aios_sidecar.node.settings import NodeSettings
@@ -337,3 +339,23 @@ async def eventually(condition: Any, seconds: float = 10.0) -> None:
     while not condition():
         assert asyncio.get_running_loop().time() < deadline, "what was waited for did not happen"
         await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def a_gateway(node: NodeSettings) -> AsyncIterator[None]:
+    """A gateway in this process, with contexts, and a channel to other nodes on loopback."""
+    stop = asyncio.Event()
+    settings = Settings(
+        node_socket=node.gateway_socket,
+        node_uid=os.geteuid(),
+        metrics_port=0,
+        context_dir=node.context_dir,
+        move_host="127.0.0.1",
+        move_port=0,
+    )
+    task = asyncio.create_task(serve(settings, stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await task

@@ -1,9 +1,6 @@
 """An agent's context goes from one node to another: two node agents, two gateways, the channel between them, and orders by hand."""
 
 import asyncio
-import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,32 +14,24 @@ from aios_sidecar.context.errors import Fenced
 from aios_sidecar.context.items import Draft, Role
 from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import AgentKey
-from aios_sidecar.gateway.main import serve
-from aios_sidecar.gateway.settings import Settings
 from aios_sidecar.node.settings import NodeSettings
-from node.support import AGENT_UID, NAMESPACE, NODE, a_claim, a_cluster, a_runtime, eventually, prepare, running, settings_in, uid
+from node.support import (
+    AGENT_UID,
+    NAMESPACE,
+    NODE,
+    a_claim,
+    a_cluster,
+    a_gateway,
+    a_runtime,
+    eventually,
+    prepare,
+    running,
+    settings_in,
+    uid,
+)
 
 KEY = AgentKey(NAMESPACE, "agent", AGENT_UID)
 SOURCE = "node-b"
-
-
-@asynccontextmanager
-async def a_gateway(node: NodeSettings) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    settings = Settings(
-        node_socket=node.gateway_socket,
-        node_uid=os.geteuid(),
-        metrics_port=0,
-        context_dir=node.context_dir,
-        move_host="127.0.0.1",
-        move_port=0,
-    )
-    task = asyncio.create_task(serve(settings, stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await task
 
 
 def door(cluster: FakeCluster, node: str) -> tuple[str, str] | None:

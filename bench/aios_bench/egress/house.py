@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -13,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from aios_api.egress import NOTHING, EgressPolicy, PolicyBinding, PolicyRule
+from aios_api.names import DRIVER
+from aios_kube.events import EventRecorder
 from aios_kube.fake import FakeCluster
 from aios_sidecar.contracts import machine_seconds
 from aios_sidecar.node.heartbeat import Heartbeat
 from aios_sidecar.node.link import GatewayLink
 from aios_sidecar.node.live import LiveClaim, LiveClaims
+from aios_sidecar.node.metrics import Metrics
 from aios_sidecar.node.mirror import Mirror
 from aios_sidecar.node.moves import Moves
 from aios_sidecar.node.orders import Orders
+from aios_sidecar.node.reclaim import Reclaim
 from aios_sidecar.node.settings import NodeSettings
 from aios_sidecar.node.state import ClaimState
 
@@ -63,7 +68,11 @@ class House:
         """The gateway serves every agent by this policy inside."""
         heartbeat = Heartbeat(self.settings, FakeCluster(), machine_seconds, lambda: datetime.now(UTC), machine_seconds)
         orders = Orders(self._mirror)
-        link = GatewayLink(self.settings, self.claims, orders, heartbeat, Moves(self.settings, orders, Mirror()), lambda: datetime.now(UTC))
+        leaving, cluster = Mirror(), FakeCluster()
+        events = EventRecorder(cluster, DRIVER, NODE, lambda: datetime.now(UTC))
+        reclaim = Reclaim(self.settings, cluster, orders, leaving, self.claims, events, Metrics(time.monotonic))
+        moves = Moves(self.settings, orders, leaving)
+        link = GatewayLink(self.settings, self.claims, orders, heartbeat, moves, reclaim, lambda: datetime.now(UTC))
         link.open()
         self._mirror.replace([self._order(number, policy) for number in range(self._agents)])
         for number in range(self._agents):

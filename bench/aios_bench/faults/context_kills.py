@@ -17,6 +17,7 @@ STORIES = {
     "appends": (["ab", "c", "defg", "h"], "The gateway is killed before each of its writes while an agent appends to its context."),
     "erasure": (["3"], "The gateway is killed before each of its writes while items are erased from a context."),
     "moving": (["ab", "c", "defg", "h", "i"], "Either end is killed before each of its writes while a context moves to another node."),
+    "reclaiming": (["kept", "gone"], "The gateway is killed before each of its writes while the context of an agent that is gone goes."),
     "giving": (["h", "i"], "The gateway that gives a context to another node's over the channel is killed before each of its writes."),
     "fetching": (["h", "i"], "The gateway that fetches a context from another node's is killed before each of its writes."),
 }

@@ -9,11 +9,13 @@ from typing import Final
 
 from aios_api.context import ContextFacts
 from aios_api.egress import MAX_BINDINGS
+from aios_sidecar.context.store import AgentKey
 from aios_sidecar.contracts import (
     HANDOVER_VERSION,
     ContextCounts,
     ContextDoor,
     EgressCounts,
+    EraseContext,
     FetchContext,
     ForgoContext,
     Fresh,
@@ -22,6 +24,8 @@ from aios_sidecar.contracts import (
     MovedContext,
     OfferContext,
     ProtocolError,
+    ReclaimableContext,
+    ReclaimContext,
     Serve,
     Serving,
     Stop,
@@ -31,6 +35,7 @@ from aios_sidecar.contracts import (
     WouldDeny,
 )
 from aios_sidecar.gateway.agents import Agents, ServedAgent
+from aios_sidecar.gateway.contexts.reclaim import Reclaimer
 from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.metrics import Metrics
 from aios_sidecar.gateway.moves.mover import Mover
@@ -59,6 +64,7 @@ class NodeLink:
         chance: random.Random,
         moves: Mover | None = None,
         door: str | None = None,
+        reclaimer: Reclaimer | None = None,
     ) -> None:
         """`door`: the address at which `moves` gives contexts to other nodes."""
         self._settings = settings
@@ -68,7 +74,9 @@ class NodeLink:
         self._chance = chance
         self._moves = moves
         self._door = door
+        self._reclaimer = reclaimer
         self._pause_seconds = settings.reconnect_min_seconds
+        self._marks_changed = asyncio.Event()
         self.up = False
 
     async def run(self) -> None:
@@ -86,7 +94,7 @@ class NodeLink:
         try:
             await self._open(link)
             self._set_up(True)
-            reporting = asyncio.gather(self._report(link), self._report_contexts(link), self._report_moves(link))
+            reporting = asyncio.gather(self._report(link), self._report_contexts(link), self._report_moves(link), self._report_marks(link))
             try:
                 while True:
                     await self._do(await link.receive(), link)
@@ -131,7 +139,15 @@ class NodeLink:
                 self._moves.offer(identity, certificate)
             case WithdrawContext(uid=uid) if self._moves is not None:
                 self._moves.withdraw(uid)
-            case FetchContext() | ForgoContext() | OfferContext() | WithdrawContext():
+            case ReclaimContext(identity=identity, erase=erase) if self._reclaimer is not None:
+                await self._reclaimer.order(identity, erase)
+                self._marks_changed.set()
+            case EraseContext(uid=uid) if self._reclaimer is not None:
+                if (erased := await self._reclaimer.erase(uid)) is not None:
+                    await link.send(erased)
+            case ReclaimContext(erase=False):
+                pass  # there is nothing that could be erased
+            case FetchContext() | ForgoContext() | OfferContext() | WithdrawContext() | ReclaimContext() | EraseContext():
                 log.warning("a %s message is of no use: there are no contexts here", received.message.type)
             case other:
                 received.close()
@@ -188,6 +204,21 @@ class NodeLink:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(MOVES_SECONDS):
                     await change.wait()
+
+    async def _report_marks(self, link: Link) -> None:
+        """Tell which contexts are to be erased once their agents are gone. Ends with the link."""
+        if self._reclaimer is None:
+            return
+        told: set[AgentKey] = set()
+        while True:
+            self._marks_changed.clear()
+            marked = set(await self._reclaimer.marked())
+            for key in marked - told:
+                await link.send(ReclaimableContext(namespace=key.namespace, name=key.name, uid=key.uid))
+            told = marked
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONTEXTS_SECONDS):
+                    await self._marks_changed.wait()
 
     def _set_up(self, up: bool) -> None:
         if up != self.up:

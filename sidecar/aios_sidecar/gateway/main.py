@@ -23,6 +23,7 @@ from aios_sidecar.gateway.contexts import admin
 from aios_sidecar.gateway.contexts.admin import Admin
 from aios_sidecar.gateway.contexts.desk import Desk
 from aios_sidecar.gateway.contexts.metrics import ContextMetrics
+from aios_sidecar.gateway.contexts.reclaim import Reclaimer
 from aios_sidecar.gateway.egress.agent import Outside
 from aios_sidecar.gateway.egress.audit import Audit, AuditFile, NoAudit
 from aios_sidecar.gateway.egress.names import Names, SystemNames
@@ -54,7 +55,8 @@ async def serve(settings: Settings, stop: asyncio.Event, names: Names | None = N
     moves = Mover(desk.files, settings.moves) if desk is not None else None
     door = _listener(settings.move_host, settings.move_port) if moves is not None and settings.move_host else None
     chance = random.Random()  # noqa: S311  spreads reconnects, protects nothing
-    link = NodeLink(settings, agents, freshness, metrics, chance, moves, _address(door) if door is not None else None)
+    reclaimer = Reclaimer(desk) if desk is not None else None
+    link = NodeLink(settings, agents, freshness, metrics, chance, moves, _address(door) if door is not None else None, reclaimer)
     operations = Server(
         Operations(metrics, lambda: link.up, freshness.require), settings.limits, partial(outside.turns, "operations"), newest_first=True
     )

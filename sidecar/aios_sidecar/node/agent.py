@@ -31,6 +31,7 @@ from aios_sidecar.node.plugin import DRAService, Plugin
 from aios_sidecar.node.preparer import Preparer
 from aios_sidecar.node.prober import Prober
 from aios_sidecar.node.publisher import Publisher
+from aios_sidecar.node.reclaim import Reclaim
 from aios_sidecar.node.recovery import Recovery
 from aios_sidecar.node.reporter import Reporter
 from aios_sidecar.node.sandbox import Processes
@@ -79,7 +80,8 @@ class NodeAgent:
         every = settings.mute_seconds / RENEWALS
         ordered = Reflector(client, AGENT_RUNTIMES, runtimes, on_node, watch_seconds=every, clock_seconds=machine_seconds)
         self._heartbeat = Heartbeat(settings, client, lambda: ordered.heard_seconds, clock, machine_seconds, self.moves.annotations)
-        self._link = GatewayLink(settings, self.claims, self.orders, self._heartbeat, self.moves, clock)
+        self._reclaim = Reclaim(settings, client, self.orders, leaving, self.claims, self._events, self.metrics)
+        self._link = GatewayLink(settings, self.claims, self.orders, self._heartbeat, self.moves, self._reclaim, clock)
         self._ordered = ordered
         self._reflectors = (
             Reflector(client, RESOURCE_SLICES, self.slices, on_node),
@@ -165,6 +167,7 @@ class NodeAgent:
             group.create_task(self._inspector.follow())
             group.create_task(self._prober.run())
             group.create_task(self._leftovers.run())
+            group.create_task(self._reclaim.run())
             group.create_task(self._recover(damaged))
 
     async def _restore_listeners(self) -> None:

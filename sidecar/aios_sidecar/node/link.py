@@ -17,6 +17,8 @@ from aios_sidecar.contracts import (
     ContextCounts,
     ContextDoor,
     EgressCounts,
+    EraseContext,
+    ErasedContext,
     FetchContext,
     ForgoContext,
     Fresh,
@@ -26,6 +28,7 @@ from aios_sidecar.contracts import (
     MovedContext,
     OfferContext,
     ProtocolError,
+    ReclaimableContext,
     Serve,
     Serving,
     Stop,
@@ -39,6 +42,7 @@ from aios_sidecar.node.heartbeat import Heartbeat
 from aios_sidecar.node.live import Clock, LiveClaim, LiveClaims
 from aios_sidecar.node.moves import Moves
 from aios_sidecar.node.orders import Orders
+from aios_sidecar.node.reclaim import Reclaim
 from aios_sidecar.node.settings import NodeSettings
 from aios_sidecar.node.waiting import first_of
 
@@ -52,12 +56,20 @@ class GatewayLink:
     """Listens for the gateway. Of several links the newest counts: a gateway that connects again has lost the old one."""
 
     def __init__(
-        self, settings: NodeSettings, claims: LiveClaims, orders: Orders, heartbeat: Heartbeat, moves: Moves, clock: Clock
+        self,
+        settings: NodeSettings,
+        claims: LiveClaims,
+        orders: Orders,
+        heartbeat: Heartbeat,
+        moves: Moves,
+        reclaim: Reclaim,
+        clock: Clock,
     ) -> None:
         self._settings = settings
         self._claims = claims
         self._orders = orders
         self._moves = moves
+        self._reclaim = reclaim
         self._clock = clock
         self._heartbeat = heartbeat
         self._over: set[str] = set()
@@ -93,6 +105,7 @@ class GatewayLink:
     async def _converse(self, link: Link) -> None:
         try:
             held = await self._take_back(link)
+            self._reclaim.forget()
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._hear(link))
                 both.create_task(self._tell(link, held))
@@ -147,6 +160,10 @@ class GatewayLink:
                     self._moves.learn(moved)
                     if self._orders.heard and uid not in self._moves.fetches():
                         await link.send(ForgoContext(uid=uid))
+                case ReclaimableContext() as reclaimable:
+                    self._reclaim.learn(reclaimable)
+                case ErasedContext() as erased:
+                    self._reclaim.erased(erased)
                 case other:
                     raise ProtocolError(f"a {other.type} message after synced")
 
@@ -182,10 +199,13 @@ class GatewayLink:
         said = await self._freshen(link, held, over, 0.0)
         fetches: dict[str, FetchContext] = {}
         offers: dict[str, OfferContext] = {}
+        wishes: dict[str, bool] = {}
+        erasures: dict[str, int] = {}
         while True:
             changes = (self._claims.next_change(), self._orders.next_change(), self._heartbeat.next_change())
-            moves = (self._moves.next_change(), self._moves.leaving.next_change())
+            moves = (self._moves.next_change(), self._moves.leaving.next_change(), self._reclaim.next_change())
             await self._tell_moves(link, fetches, offers)
+            await self._tell_reclaims(link, wishes, erasures)
             await self._bring_up_to_date(link, sent, held, over)
             said = await self._freshen(link, held | sent.keys(), over, said)
             await first_of(*changes, *moves)
@@ -210,6 +230,20 @@ class GatewayLink:
                 if offers.get(uid) != offer:
                     offers[uid] = offer
                     await link.send(offer)
+
+    async def _tell_reclaims(self, link: Link, wishes: dict[str, bool], erasures: dict[str, int]) -> None:
+        """The gateway knows which contexts are to be erased when their Agents are gone, and whose are."""
+        for uid, wish in self._reclaim.wishes().items():
+            if wishes.get(uid) != wish.erase:
+                wishes[uid] = wish.erase
+                await link.send(wish)
+        gone = self._reclaim.gone()
+        for uid in [uid for uid in wishes if uid in gone]:
+            del wishes[uid]
+        for uid, asked in gone.items():
+            if erasures.get(uid) != asked:
+                erasures[uid] = asked
+                await link.send(EraseContext(uid=uid))
 
     async def _freshen(self, link: Link, known: set[str], over: set[str], said: float) -> float:
         """Says until when all that was sent is fresh, when that is later than what was `said` before.

@@ -32,6 +32,9 @@ class Metrics:
         self.leftovers = Counter(
             "aios_node_leftovers_total", "Pods that ran on when they were gone from the API, and were killed.", registry=self._registry
         )
+        self.erased_contexts = Counter(
+            "aios_node_erased_contexts_total", "Contexts that were erased since their Agents are gone.", registry=self._registry
+        )
         self.damaged = Counter("aios_node_damaged_state_files_total", "State files that were set aside.", registry=self._registry)
 
         self.monitored = self._of_gpus("aios_gpu_monitored", "1 while the use of the GPU is being read, 0 while it can't be.")

@@ -10,7 +10,7 @@ from aios_sidecar.context.errors import Damaged, Unwritable
 from aios_sidecar.context.items import Draft, Kind, Role
 from aios_sidecar.context.reader import Reader
 from aios_sidecar.context.sqlite import schema
-from aios_sidecar.context.sqlite.store import FILE, IDENTITY, SqliteStore
+from aios_sidecar.context.sqlite.store import FILE, IDENTITY, RELEASED, SqliteStore
 from aios_sidecar.context.store import AgentKey, Appended, Observer, Scope
 from unit.context.support import KEY, said
 
@@ -221,3 +221,11 @@ def test_a_context_whose_identity_is_damaged_hides_no_other_and_is_whole_once_it
     assert set(again.agents()) == {AgentKey("", "", KEY.uid), other}
     assert kept(again) == ["a"]
     assert set(again.agents()) == {KEY, other}
+
+
+def test_what_says_where_a_context_went_is_damage_when_it_can_not_be_read(sqlite):
+    store = sqlite()
+    store.folder(KEY.uid).mkdir()
+    (store.folder(KEY.uid) / RELEASED).write_text("{")
+    with pytest.raises(Damaged, match=r"released\.json, which says to which attempt the context was handed over, can't be read"):
+        store.context(KEY, 1)

@@ -12,14 +12,18 @@ from typing import Any
 
 import pytest
 
+from aios_kube.events import EventRecorder
+from aios_kube.fake import FakeCluster
 from aios_sidecar import handover
 from aios_sidecar.contracts import Fresh, Held, Hello, Message, Serve, Stop, Synced
 from aios_sidecar.handover import Link
 from aios_sidecar.node.link import GatewayLink
 from aios_sidecar.node.live import LiveClaims
+from aios_sidecar.node.metrics import Metrics
 from aios_sidecar.node.mirror import Mirror
 from aios_sidecar.node.moves import Moves
 from aios_sidecar.node.orders import Orders
+from aios_sidecar.node.reclaim import Reclaim
 from aios_sidecar.node.settings import NodeSettings
 from unit.node.support import CLAIM_UID, NOW, a_state
 
@@ -46,7 +50,11 @@ class Node:
         self.claims, self.mirror, self.heartbeat = LiveClaims(lambda: NOW), Mirror(), Heartbeat()
         beats: Any = self.heartbeat
         orders = Orders(self.mirror)
-        self.link = GatewayLink(self.settings, self.claims, orders, beats, Moves(self.settings, orders, Mirror()), lambda: NOW)
+        leaving, cluster = Mirror(), FakeCluster()
+        moves = Moves(self.settings, orders, leaving)
+        events = EventRecorder(cluster, "test", "test", lambda: NOW)
+        reclaim = Reclaim(self.settings, cluster, orders, leaving, self.claims, events, Metrics(lambda: 0.0))
+        self.link = GatewayLink(self.settings, self.claims, orders, beats, moves, reclaim, lambda: NOW)
         self.link.open()
         live = self.claims.put(a_state())
         self.claims.give(live, "loopback", socket.create_server(("127.0.0.1", 0)))

@@ -9,7 +9,7 @@ import re
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, Final
 from aios_sidecar.context.errors import Busy, Conflict, ContextError, Damaged, Fenced
 from aios_sidecar.context.items import microseconds
 from aios_sidecar.context.limits import Limits
-from aios_sidecar.context.sqlite import copies, schema
+from aios_sidecar.context.sqlite import copies, reclaim, schema
 from aios_sidecar.context.sqlite.context import Holder, SqliteContext
 from aios_sidecar.context.sqlite.erasure import DAMAGED
 from aios_sidecar.context.sqlite.file import OpenFile, refusals, with_log
@@ -57,6 +57,7 @@ class SqliteStore:
         self._closed = False
         self._holders: dict[str, Holder] = {}
         self._open: OrderedDict[str, Holder] = OrderedDict()
+        self._to_erase: set[str] = set()
         self._pool = ThreadPoolExecutor(writers, thread_name_prefix="context")
         with refusals(root):
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -66,6 +67,8 @@ class SqliteStore:
         except OSError:
             os.close(self._held)
             raise Busy(f"another program has the contexts in {root}") from None
+        with refusals(root):
+            reclaim.complete(root)
         os.environ["SQLITE_TMPDIR"] = str(root)  # SQLite's only way to be told: what VACUUM copies stays on this disk
 
     @property
@@ -155,6 +158,32 @@ class SqliteStore:
             for old in with_log(path):
                 old.unlink(missing_ok=True)
 
+    def reclaim(self, key: AgentKey, *, erase: bool) -> None:
+        """Whether what is here of the agent is to be erased once the agent is gone: a mark beside it, also beside what comes later."""
+        holder, folder = self._holder(key, None), self.folder(key.uid)
+        with holder.opening, refusals(folder):
+            (self._to_erase.add if erase else self._to_erase.discard)(key.uid)
+            if folder.exists():
+                reclaim.mark(folder, key if erase else None)
+
+    def reclaimable(self) -> list[AgentKey]:
+        """Of whom what is here is to be erased once they are gone."""
+        return reclaim.marked(self._root)
+
+    def take_away(self, key: AgentKey) -> int:
+        """Nothing of the agent is here any more, whatever state it was in; how many files went. Killed in between, the next store here
+        completes it. Raises Busy while it is used."""
+        holder, folder = self._holder(key, None), self.folder(key.uid)
+        with holder.opening, refusals(folder):
+            self._close_unused(holder)
+            self._to_erase.discard(key.uid)
+            return reclaim.take_away(folder)
+
+    def _mark(self, key: AgentKey) -> None:
+        """Before what is new in the folder counts."""
+        if key.uid in self._to_erase:
+            reclaim.mark(self.folder(key.uid), key)
+
     def close_off(self, key: AgentKey, attempt: int) -> None:
         """There is no context of the agent here, and no attempt up to this one begins one. Raises Conflict when there is one."""
         holder, folder = self._holder(key, None), self.folder(key.uid)
@@ -162,6 +191,7 @@ class SqliteStore:
             if self.holds(key):
                 raise Conflict("there is a context of this agent here")
             folder.mkdir(mode=0o700, exist_ok=True)
+            self._mark(key)
             _write_durably(folder / RELEASED, json.dumps(key._asdict() | {"attempt": attempt, "empty": True}))
             _sync(self._root)
 
@@ -175,6 +205,7 @@ class SqliteStore:
         path = self.folder(key.uid) / FILE
         for old in with_log(path)[1:]:
             old.unlink(missing_ok=True)
+        self._mark(key)
         new.rename(path)
         _write_durably(path.with_name(IDENTITY), json.dumps(key._asdict()))
         path.with_name(RELEASED).unlink(missing_ok=True)
@@ -195,7 +226,8 @@ class SqliteStore:
             self._close(holder)
             if handed_over_to is not None:
                 _write_durably(folder / RELEASED, json.dumps(key._asdict() | {"attempt": handed_over_to}))
-            count = _remove(folder, keep=RELEASED if handed_over_to is not None else None)
+            keep = {RELEASED, reclaim.MARK} if handed_over_to is not None else set()
+            count = _remove(folder, keep)
             _sync(self._root)
             return count
 
@@ -237,7 +269,7 @@ class SqliteStore:
         """See `Files.begin_anew`."""
         folder = self.folder(holder.key.uid)
         with holder.opening, refusals(folder):
-            count = _remove(folder)
+            count = _remove(folder, {reclaim.MARK})
             with self._used(holder, attempt):
                 return count
 
@@ -292,6 +324,7 @@ class SqliteStore:
             raise Damaged(f"the file of this context {what}: restore a snapshot of it, or erase everything to begin anew")
         with refusals(path):
             folder.mkdir(mode=0o700, exist_ok=True)
+            self._mark(holder.key)
             if not path.exists():
                 released = int(_read_released(folder)["attempt"])
                 if attempt <= released:
@@ -360,18 +393,18 @@ class SqliteStore:
                 file.close()
 
 
-def _remove(folder: Path, keep: str | None = None) -> int:
-    """The folder is gone, or has that one file only; how many files went. What a crash leaves of it is not a context whose file is
+def _remove(folder: Path, keep: Collection[str] = ()) -> int:
+    """The folder is gone, or has those files only; how many files went. What a crash leaves of it is not a context whose file is
     missed."""
-    count = sum(1 for path in folder.rglob("*") if path.is_file() and path.name != keep)
+    count = sum(1 for path in folder.rglob("*") if path.is_file() and path.name not in keep)
     (folder / IDENTITY).unlink(missing_ok=True)
-    if keep is None:
+    if not keep:
         shutil.rmtree(folder)
         return count
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != keep:
+        elif path.name not in keep:
             path.unlink()
     return count
 
@@ -381,6 +414,8 @@ def _read_released(folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((folder / RELEASED).read_bytes())
     except FileNotFoundError:
         return {"attempt": 0}
+    except ValueError as error:
+        raise Damaged(f"{folder / RELEASED}, which says to which attempt the context was handed over, can't be read: {error}") from None
     return found
 
 

@@ -51,8 +51,9 @@ def _lines(faults: dict[str, Any], burst: dict[str, Any]) -> Iterator[str]:
     yield f"| {total} | | | {figures['faults_injected']:.0f} | {_broken(figures)} |\n"
     yield "## How long it is missed\n"
     counts = sorted(len(faults["samples"][name.removesuffix("_s_p95")]) for name in GAPS)
+    many = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
     yield (
-        f"On the local cluster, 95th percentile (nearest rank) of {counts[0]} to {counts[-1]} samples each. The programs share two cores "
+        f"On the local cluster, 95th percentile (nearest rank) of {many} samples each. The programs share two cores "
         "with the cluster itself.\n"
     )
     yield "| what | seconds |\n| --- | --- |"

@@ -120,33 +120,6 @@ def test_a_container_that_is_added_later_has_what_the_pod_has_and_no_more(space:
     assert seen == {"tcp": "held", "udp": "held", "raw": "not permitted", "socket": False, "who": "a"}
 
 
-def test_nobody_passes_for_an_agent_or_takes_what_is_its_own(space: Space):
-    space.apply(space.agent("a", memory="1Gi"))
-    space.ready("a")
-    spoofed = pod(space, "spoofed", IDLE)
-    spoofed["metadata"]["labels"] = {"aios.dev/agent": "a"}
-    assert "aios-marks" in space.refused(spoofed)
-    assert "aios-claims-of-agents" in space.refused(pod(space, "thief", IDLE, resourceClaims=[{"name": "x", "resourceClaimName": "a-1"}]))
-    greedy = pod(space, "greedy", IDLE)
-    extended = {"deviceclass.resource.kubernetes.io/gpu.aios.dev": "1"}
-    greedy["spec"]["containers"][0]["resources"] = {"requests": extended, "limits": extended}
-    assert "aios-extended-resources" in space.refused(greedy)
-    claim = {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "gpu.aios.dev"}}]}}
-    body = {
-        "apiVersion": "resource.k8s.io/v1",
-        "kind": "ResourceClaim",
-        "metadata": {"name": "mine", "namespace": space.name},
-        "spec": claim,
-    }
-    assert "aios-claims" in space.refused(body)
-    order = space.get("agentruntime", "a")
-    patch = json.dumps({"spec": {"attempt": 9, "claimName": "a-9", "podName": "a-9"}})
-    assert "aios-orders" in refused(space, "patch", "agentruntime", "a", "--type=merge", "-p", patch)
-    assert "aios-marks" in refused(space, "label", "pod", "a-1", "aios.dev/agent-")
-    assert "aios-network" in refused(space, "delete", "networkpolicy", "aios-agents")
-    assert space.get("agentruntime", "a")["spec"] == order["spec"]
-
-
 def test_a_runtime_that_is_not_on_the_list_is_refused_at_apply(space: Space):
     agent = space.agent("kata")
     agent["spec"]["template"]["spec"]["runtimeClassName"] = "kata"

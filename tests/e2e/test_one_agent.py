@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from aios_localcluster.cluster import LocalCluster
-from e2e.support import Space, eventually, namespace
+from e2e.support import Space, namespace
 
 WHO = """
 import json, os, socket, http.client, urllib.request
@@ -42,14 +42,6 @@ print(json.dumps({name: attempt(*way) for name, way in {
     "metadata": (T, A, ("169.254.169.254", 80)), "apiserver": (T, A, (API, PORT)), "kubelet": (T, A, (NODE, 10250)),
     "service": (T, A, (SERVICE, 443)), "dns over udp": (U, A, ("192.0.2.53", 53)), "raw udp": (U, A, (NODE, 9)),
 }.items()}))
-"""
-
-VISIT = """
-import socket
-try:
-    socket.create_connection((HOST, 8000), timeout=3); print("reached")
-except OSError as error:
-    print("refused", error)
 """
 
 WRITE = """
@@ -119,25 +111,6 @@ def test_no_way_leads_out_of_the_pod_and_each_attempt_fails_at_once(some: Space)
     tried = json.loads(some.inside("scribe", code.replace("NODE", repr(address)).replace("SERVICE", repr(service))))
     assert {name: how for name, (how, _) in tried.items() if how in ("out", "silence")} == {}
     assert max(seconds for _, seconds in tried.values()) < 3, tried
-
-
-def test_another_pod_can_not_reach_into_an_agent(space: Space):
-    listen = "import socket; s = socket.create_server(('0.0.0.0', 8000)); print('up', flush=True); s.accept()"
-    space.apply(space.agent("server", code=listen))
-    space.ready("server")
-    address = space.get("pod", space.pod_of("server"))["status"]["podIP"]
-    container = {
-        "name": "c",
-        "image": space.image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["python3", "-c", VISIT.replace("HOST", repr(address))],
-    }
-    spec = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [container]}
-    visitor = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "visitor"}, "spec": spec}
-    space.apply(visitor)
-    eventually(lambda: (space.get("pod", "visitor") or {}).get("status", {}).get("phase") == "Succeeded", "the visitor has ended")
-    assert space.kubectl("logs", "visitor").startswith("refused")
-    space.kubectl("delete", "pod", "visitor")
 
 
 def test_the_pod_meets_the_restricted_standard_and_every_container_needs_the_claim(space: Space):

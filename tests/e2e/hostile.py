@@ -1,0 +1,111 @@
+"""A hostile program: what it tries from inside an Agent's pod, as code that prints one JSON object. TARGETS is replaced by a dict."""
+
+PROGRAM = r"""
+import ctypes, errno, json, os, socket, struct, time
+targets = TARGETS
+libc = ctypes.CDLL(None, use_errno=True)
+
+def outcome(attempt, *arguments):
+    try:
+        attempt(*arguments)
+        return "done"
+    except OSError as error:
+        return errno.errorcode.get(error.errno, str(error))
+
+def kernel(name, *arguments):
+    # The number of the call on x86-64, and on 64-bit ARM.
+    numbers = {"unshare": (272, 97), "mount": (165, 40), "bpf": (321, 280), "io_uring_setup": (425, 425),
+        "keyctl": (250, 219), "perf_event_open": (298, 241), "init_module": (175, 105), "open_by_handle_at": (304, 265),
+        "setns": (308, 268), "reboot": (169, 142)}
+    if libc.syscall(numbers[name][os.uname().machine == "aarch64"], *arguments) < 0:
+        raise OSError(ctypes.get_errno(), name)
+
+def netlink(family, kind):
+    # Whatever asks netfilter, or changes a link: the kernel answers with an error.
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family) as s:
+        body = struct.pack("=BBH", 0, 0, 0) if family == 12 else struct.pack("=BBHiII", 0, 0, 0, 1, 0, 1)
+        s.send(struct.pack("=IHHII", 16 + len(body), kind, 5, 1, 0) + body)
+        number = struct.unpack_from("=i", s.recv(4096), 16)[0]
+        if number:
+            raise OSError(-number, "netlink")
+
+def write(path):
+    with open(path, "w") as file:
+        file.write("1")
+
+def reach(host, port):
+    socket.create_connection((host, port), timeout=3).close()
+
+def ask(text):
+    with socket.create_connection(("127.0.0.1", 2489), timeout=20) as s:
+        try:
+            s.sendall(text)
+        except OSError:
+            pass  # answered before it was read to its end
+        try:
+            return s.recv(65536).decode().partition(" ")[2][:3]
+        except OSError as error:
+            return errno.errorcode.get(error.errno, str(error))
+
+NEWUSER_NEWNET, BSD = 0x50000000, b"Host: 127.0.0.1:2489\r\n"
+kernel_calls = {
+    "user namespace": outcome(kernel, "unshare", NEWUSER_NEWNET),
+    "mount": outcome(kernel, "mount", b"none", b"/tmp", b"tmpfs", 0, 0),
+    "another namespace": outcome(kernel, "setns", os.open("/proc/self/ns/net", os.O_RDONLY), 0),
+    "bpf": outcome(kernel, "bpf", 0, 0, 0),
+    "io_uring": outcome(kernel, "io_uring_setup", 1, 0),
+    "keys": outcome(kernel, "keyctl", 0, -3, 1),
+    "perf": outcome(kernel, "perf_event_open", 0, 0, -1, -1, 0),
+    "module": outcome(kernel, "init_module", 0, 0, b""),
+    "file handle": outcome(kernel, "open_by_handle_at", -100, 0, 0),
+    "reboot": outcome(kernel, "reboot", 0, 0, 0, 0),
+    "packets": outcome(socket.socket, socket.AF_PACKET, socket.SOCK_RAW),
+    "raw": outcome(socket.socket, socket.AF_INET, socket.SOCK_RAW, 1),
+    "machine": outcome(socket.socket, 40, socket.SOCK_STREAM),
+    "express": outcome(socket.socket, 44, socket.SOCK_RAW),
+    "netfilter": outcome(netlink, 12, 10 << 8 | 1),
+    "link down": outcome(netlink, 0, 16),
+}
+files = {path: outcome(write, path) for path in ("/run/aios/x", "/run/aios/agent.sock", "/proc/sysrq-trigger",
+    "/proc/sys/net/ipv4/ip_forward", "/proc/sys/kernel/core_pattern", "/sys/fs/cgroup/x", "/sys/kernel/uevent_helper")}
+found = [path for path in ("/var/run/secrets/kubernetes.io", "/run/aios/gateway", "/run/aios/hook.sock", "/var/lib/aios", "/dev/mem",
+    "/run/containerd", "/var/lib/kubelet", "/dev/nvidiactl") if os.path.exists(path)]
+unix = sorted({line.split()[7] for line in open("/proc/net/unix").readlines()[1:] if len(line.split()) > 7})
+network = {name: outcome(reach, *where) for name, where in targets.items()}
+gateway = {
+    "a foreign host": ask(b"GET /v1/agent HTTP/1.1\r\nHost: aios.example.com\r\n\r\n"),
+    "a browser": ask(b"GET /v1/agent HTTP/1.1\r\n" + BSD + b"Origin: http://127.0.0.1:2489\r\n\r\n"),
+    "another path": ask(b"GET /v1/agent/../../metrics HTTP/1.1\r\n" + BSD + b"\r\n"),
+    "two lengths": ask(b"POST /v1/context/append HTTP/1.1\r\n" + BSD + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    "a large head": ask(b"GET /v1/agent HTTP/1.1\r\n" + BSD + b"X: " + b"x" * (1 << 20) + b"\r\n\r\n"),
+    "metadata": ask(b"GET http://169.254.169.254/latest/ HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n"),
+    **{name: ask(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode()) for name, (host, port) in targets.items()},
+}
+with socket.create_connection(("127.0.0.1", 2489), timeout=20) as s:
+    s.sendall(b"GET /v1/agent HTTP/1.1\r\n" + BSD + b"X-Agent: keeper\r\nForwarded: for=keeper\r\nConnection: close\r\n\r\n")
+    said = b""
+    while part := s.recv(65536):
+        said += part
+status = dict(line.split(":\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\t" in line)
+print(json.dumps({"kernel": kernel_calls, "files": files, "found": found, "unix": unix, "network": network, "gateway": gateway,
+    "name": json.loads(said.partition(b"\r\n\r\n")[2])["identity"]["name"],
+    "held": {field: status[field] for field in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")}}))
+"""
+
+FLOOD = r"""
+import collections, errno, json, selectors, socket, time
+counts, held = collections.Counter(), []
+for number in range(10_000):
+    s = socket.socket()
+    s.settimeout(10)
+    try:
+        s.connect(("127.0.0.1", 2489))
+        counts["connected"] += 1
+        held.append(s)
+    except OSError as error:
+        counts[errno.errorcode.get(error.errno, str(error))] += 1
+    if len(held) > 500:
+        held.pop(0).close()
+print(json.dumps(counts))
+"""
+"""Ten thousand connections that say nothing, five hundred of them open at once."""

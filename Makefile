@@ -15,7 +15,7 @@ $(STAMP): requirements/dev.txt pyproject.toml sdk/pyproject.toml
 	@echo "Installing the locked packages into $(VENV) …"
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "KubeAIOS needs Python 3.11 or newer; python3 here is $$(python3 -V)."; exit 1; }
 	@python3 -m venv $(VENV) || { echo "python3 -m venv failed: on Debian and Ubuntu, apt-get install python3-venv"; exit 1; }
-	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/dev.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e sdk
 	@touch $@
 

@@ -18,7 +18,7 @@ from aios_api.reasons import ConditionType
 from aios_operator import metrics as operator
 from aios_operator.decide import effects
 from aios_operator.observe.store import Store
-from aios_sidecar.contracts import FaultGroup
+from aios_sidecar.contracts.worker import FaultGroup
 from aios_sidecar.gateway import metrics as gateway
 from aios_sidecar.gateway.contexts.metrics import REFUSALS
 from aios_sidecar.gateway.egress.connect import Connect

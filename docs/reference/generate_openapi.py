@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from aios_sidecar.contracts import AgentRecord
+from aios_sidecar.contracts.agents import AgentRecord
 from aios_sidecar.gateway.contexts.answers import ROUTES, ContextRoute
 from aios_sidecar.gateway.problems import PROBLEM_TYPE, ProblemKind
 

@@ -26,7 +26,7 @@ from aios_kube.backoff import Backoff
 from aios_kube.errors import AlreadyExists, ApiError, Conflict, NotFound
 from aios_localcluster import ours
 from aios_localcluster.settings import RELEASE_NAMESPACE
-from aios_sidecar.contracts import GPU
+from aios_sidecar.contracts.gpus import GPU
 from aios_sidecar.node import slices
 
 log = logging.getLogger(__name__)

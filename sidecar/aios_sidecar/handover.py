@@ -1,4 +1,4 @@
-"""Carries the messages of `contracts.py`, and listening sockets beside them, between the node agent and the gateway.
+"""Carries the messages of `contracts.link`, and listening sockets beside them, between the node agent and the gateway.
 
 A `SOCK_SEQPACKET` Unix socket: packets are whole, descriptors travel by SCM_RIGHTS, and the kernel vouches for the peer's user id
 (SO_PEERCRED).
@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from aios_sidecar.contracts import LISTENERS_LIMIT, MESSAGE_LIMIT_BYTES, ListenerKind, Message, ProtocolError, WithListeners, decode, encode
+from aios_sidecar.contracts.link import LISTENERS_LIMIT, ListenerKind, Message, WithListeners, decode
+from aios_sidecar.contracts.packets import MESSAGE_LIMIT_BYTES, ProtocolError, encode
 
 _RIGHTS_SPACE: Final = socket.CMSG_SPACE(LISTENERS_LIMIT * array.array("i").itemsize)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from aios_sidecar.contracts import MIB, InventoryReport
+from aios_sidecar.contracts.gpus import MIB, InventoryReport
 from aios_sidecar.vram.calibration import Calibration
 from aios_sidecar.vram.driver import Driver
 from aios_sidecar.vram.inventory import NvmlInventory

@@ -11,19 +11,9 @@ import socket
 import sys
 from pathlib import Path
 
-from aios_sidecar.contracts import (
-    AgentIdentity,
-    AgentRecord,
-    Fresh,
-    Held,
-    Hello,
-    ListenerKind,
-    Serve,
-    Serving,
-    Stop,
-    Synced,
-    machine_seconds,
-)
+from aios_sidecar.contracts.agents import AgentIdentity, AgentRecord
+from aios_sidecar.contracts.clock import machine_seconds
+from aios_sidecar.contracts.link import Fresh, Held, Hello, ListenerKind, Serve, Serving, Stop, Synced
 from aios_sidecar.handover import Link, LinkClosedError, PeerRefusedError, accept, listen
 
 CLAIMS = ("a0", "a1")

@@ -22,7 +22,8 @@ import grpc
 from aios_api import names
 from aios_kube.fake import FakeCluster
 from aios_kube.resources import AGENT_RUNTIMES, NODES, RESOURCE_CLAIMS
-from aios_sidecar.contracts import GPU, Booked, InventoryReport, WorkerMessage, Workers
+from aios_sidecar.contracts.gpus import GPU, InventoryReport
+from aios_sidecar.contracts.worker import Booked, WorkerMessage, Workers
 from aios_sidecar.gateway.main import serve
 from aios_sidecar.gateway.settings import Settings
 from aios_sidecar.node._proto import dra_pb2, dra_pb2_grpc

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from aios_sidecar.contracts import MIB, BookedShare
+from aios_sidecar.contracts.gpus import MIB
+from aios_sidecar.contracts.worker import BookedShare
 from aios_sidecar.vram.settings import VramSettings
 from node.support import CLAIM_UID, POD_UID, eventually, rewrite
 from node.test_watching import readings, supervised

@@ -9,7 +9,7 @@ import pytest
 
 from aios_kube.fake import FakeCluster
 from aios_kube.resources import EVENTS, RESOURCE_SLICES
-from aios_sidecar.contracts import InventoryReport, WithheldGPU
+from aios_sidecar.contracts.gpus import InventoryReport, WithheldGPU
 from aios_sidecar.node._proto import registration_pb2, registration_pb2_grpc
 from node.played import Played
 from node.support import (

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from aios_sidecar.contracts import Hello, ListenerKind, Serve, Serving, Synced
+from aios_sidecar.contracts.link import Hello, ListenerKind, Serve, Serving, Synced
 from aios_sidecar.handover import Link, connect
 from aios_sidecar.node.settings import NodeSettings
 from node.fencing import standing

@@ -10,7 +10,7 @@ import pytest
 
 from aios_kube.errors import Unreachable
 from aios_kube.resources import AGENT_RUNTIMES, RESOURCE_CLAIMS
-from aios_sidecar.contracts import GPU
+from aios_sidecar.contracts.gpus import GPU
 from aios_sidecar.node._proto import registration_pb2, registration_pb2_grpc
 from node.support import (
     CLAIM_UID,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aios_sidecar.contracts import HANDOVER_VERSION, Hello
+from aios_sidecar.contracts.link import HANDOVER_VERSION, Hello
 from aios_sidecar.handover import LinkClosedError, connect
 from aios_sidecar.node import link
 from aios_sidecar.node.conditions import ALL_LISTENERS

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from aios_kube.resources import AGENT_RUNTIMES, EVENTS
-from aios_sidecar.contracts import MIB, Booked, BookedShare, Reading, Unread, WorkerMessage
+from aios_sidecar.contracts.gpus import MIB
+from aios_sidecar.contracts.worker import Booked, BookedShare, Reading, Unread, WorkerMessage
 from aios_sidecar.node.agent import NodeAgent
 from aios_sidecar.node.state import StateFiles
 from aios_sidecar.vram.settings import VramSettings

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from aios_api.egress import Verdict, compile_policy, read_binding
-from aios_sidecar.contracts import AgentIdentity, AgentRecord
+from aios_sidecar.contracts.agents import AgentIdentity, AgentRecord
 from aios_sidecar.gateway.agents import Agents
 from aios_sidecar.gateway.egress.hello import HelloReader, NotTLS
 from aios_sidecar.gateway.freshness import Freshness

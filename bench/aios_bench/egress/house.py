@@ -17,7 +17,7 @@ from aios_api.egress import NOTHING, EgressPolicy, PolicyBinding, PolicyRule
 from aios_api.names import DRIVER
 from aios_kube.events import EventRecorder
 from aios_kube.fake import FakeCluster
-from aios_sidecar.contracts import machine_seconds
+from aios_sidecar.contracts.clock import machine_seconds
 from aios_sidecar.node.heartbeat import Heartbeat
 from aios_sidecar.node.link import GatewayLink
 from aios_sidecar.node.live import LiveClaim, LiveClaims

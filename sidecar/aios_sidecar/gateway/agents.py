@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from aios_api.egress import EgressPolicy
-from aios_sidecar.contracts import AgentRecord, ListenerKind
+from aios_sidecar.contracts.agents import AgentRecord
+from aios_sidecar.contracts.link import ListenerKind
 from aios_sidecar.gateway import routes
 from aios_sidecar.gateway.contexts.desk import Desk
 from aios_sidecar.gateway.egress.agent import AgentEgress, Outside

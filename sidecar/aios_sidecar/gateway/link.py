@@ -10,7 +10,7 @@ from typing import Final
 from aios_api.context import ContextFacts
 from aios_api.egress import MAX_BINDINGS
 from aios_sidecar.context.store import AgentKey
-from aios_sidecar.contracts import (
+from aios_sidecar.contracts.link import (
     HANDOVER_VERSION,
     ContextCounts,
     ContextDoor,
@@ -23,7 +23,6 @@ from aios_sidecar.contracts import (
     Hello,
     MovedContext,
     OfferContext,
-    ProtocolError,
     ReclaimableContext,
     ReclaimContext,
     Serve,
@@ -34,6 +33,7 @@ from aios_sidecar.contracts import (
     WithdrawContext,
     WouldDeny,
 )
+from aios_sidecar.contracts.packets import ProtocolError
 from aios_sidecar.gateway.agents import Agents, ServedAgent
 from aios_sidecar.gateway.contexts.reclaim import Reclaimer
 from aios_sidecar.gateway.freshness import Freshness

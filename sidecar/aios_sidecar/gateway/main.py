@@ -17,7 +17,7 @@ from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.tokens import Models
 from aios_sidecar.context.tokens.errors import UnknownTokenizer
 from aios_sidecar.context.tokens.files import load_all
-from aios_sidecar.contracts import machine_seconds
+from aios_sidecar.contracts.clock import machine_seconds
 from aios_sidecar.gateway.agents import Agents
 from aios_sidecar.gateway.contexts import admin
 from aios_sidecar.gateway.contexts.admin import Admin

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from aios_sidecar.contracts import AgentRecord
+from aios_sidecar.contracts.agents import AgentRecord
 from aios_sidecar.gateway.contexts.answers import CONTENT_BYTES, ContextCall, ContextRoute
 from aios_sidecar.gateway.contexts.answers import ROUTES as CONTEXT_ROUTES
 from aios_sidecar.gateway.contexts.desk import AgentContext

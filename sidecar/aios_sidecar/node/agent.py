@@ -11,7 +11,9 @@ from aios_kube.events import EventRecorder, Regarding
 from aios_kube.protocol import ClusterClient, Selection
 from aios_kube.reflector import Reflector
 from aios_kube.resources import AGENT_RUNTIMES, NODES, RESOURCE_SLICES
-from aios_sidecar.contracts import Inventory, Workers, machine_seconds
+from aios_sidecar.contracts.clock import machine_seconds
+from aios_sidecar.contracts.gpus import Inventory
+from aios_sidecar.contracts.worker import Workers
 from aios_sidecar.node.endpoints import Endpoints
 from aios_sidecar.node.files import give, set_mode, write_atomically
 from aios_sidecar.node.gate import Gate

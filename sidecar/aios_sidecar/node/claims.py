@@ -5,7 +5,7 @@ from typing import Any
 
 from aios_api import names
 from aios_api.quantity import parse_bytes
-from aios_sidecar.contracts import GPU, MIB
+from aios_sidecar.contracts.gpus import GPU, MIB
 from aios_sidecar.node.orders import Order, Orders
 from aios_sidecar.node.slices import gpu_device_name
 from aios_sidecar.node.state import AllocatedDevice, ClaimState, GPUShare

@@ -11,7 +11,7 @@ from typing import Literal
 from aios_api.meta import Condition
 from aios_api.reasons import ConditionType, Reason
 from aios_api.runtime import Probe
-from aios_sidecar.contracts import ListenerKind
+from aios_sidecar.contracts.link import ListenerKind
 from aios_sidecar.node.state import ClaimState, Opening
 
 ALL_LISTENERS: frozenset[ListenerKind] = frozenset(("socket", "loopback"))

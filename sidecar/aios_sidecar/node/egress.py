@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aios_api.egress import MAX_BINDINGS
-from aios_sidecar.contracts import EgressCounts
+from aios_sidecar.contracts.link import EgressCounts
 
 Status = dict[str, Any]
 

@@ -10,7 +10,8 @@ from aios_api import names
 from aios_api.quantity import format_bytes
 from aios_kube.events import EventRecorder, Regarding
 from aios_sidecar.cgroups import Container
-from aios_sidecar.contracts import MIB, Booked, BookedShare, Excess, Reading, Unread, Use, WorkerMessage, Workers
+from aios_sidecar.contracts.gpus import MIB
+from aios_sidecar.contracts.worker import Booked, BookedShare, Excess, Reading, Unread, Use, WorkerMessage, Workers
 from aios_sidecar.node.health_keeper import HealthKeeper
 from aios_sidecar.node.live import USE_WORDS, LiveClaim, LiveClaims
 from aios_sidecar.node.metrics import Metrics

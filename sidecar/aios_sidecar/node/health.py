@@ -12,7 +12,8 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from aios_api.names import DRIVER
-from aios_sidecar.contracts import GPU, Fault, FaultGroup, Recovery, Vitals
+from aios_sidecar.contracts.gpus import GPU
+from aios_sidecar.contracts.worker import Fault, FaultGroup, Recovery, Vitals
 
 TAINT_KEY: Final = f"{DRIVER}/unhealthy"
 MISSING_GRACE: Final = timedelta(seconds=30)

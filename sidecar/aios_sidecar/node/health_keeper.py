@@ -12,7 +12,8 @@ from typing import Final, Literal
 
 from aios_api import names
 from aios_kube.events import EventRecorder, Regarding
-from aios_sidecar.contracts import GPU, Fault, FaultGroup, InventoryReport, Vitals
+from aios_sidecar.contracts.gpus import GPU, InventoryReport
+from aios_sidecar.contracts.worker import Fault, FaultGroup, Vitals
 from aios_sidecar.node import health, records
 from aios_sidecar.node.files import remove, remove_leftovers, write_atomically
 from aios_sidecar.node.health import GPURecord

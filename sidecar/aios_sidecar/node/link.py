@@ -11,9 +11,9 @@ from functools import partial
 from aios_api.egress import NOTHING
 from aios_api.runtime import AgentRuntimeSpec
 from aios_sidecar import handover
-from aios_sidecar.contracts import (
+from aios_sidecar.contracts.agents import AgentRecord
+from aios_sidecar.contracts.link import (
     HANDOVER_VERSION,
-    AgentRecord,
     ContextCounts,
     ContextDoor,
     EgressCounts,
@@ -27,7 +27,6 @@ from aios_sidecar.contracts import (
     ListenerKind,
     MovedContext,
     OfferContext,
-    ProtocolError,
     ReclaimableContext,
     Serve,
     Serving,
@@ -36,6 +35,7 @@ from aios_sidecar.contracts import (
     Update,
     WithdrawContext,
 )
+from aios_sidecar.contracts.packets import ProtocolError
 from aios_sidecar.handover import Link, LinkClosedError, PeerRefusedError
 from aios_sidecar.node.egress import EgressSeen
 from aios_sidecar.node.heartbeat import Heartbeat

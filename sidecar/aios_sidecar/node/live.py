@@ -10,7 +10,8 @@ from datetime import datetime
 from aios_api.agent import PlacedGPU
 from aios_api.context import AgentContext, ContextFacts
 from aios_api.meta import Condition
-from aios_sidecar.contracts import AgentIdentity, AgentRecord, ListenerKind, Share
+from aios_sidecar.contracts.agents import AgentIdentity, AgentRecord, Share
+from aios_sidecar.contracts.link import ListenerKind
 from aios_sidecar.node import conditions, netns
 from aios_sidecar.node.conditions import Facts
 from aios_sidecar.node.egress import EgressSeen

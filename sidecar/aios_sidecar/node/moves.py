@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from aios_api import names
 from aios_api.runtime import AgentRuntimeSpec
-from aios_sidecar.contracts import AgentIdentity, ContextDoor, FetchContext, FetchStage, MovedContext, OfferContext
+from aios_sidecar.contracts.agents import AgentIdentity
+from aios_sidecar.contracts.link import ContextDoor, FetchContext, FetchStage, MovedContext, OfferContext
 from aios_sidecar.node.claims import ClaimRef, NotYet
 from aios_sidecar.node.mirror import Mirror
 from aios_sidecar.node.orders import Order, Orders

@@ -9,7 +9,7 @@ from aios_api.names import DRIVER
 from aios_kube.errors import ApiError, NotFound
 from aios_kube.protocol import ClusterClient
 from aios_kube.resources import RESOURCE_CLAIMS
-from aios_sidecar.contracts import Inventory
+from aios_sidecar.contracts.gpus import Inventory
 from aios_sidecar.node import cdi
 from aios_sidecar.node.claims import ClaimRef, NotYet, PrepareFailed, order_of, prepared
 from aios_sidecar.node.endpoints import Endpoints

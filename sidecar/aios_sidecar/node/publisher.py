@@ -10,7 +10,7 @@ from aios_kube.errors import ApiError, NotFound
 from aios_kube.events import EventRecorder, Regarding
 from aios_kube.protocol import ClusterClient
 from aios_kube.resources import RESOURCE_SLICES
-from aios_sidecar.contracts import Inventory, InventoryReport
+from aios_sidecar.contracts.gpus import Inventory, InventoryReport
 from aios_sidecar.node import slices
 from aios_sidecar.node.health_keeper import HealthKeeper
 from aios_sidecar.node.metrics import Metrics

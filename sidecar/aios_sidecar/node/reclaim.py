@@ -17,7 +17,8 @@ from aios_kube.errors import ApiError, NotFound
 from aios_kube.events import EventRecorder, Regarding
 from aios_kube.protocol import ClusterClient
 from aios_kube.resources import AGENTS
-from aios_sidecar.contracts import AgentIdentity, ErasedContext, ReclaimableContext, ReclaimContext
+from aios_sidecar.contracts.agents import AgentIdentity
+from aios_sidecar.contracts.link import ErasedContext, ReclaimableContext, ReclaimContext
 from aios_sidecar.node.live import LiveClaims
 from aios_sidecar.node.metrics import Metrics
 from aios_sidecar.node.mirror import Mirror

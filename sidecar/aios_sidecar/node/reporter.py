@@ -14,7 +14,7 @@ from aios_kube.backoff import Backoff
 from aios_kube.errors import ApiError, Conflict, NotFound
 from aios_kube.protocol import ClusterClient
 from aios_kube.resources import AGENT_RUNTIMES
-from aios_sidecar.contracts import MIB
+from aios_sidecar.contracts.gpus import MIB
 from aios_sidecar.node import conditions
 from aios_sidecar.node.claims import ClaimRef
 from aios_sidecar.node.egress import EgressSeen

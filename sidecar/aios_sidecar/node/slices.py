@@ -5,7 +5,7 @@ from typing import Any
 
 from aios_api import names
 from aios_api.quantity import format_bytes
-from aios_sidecar.contracts import GPU, MIB
+from aios_sidecar.contracts.gpus import GPU, MIB
 from aios_sidecar.node.health import State, Taint
 
 REFUSED_BY_ALLOCATABLE = "another device plugin serves nvidia.com/gpu"

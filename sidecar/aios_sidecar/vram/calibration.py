@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from aios_sidecar.contracts import MIB
+from aios_sidecar.contracts.gpus import MIB
 from aios_sidecar.vram.ledger import Allowance
 from aios_sidecar.vram.settings import VramSettings
 

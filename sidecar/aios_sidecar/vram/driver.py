@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pynvml
 
-from aios_sidecar.contracts import Recovery, Vitals
+from aios_sidecar.contracts.worker import Recovery, Vitals
 from aios_sidecar.vram.health import recovery
 from aios_sidecar.vram.ledger import ProcessUse, merge
 

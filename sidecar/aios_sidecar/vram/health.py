@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from aios_sidecar.contracts import FaultGroup, Recovery
+from aios_sidecar.contracts.worker import FaultGroup, Recovery
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pynvml
 
-from aios_sidecar.contracts import GPU, MIB, InventoryReport, WithheldGPU
+from aios_sidecar.contracts.gpus import GPU, MIB, InventoryReport, WithheldGPU
 
 log = logging.getLogger(__name__)
 

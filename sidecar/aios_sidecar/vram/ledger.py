@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from aios_sidecar.cgroups import Container
-from aios_sidecar.contracts import BookedShare, ContextSource, Use
+from aios_sidecar.contracts.worker import BookedShare, ContextSource, Use
 
 
 @dataclass(frozen=True, slots=True)

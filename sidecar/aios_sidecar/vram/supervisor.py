@@ -10,16 +10,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
-from aios_sidecar.contracts import (
-    MESSAGE_LIMIT_BYTES,
-    Booked,
-    Inventory,
-    ProtocolError,
-    Unread,
-    WorkerMessage,
-    decode_worker,
-    encode,
-)
+from aios_sidecar.contracts.gpus import Inventory
+from aios_sidecar.contracts.packets import MESSAGE_LIMIT_BYTES, ProtocolError, encode
+from aios_sidecar.contracts.worker import Booked, Unread, WorkerMessage, decode
 from aios_sidecar.vram.calibration import Calibration
 from aios_sidecar.vram.ledger import Allowance
 from aios_sidecar.vram.settings import VramSettings
@@ -132,7 +125,7 @@ class Supervisor:
                     packet = await loop.sock_recv(link, MESSAGE_LIMIT_BYTES + 1)
                 if not packet:
                     return "ended"
-                message = decode_worker(packet)
+                message = decode(packet)
             except TimeoutError:
                 return f"has said nothing for {self._settings.silent_seconds:g} seconds"
             except (OSError, ProtocolError) as error:

@@ -1,6 +1,6 @@
 """Who took more than his share for longer than the grace. Pure: readings in, excesses out; the clock is the reader's."""
 
-from aios_sidecar.contracts import Excess
+from aios_sidecar.contracts.worker import Excess
 from aios_sidecar.vram.ledger import Ledger
 
 

@@ -16,20 +16,9 @@ from collections.abc import Callable
 import pynvml
 
 from aios_sidecar.cgroups import Container, containers_of
-from aios_sidecar.contracts import (
-    MESSAGE_LIMIT_BYTES,
-    MIB,
-    Booked,
-    BookedShare,
-    Fault,
-    ProtocolError,
-    Reading,
-    Unread,
-    Vitals,
-    WorkerMessage,
-    decode_worker,
-    encode,
-)
+from aios_sidecar.contracts.gpus import MIB
+from aios_sidecar.contracts.packets import MESSAGE_LIMIT_BYTES, ProtocolError, encode
+from aios_sidecar.contracts.worker import Booked, BookedShare, Fault, Reading, Unread, Vitals, WorkerMessage, decode
 from aios_sidecar.vram.driver import Driver
 from aios_sidecar.vram.health import meaning
 from aios_sidecar.vram.ledger import Allowance, Ledger, account
@@ -115,7 +104,7 @@ class Worker:
                 packet = node.recv(MESSAGE_LIMIT_BYTES + 1)
                 if not packet:
                     return
-                message = decode_worker(packet)
+                message = decode(packet)
                 if not isinstance(message, Booked):
                     raise ProtocolError(f"a worker is told what is booked, not {message.type}")
                 self.shares = message.shares

@@ -14,7 +14,8 @@ import pytest
 from aios_api.agent import PlacedGPU
 from aios_api.egress import EgressPolicy
 from aios_api.meta import Condition
-from aios_sidecar.contracts import AgentIdentity, AgentRecord, ListenerKind, Share
+from aios_sidecar.contracts.agents import AgentIdentity, AgentRecord, Share
+from aios_sidecar.contracts.link import ListenerKind
 from aios_sidecar.gateway.agents import Agents
 from aios_sidecar.gateway.egress.agent import AgentEgress, Outside
 from aios_sidecar.gateway.freshness import Freshness

@@ -12,24 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aios_sidecar.contracts import (
-    MESSAGE_LIMIT_BYTES,
-    AgentIdentity,
-    AgentRecord,
-    EgressCounts,
-    Fresh,
-    Held,
-    Hello,
-    ProtocolError,
-    Serve,
-    Serving,
-    Stop,
-    Synced,
-    Update,
-    WouldDeny,
-    decode,
-    encode,
-)
+from aios_sidecar.contracts.agents import AgentIdentity, AgentRecord
+from aios_sidecar.contracts.link import EgressCounts, Fresh, Held, Hello, Serve, Serving, Stop, Synced, Update, WouldDeny, decode
+from aios_sidecar.contracts.packets import MESSAGE_LIMIT_BYTES, ProtocolError, encode
 from aios_sidecar.handover import Link, LinkClosedError, PeerRefusedError, accept, connect, listen
 from unit.gateway.outside import a_policy
 

@@ -15,7 +15,8 @@ from aios_sidecar.context.errors import Fenced
 from aios_sidecar.context.items import Draft, Role
 from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import AgentKey
-from aios_sidecar.contracts import AgentIdentity, FetchContext, FetchStage
+from aios_sidecar.contracts.agents import AgentIdentity
+from aios_sidecar.contracts.link import FetchContext, FetchStage
 from aios_sidecar.gateway.moves.channel import Identity, Unreachable, dial
 from aios_sidecar.gateway.moves.mover import Mover
 from aios_sidecar.gateway.settings import MoveLimits

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from aios_sidecar.contracts import GPU
+from aios_sidecar.contracts.gpus import GPU
 from aios_sidecar.node.state import AllocatedDevice, ClaimState, GPUShare
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from aios_api.egress import MAX_BINDINGS
-from aios_sidecar.contracts import EgressCounts, WouldDeny
+from aios_sidecar.contracts.link import EgressCounts, WouldDeny
 from aios_sidecar.node.egress import EgressSeen
 
 NOW, LATER = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)

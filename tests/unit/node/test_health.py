@@ -9,7 +9,8 @@ import pytest
 from aios_kube.events import EventRecorder
 from aios_kube.fake import FakeCluster
 from aios_kube.resources import EVENTS, NODES
-from aios_sidecar.contracts import GPU, Fault, FaultGroup, InventoryReport, Recovery, Vitals, WithheldGPU
+from aios_sidecar.contracts.gpus import GPU, InventoryReport, WithheldGPU
+from aios_sidecar.contracts.worker import Fault, FaultGroup, Recovery, Vitals
 from aios_sidecar.node import health
 from aios_sidecar.node.health import GPURecord
 from aios_sidecar.node.health_keeper import HealthKeeper, epoch

@@ -15,7 +15,7 @@ import pytest
 from aios_kube.events import EventRecorder
 from aios_kube.fake import FakeCluster
 from aios_sidecar import handover
-from aios_sidecar.contracts import Fresh, Held, Hello, Message, Serve, Stop, Synced
+from aios_sidecar.contracts.link import Fresh, Held, Hello, Message, Serve, Stop, Synced
 from aios_sidecar.handover import Link
 from aios_sidecar.node.link import GatewayLink
 from aios_sidecar.node.live import LiveClaims

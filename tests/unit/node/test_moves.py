@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from aios_api import names
-from aios_sidecar.contracts import ContextDoor, FetchStage, MovedContext
+from aios_sidecar.contracts.link import ContextDoor, FetchStage, MovedContext
 from aios_sidecar.node.claims import ClaimRef, NotYet
 from aios_sidecar.node.mirror import Mirror
 from aios_sidecar.node.moves import Moves

@@ -11,7 +11,7 @@ from aios_kube.errors import ApiError, NotFound, Unreachable
 from aios_kube.events import EventRecorder
 from aios_kube.fake import Call, FakeCluster
 from aios_kube.resources import AGENTS
-from aios_sidecar.contracts import ErasedContext, ReclaimableContext
+from aios_sidecar.contracts.link import ErasedContext, ReclaimableContext
 from aios_sidecar.node.live import LiveClaims
 from aios_sidecar.node.metrics import Metrics
 from aios_sidecar.node.mirror import Mirror

@@ -15,7 +15,7 @@ from aios_kube.fake import FakeCluster
 from aios_kube.protocol import Selection
 from aios_kube.reflector import Reflector
 from aios_kube.resources import EVENTS, NODES, RESOURCE_SLICES
-from aios_sidecar.contracts import GPU, InventoryReport
+from aios_sidecar.contracts.gpus import GPU, InventoryReport
 from aios_sidecar.node import publisher, slices
 from aios_sidecar.node.health_keeper import HealthKeeper
 from aios_sidecar.node.live import LiveClaims

@@ -12,7 +12,7 @@ import pytest
 import aios_sdk
 from aios_api.agent import PlacedGPU
 from aios_api.meta import Condition
-from aios_sidecar.contracts import AgentIdentity, AgentRecord, Share
+from aios_sidecar.contracts.agents import AgentIdentity, AgentRecord, Share
 from aios_sidecar.gateway.agents import Agents
 from aios_sidecar.gateway.contexts.desk import Desk
 from aios_sidecar.gateway.freshness import Freshness

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aios_sidecar.contracts import MIB
+from aios_sidecar.contracts.gpus import MIB
 from aios_sidecar.vram.calibration import AGAIN_SECONDS, Calibration, Refused, believable
 from aios_sidecar.vram.ledger import Allowance
 from aios_sidecar.vram.probe import NAMED_SECONDS, NoContext, make_context, own_use

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aios_sidecar.contracts import FaultGroup, Recovery
+from aios_sidecar.contracts.worker import FaultGroup, Recovery
 from aios_sidecar.vram.health import MEANINGS, meaning, recovery
 
 GROUPS = [

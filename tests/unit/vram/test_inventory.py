@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from aios_sidecar.contracts import Inventory, InventoryReport
+from aios_sidecar.contracts.gpus import Inventory, InventoryReport
 from aios_sidecar.vram.inventory import NvmlInventory
 
 

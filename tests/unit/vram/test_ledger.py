@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aios_sidecar.cgroups import Container, containers_in, containers_of
-from aios_sidecar.contracts import MIB, BookedShare
+from aios_sidecar.contracts.gpus import MIB
+from aios_sidecar.contracts.worker import BookedShare
 from aios_sidecar.vram.ledger import Allowance, ProcessUse, account, merge
 
 A, B, OUTER = (f"11111111-0000-4000-8000-00000000000{n}" for n in (1, 2, 9))

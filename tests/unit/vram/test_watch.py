@@ -1,6 +1,7 @@
 """Who is stopped, and above all who is not."""
 
-from aios_sidecar.contracts import MIB, Use
+from aios_sidecar.contracts.gpus import MIB
+from aios_sidecar.contracts.worker import Use
 from aios_sidecar.vram.ledger import Ledger
 from aios_sidecar.vram.watch import Watch
 

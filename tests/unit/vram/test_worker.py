@@ -8,7 +8,8 @@ import pynvml
 import pytest
 
 from aios_sidecar.cgroups import Container
-from aios_sidecar.contracts import MIB, BookedShare, Excess, Fault, FaultGroup, Reading, Recovery, Unread, Vitals
+from aios_sidecar.contracts.gpus import MIB
+from aios_sidecar.contracts.worker import BookedShare, Excess, Fault, FaultGroup, Reading, Recovery, Unread, Vitals
 from aios_sidecar.vram.ledger import Allowance
 from aios_sidecar.vram.settings import VramSettings
 from aios_sidecar.vram.worker import Worker

@@ -22,7 +22,7 @@ from aios_sidecar.context.store import AgentKey, Context, ContextStore, Receipt,
 from aios_sidecar.context.tokens import Models
 from aios_sidecar.context.tokens.errors import UnknownTokenizer
 from aios_sidecar.context.window import Memory, WindowRequest, build_window
-from aios_sidecar.contracts import AgentIdentity
+from aios_sidecar.contracts.agents import AgentIdentity
 from aios_sidecar.gateway.contexts import orders
 from aios_sidecar.gateway.contexts.metrics import ContextMetrics
 from aios_sidecar.gateway.problems import Problem, ProblemKind

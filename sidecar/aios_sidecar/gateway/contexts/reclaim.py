@@ -7,7 +7,8 @@ from typing import TypeVar
 from aios_sidecar.context.errors import ContextError
 from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import AgentKey
-from aios_sidecar.contracts import AgentIdentity, ErasedContext
+from aios_sidecar.contracts.agents import AgentIdentity
+from aios_sidecar.contracts.link import ErasedContext
 from aios_sidecar.gateway.contexts.desk import VISITOR, Desk
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import h11
 from aios_api.addresses import Address, Internal
 from aios_api.binding import Scheme
 from aios_api.egress import Decision, EgressPolicy, Verdict
-from aios_sidecar.contracts import AgentIdentity
+from aios_sidecar.contracts.agents import AgentIdentity
 from aios_sidecar.gateway.egress.audit import Audit
 from aios_sidecar.gateway.egress.dial import dial
 from aios_sidecar.gateway.egress.ended import Ended

@@ -15,7 +15,8 @@ from aios_sidecar.context.errors import ContextError
 from aios_sidecar.context.sqlite.move import forget_all
 from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import AgentKey
-from aios_sidecar.contracts import AgentIdentity, FetchContext, FetchStage, MovedContext
+from aios_sidecar.contracts.agents import AgentIdentity
+from aios_sidecar.contracts.link import FetchContext, FetchStage, MovedContext
 from aios_sidecar.gateway.moves.channel import Channel, Identity, Unreachable
 from aios_sidecar.gateway.moves.fetch import Copied, Fetch, Origin
 from aios_sidecar.gateway.moves.source import Giver, Offer

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from aios_api.addresses import Internal
+from aios_sidecar.context.ages import Ages
 from aios_sidecar.context.scoring.embeddings import StaticTable
 from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.tokens import Models
@@ -97,6 +98,10 @@ def _audit(settings: Settings, metrics: Metrics) -> Audit:
     return audit
 
 
+def _store(directory: Path, metrics: ContextMetrics) -> SqliteStore:
+    return SqliteStore(directory, ages=Ages(directory).now, observer=metrics)
+
+
 def _desk(settings: Settings, metrics: ContextMetrics) -> Desk | None:
     if settings.context_dir is None:
         return None
@@ -105,7 +110,7 @@ def _desk(settings: Settings, metrics: ContextMetrics) -> Desk | None:
     table = None if settings.embeddings_dir is None else StaticTable.load(settings.embeddings_dir)
     if table is not None:
         log.info("questions to contexts are answered by words and by %s", table.name)
-    return Desk(partial(SqliteStore, settings.context_dir, observer=metrics), metrics, Models(given), table)
+    return Desk(partial(_store, settings.context_dir, metrics), metrics, Models(given), table)
 
 
 async def _administer(server: Server, directory: Path) -> None:

@@ -28,10 +28,13 @@ _MALFORMED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 class OpenFile:
     """Opened by whoever creates it. Raises Damaged; a file that can be read and not written is open for reading."""
 
-    def __init__(self, path: Path, limits: Limits, clock: Callable[[], int], pool: Executor, observer: Observer) -> None:
+    def __init__(
+        self, path: Path, limits: Limits, clock: Callable[[], int], ages: Callable[[], int], pool: Executor, observer: Observer
+    ) -> None:
         self.path = path
         self.limits = limits
         self._clock = clock
+        self._ages = ages
         self.observer = observer
         self._write = threading.Lock()
         self._due: dict[int, int] = {}
@@ -96,7 +99,7 @@ class OpenFile:
                 settled.append((work, work.apply(writes), None))
             except (ContextError, InvalidItem) as refusal:  # nothing of it was written
                 settled.append((work, None, refusal))
-        retired = writes.retire(self._due)
+        retired = writes.retire(self._due, self._ages())
         self.totals.save(self._base)
         self._base.execute("COMMIT")
         self.observer.committed(len(works), self.totals.last_seq - before, retired)

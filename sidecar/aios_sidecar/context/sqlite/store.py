@@ -38,7 +38,10 @@ _UID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 
 
 class SqliteStore:
-    """See `ContextStore`. One program at a time has the directory. Raises Busy while another has it, Unwritable."""
+    """See `ContextStore`. One program at a time has the directory. Raises Busy while another has it, Unwritable.
+
+    By `clock` items get their time; by `ages` they become too old, by default the same clock.
+    """
 
     def __init__(
         self,
@@ -47,11 +50,13 @@ class SqliteStore:
         open_files: int = 64,
         writers: int = 16,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        ages: Callable[[], datetime] | None = None,
         observer: Observer | None = None,
     ) -> None:
         self._root = root
         self._open_files = open_files
         self._clock = lambda: microseconds(clock())
+        self._ages = self._clock if ages is None else lambda: microseconds(ages())
         self._observer = observer or Observer()
         self._lock = threading.Lock()
         self._closed = False
@@ -305,7 +310,7 @@ class SqliteStore:
         folder = self.folder(holder.key.uid)
         try:
             self._exists(folder, holder, attempt)
-            return OpenFile(folder / FILE, holder.limits, self._clock, self._pool, self._observer)
+            return OpenFile(folder / FILE, holder.limits, self._clock, self._ages, self._pool, self._observer)
         except Damaged as error:
             if (folder / FILE).exists():
                 self._move_aside(folder, holder.key, str(error))

@@ -248,19 +248,19 @@ class Writes:
         there = [row[0] for chunk in chunks(sorted(values)) for row in self._among("SELECT seq FROM items WHERE seq", chunk)]
         self._base.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", [(seq, name, values[seq]) for seq in there])
 
-    def retire(self, due: dict[int, int]) -> int:
-        """Remove what retention no longer keeps; how many items went. `due` says, for each rule, before which time nothing is too old:
-        it is looked up and kept up to date, so that most appends need not look for the oldest item."""
+    def retire(self, due: dict[int, int], now: int) -> int:
+        """Remove what retention no longer keeps; how many items went. `now` is the time by which things age. `due` says, for each rule,
+        before which time nothing is too old: it is looked up and kept up to date, so that most appends need not look for the oldest."""
         limits, totals = self._limits, self.totals
         within = totals.items <= limits.items and totals.content_bytes <= limits.content_bytes
-        if within and limits.by_age_alone and len(due) == len(limits.rules) and self.now < min(due.values()):
+        if within and limits.by_age_alone and len(due) == len(limits.rules) and now < min(due.values()):
             return 0
         count = 0
         for number, rule in enumerate(self._limits.rules):
-            if rule.items is None and rule.content_bytes is None and self.now < due.get(number, 0):
+            if rule.items is None and rule.content_bytes is None and now < due.get(number, 0):
                 continue
-            beyond = excess(rule, self.totals.of(rule.kinds), utc(self.now))
-            if not (beyond.should_items or beyond.should_bytes) and self.now < due.get(number, 0):
+            beyond = excess(rule, self.totals.of(rule.kinds), utc(now))
+            if not (beyond.should_items or beyond.should_bytes) and now < due.get(number, 0):
                 continue
             gone = [seq for old in going(self._oldest(rule), beyond, RETIRE_AT_ONCE) for seq in old.seqs]
             self.remove(gone)
@@ -268,7 +268,7 @@ class Writes:
             count += len(gone)
             if rule.age_seconds is not None:
                 oldest = next(self._oldest(rule), None)
-                since = self.now if oldest is None else microseconds(oldest.time)
+                since = now if oldest is None else microseconds(oldest.time)
                 due[number] = since + rule.age_seconds * 1_000_000
         return count
 

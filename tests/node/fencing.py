@@ -20,8 +20,7 @@ WEB, OTHER, NAMES = Opening(protocol="TCP", port=8080), Opening(protocol="TCP", 
 
 ECHO = """
 import socket, threading
-def serve(port):
-    server = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+def serve(server):
     while True:
         connection, _ = server.accept()
         threading.Thread(target=echo, args=(connection,), daemon=True).start()
@@ -29,7 +28,8 @@ def echo(connection):
     while data := connection.recv(100):
         connection.sendall(data)
 for port in (8080, 8081):
-    threading.Thread(target=serve, args=(port,), daemon=True).start()
+    server = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    threading.Thread(target=serve, args=(server,), daemon=True).start()
 datagrams = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 datagrams.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
 datagrams.bind(("::", 5353))
@@ -113,18 +113,24 @@ def own_address6(pod: Pod) -> str:
     return pod.outside6.removesuffix("1") + "2"
 
 
-def echoes(address: str, port: int) -> bool:
+PATIENCE_SECONDS = 10.0
+"""For an answer that has to come, on a machine that is busy."""
+SILENCE_SECONDS = 0.5
+"""After so long nothing comes any more."""
+
+
+def echoes(address: str, port: int, seconds: float = PATIENCE_SECONDS) -> bool:
     try:
-        with socket.create_connection((address, port), 0.5) as connection:
+        with socket.create_connection((address, port), seconds) as connection:
             connection.sendall(b"x")
             return connection.recv(1) == b"x"
     except OSError:
         return False
 
 
-def echoes_datagrams(address: str, port: int) -> bool:
+def echoes_datagrams(address: str, port: int, seconds: float = PATIENCE_SECONDS) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.settimeout(0.5)
+        sender.settimeout(seconds)
         try:
             sender.sendto(b"x", (address, port))
             return sender.recv(1) == b"x"

@@ -5,7 +5,20 @@ import socket
 import pytest
 
 from aios_sidecar.node import fence
-from node.fencing import ECHO, NAMES, OTHER, WEB, Receiver, echoes, echoes_datagrams, fenced, inside, own_address, own_address6
+from node.fencing import (
+    ECHO,
+    NAMES,
+    OTHER,
+    SILENCE_SECONDS,
+    WEB,
+    Receiver,
+    echoes,
+    echoes_datagrams,
+    fenced,
+    inside,
+    own_address,
+    own_address6,
+)
 from node.support import (
     Pod,
     a_pod,
@@ -74,13 +87,13 @@ def test_what_is_exposed_is_reached_and_nothing_beside_it(pod: Pod) -> None:
     with inside(pod, ECHO):
         assert echoes(at, 8080)
         with fenced(pod):
-            assert not echoes(at, 8080)
+            assert not echoes(at, 8080, SILENCE_SECONDS)
         with fenced(pod, WEB, NAMES) as namespace:
             assert echoes(at, 8080)
             assert echoes(own_address6(pod), 8080)
             assert echoes_datagrams(at, 5353)
-            assert not echoes(at, 8081)
-            assert not echoes_datagrams(at, 8080)
+            assert not echoes(at, 8081, SILENCE_SECONDS)
+            assert not echoes_datagrams(at, 8080, SILENCE_SECONDS)
             assert fence.stands(namespace, frozenset((NAMES, WEB)))
             assert not fence.stands(namespace, frozenset((WEB,)))
             assert not fence.stands(namespace)

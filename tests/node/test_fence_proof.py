@@ -13,7 +13,7 @@ from aios_sidecar.node import fence, prober
 from aios_sidecar.node.netns import NetworkNamespace
 from aios_sidecar.node.probe import Found, ProbeFailed, Surroundings, probe
 from aios_sidecar.node.state import Opening
-from node.fencing import ECHO, NAMES, OTHER, WEB, Receiver, echoes, fenced, inside, own_address
+from node.fencing import ECHO, NAMES, OTHER, SILENCE_SECONDS, WEB, Receiver, echoes, fenced, inside, own_address
 from node.played import Played
 from node.support import (
     CLAIM_UID,
@@ -105,7 +105,7 @@ async def test_ports_open_and_close_on_the_running_pod_as_ordered(directory: Pat
             await eventually(lambda: status(cluster).get("exposed") == [{"port": 8080, "protocol": "TCP"}])
             cluster.put(AGENT_RUNTIMES, a_runtime(expose=exposes(OTHER, NAMES)))
             await eventually(lambda: len(status(cluster).get("exposed") or ()) == 2)  # type: ignore[arg-type]
-            assert not await asyncio.to_thread(echoes, at, 8080)
+            assert not await asyncio.to_thread(echoes, at, 8080, SILENCE_SECONDS)
             assert await asyncio.to_thread(echoes, at, 8081)
             assert cluster.all(EVENTS) == [], "a change that was ordered is no breach"
         away = a_cluster()
@@ -117,7 +117,7 @@ async def test_ports_open_and_close_on_the_running_pod_as_ordered(directory: Pat
             assert await asyncio.to_thread(echoes, at, 8081), "a restart without orders closes nothing"
         cluster.put(AGENT_RUNTIMES, a_runtime())
         async with running(settings, cluster):
-            await eventually(lambda: not echoes(at, 8081))
+            await eventually(lambda: not echoes(at, 8081, SILENCE_SECONDS))
             await eventually(lambda: "exposed" not in status(cluster))
 
 

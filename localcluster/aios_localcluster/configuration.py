@@ -12,7 +12,7 @@ from aios_localcluster import cluster_dns, ours, simulation
 from aios_localcluster.certificates import Pair
 from aios_localcluster.network import ClusterNetwork
 from aios_localcluster.plan import Component
-from aios_localcluster.settings import ClusterSettings, Layout
+from aios_localcluster.settings import RELEASE_NAMESPACE, ClusterSettings, Layout
 
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 KUBELET_DIR = Path("/var/lib/kubelet")
@@ -103,6 +103,15 @@ def scheduler_configuration(kubeconfig_path: Path) -> dict[str, Any]:
         "leaderElection": {"leaderElect": False},
         "clientConnection": {"kubeconfig": str(kubeconfig_path), "qps": 2000, "burst": 4000},
     }
+
+
+def audit_policy() -> dict[str, Any]:
+    """What programs of the release ask of the API, and nobody else: who, which verb, which kind; no contents."""
+    programs = [
+        f"system:serviceaccount:{RELEASE_NAMESPACE}:{name}" for name in ("aios-operator", "aios-node", "aios-gateway", "aios-uninstall")
+    ]
+    rules = [{"level": "Metadata", "users": programs}, {"level": "None"}]
+    return {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": rules}
 
 
 def proxy_configuration(kubeconfig_path: Path, network: ClusterNetwork, node_name: str) -> dict[str, Any]:
@@ -219,7 +228,12 @@ def _api_server(layout: Layout, network: ClusterNetwork, programs: Programs) -> 
         kubelet_client_key=pki / "apiserver-kubelet.key",
         kubelet_preferred_address_types="InternalIP",
         authorization_mode="Node,RBAC",
-        enable_admission_plugins="NodeRestriction",
+        # As in clusters that are careful about owners: who names one that blocks the deletion needs the right to its finalizers.
+        enable_admission_plugins="NodeRestriction,OwnerReferencesPermissionEnforcement",
+        audit_policy_file=layout.configuration / "audit.yaml",
+        audit_log_path=layout.log("audit"),
+        audit_log_maxsize=64,
+        audit_log_maxbackup=2,
         service_account_issuer="https://kubernetes.default.svc",
         service_account_signing_key_file=pki / "service-account.key",
         service_account_key_file=pki / "service-account.key",
@@ -314,6 +328,7 @@ def write_node_files(settings: ClusterSettings, network: ClusterNetwork, runc: s
     # JSON is YAML, and the components read either.
     (config / "kubelet.yaml").write_text(_json(kubelet_configuration(layout, network)))
     (config / "kube-scheduler.yaml").write_text(_json(scheduler_configuration(config / "kube-scheduler.kubeconfig")))
+    (config / "audit.yaml").write_text(_json(audit_policy()))
     (config / "kwok.yaml").write_text(simulation.stages())
     (config / "kube-proxy.yaml").write_text(_json(proxy_configuration(config / "kube-proxy.kubeconfig", network, settings.node_name)))
 

@@ -14,13 +14,14 @@ from e2e.support import Space, namespace
 
 COUNTER = itertools.count(1)
 
-FIRST, LAST = "test_localcluster", "test_uninstall"
-"""The first compares the whole machine before and after, so that nothing else may run; the last removes what the others use."""
+TURNS = {"test_localcluster": -1, "test_rights": 1, "test_uninstall": 2}
+"""The first compares the whole machine before and after, so that nothing else may run; the last two look at what the others led to, and
+remove what they use."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def turn(item: pytest.Item) -> int:
-        return (item.path.stem == LAST) - (item.path.stem == FIRST)
+        return TURNS.get(item.path.stem, 0)
 
     ours = [index for index, item in enumerate(items) if item.path.is_relative_to(Path(__file__).parent)]
     for index, item in zip(ours, sorted((items[index] for index in ours), key=turn), strict=True):

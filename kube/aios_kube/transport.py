@@ -19,6 +19,7 @@ from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from aios_kube.backoff import Backoff
+from aios_kube.confirmed import CONFIRM, ConfirmedRequest
 from aios_kube.errors import TooManyRequests, Unauthorized, Unreachable, from_status
 
 Watcher = Callable[[str, str, int, float], None]
@@ -96,6 +97,7 @@ class Transport:
     ) -> Transport:
         configuration = Configuration()
         configuration.connection_pool_maxsize = settings.connections
+        configuration.client_session_kwargs = {"request_class": ConfirmedRequest}
         await credentials.load(configuration)
         api = ApiClient(configuration)
         api.user_agent = user_agent
@@ -108,7 +110,8 @@ class Transport:
         return other
 
     def writing_while(self, confirm: Callable[[], None]) -> Transport:
-        """The same connections; `confirm` is called before each try of a request that writes, and what it raises ends the call."""
+        """The same connections; `confirm` is called when the first byte of a request that writes is about to go, for each try of it; what
+        it raises ends the call."""
         other = self._another()
         other._confirm = confirm
         return other
@@ -196,9 +199,11 @@ class Transport:
             headers |= self._speaker.headers
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = self._api.configuration.host + path + ("?" + urlencode(query) if query else "")
-        if self._confirm is not None and method != "GET":
-            self._confirm()
-        answer = await self._api.call_api(method, url, headers, body, _request_timeout=limit)
+        asked = CONFIRM.set(self._confirm if method != "GET" else None)
+        try:
+            answer = await self._api.call_api(method, url, headers, body, _request_timeout=limit)
+        finally:
+            CONFIRM.reset(asked)
         response: aiohttp.ClientResponse = answer.response
         return response
 

@@ -114,7 +114,7 @@ def misbehaves(seed: int, size: str) -> Outcome:
             calm = Space(plane, "calm")
             with Kubelets(plane, ["calm"]).working(), Supervised(directory / "kubeconfig", directory / "log", SETTINGS).working():
                 calm.live()
-                expected = _rest(calm)
+                expected = come_to_rest(calm)
             for number in range(1 if size == "small" else 20):
                 total += _disturbed(plane, directory, draws, f"shaken-{number}", expected)
     return total
@@ -136,7 +136,7 @@ def _disturbed(plane: Any, directory: Path, draws: Draws, name: str, expected: F
                 key: (found.get(key), expected.get(key)) for key in found.keys() | expected.keys() if found.get(key) != expected.get(key)
             }
             raise AssertionError(f"{error}; is and should be: {odd}") from error
-        _rest(space)
+        come_to_rest(space)
     return Outcome(
         faults_injected=draws.injected - before,
         objects_lost=len(expected.keys() - found.keys()),
@@ -146,7 +146,7 @@ def _disturbed(plane: Any, directory: Path, draws: Draws, name: str, expected: F
     )
 
 
-def _rest(space: Space) -> Found:
+def come_to_rest(space: Space) -> Found:
     """Two sweeps and more in which nothing was written."""
 
     def quiet() -> bool:

@@ -118,21 +118,66 @@ async def test_the_server_may_say_how_long_to_wait(server: tuple[Server, KubeCli
     assert 2 <= waits[1] <= 2.5
 
 
+class Right:
+    """To write; ends with the look after so many."""
+
+    def __init__(self, looks: int = 1_000_000) -> None:
+        self.looks = looks
+
+    def __call__(self) -> None:
+        self.looks -= 1
+        if self.looks < 0:
+            raise NotHeld("gone")
+
+
 async def test_who_may_write_no_more_sends_nothing_not_even_a_second_try(server: tuple[Server, KubeClient]):
     """The Lease runs out between two tries, as in a process that was stopped meanwhile."""
     its, client = server
-    may = [True, False]
+    right = Right()
 
-    def confirm() -> None:
-        if not may.pop(0):
-            raise NotHeld("gone")
+    async def runs_out(_: web.Request) -> web.StreamResponse:
+        right.looks = 0
+        return web.json_response({}, status=503)
 
-    writer = client.writing_while(confirm)
-    its.answers = [(503, {}), (200, {"metadata": {}})]
+    its.answers = [runs_out, (200, {"metadata": {}})]
     with pytest.raises(NotHeld):
-        await writer.patch(NODES, "n", {"spec": {}}, field_manager="test")
+        await client.writing_while(right).patch(NODES, "n", {"spec": {}}, field_manager="test")
     assert [request.method for request in its.asked] == ["PATCH"]
-    assert await writer.get(NODES, "n"), "reading does no harm"
+    assert await client.writing_while(right).get(NODES, "n"), "reading does no harm"
+
+
+@pytest.mark.parametrize("looks", [0, 1])
+async def test_a_right_that_ends_before_the_first_byte_went_ends_the_request(server: tuple[Server, KubeClient], looks: int):
+    """The body follows the head a turn of the loop later, and both go together."""
+    its, client = server
+    its.answers = [(200, {"metadata": {}})]
+    with pytest.raises(NotHeld):
+        await client.writing_while(Right(looks)).patch(NODES, "n", {"spec": {}}, field_manager="test")
+    assert its.asked == []
+    assert await client.get(NODES, "n"), "nothing of it is left on the connection"
+
+
+async def test_a_right_that_ends_while_a_connection_is_waited_for_ends_the_request(server: tuple[Server, KubeClient], tmp_path: Path):
+    its, _ = server
+    right, answered = Right(), asyncio.Event()
+
+    async def late(_: web.Request) -> web.StreamResponse:
+        await answered.wait()
+        return web.json_response({"metadata": {}})
+
+    its.answers = [late]
+    client = await connect(tmp_path / "kubeconfig", user_agent="test/1", settings=replace(QUICK, connections=1, request_seconds=10))
+    reads = asyncio.create_task(client.get(NODES, "n"))
+    await asyncio.sleep(0.05)
+    writes = asyncio.create_task(client.writing_while(right).patch(NODES, "n", {"spec": {}}, field_manager="test"))
+    await asyncio.sleep(0.05)
+    right.looks = 0
+    answered.set()
+    await reads
+    with pytest.raises(NotHeld):
+        await writes
+    assert [request.method for request in its.asked] == ["GET"]
+    await client.close()
 
 
 async def test_in_the_end_it_gives_up(server: tuple[Server, KubeClient]):

@@ -35,8 +35,8 @@ REMOVAL_LIMIT = timedelta(minutes=10)
 NUDGE_AFTER = timedelta(seconds=5)
 """A claim is prepared within a second of the pod's binding when all goes well; the kubelet's own second try comes after 60 to 90."""
 NUDGE_SOON = timedelta(seconds=2.5)
-"""Between two nudges while the pod was bound no longer than `SOON_UNTIL` ago: a node agent that was killed is registered with the kubelet
-again after 4 to 7 s, and who waits for it shall not wait much longer."""
+"""Between two nudges at first, until `SOON_UNTIL` after the pod was bound or lost its containers: a node agent that was killed is
+registered with the kubelet again after 4 to 7 s, and who waits for it shall not wait much longer."""
 SOON_UNTIL = timedelta(seconds=10)
 NUDGE_EVERY = timedelta(seconds=15)
 NUDGE_UNTIL = timedelta(minutes=2)
@@ -143,20 +143,27 @@ def _release(state: AgentState, pods: tuple[PodView, ...], claims: tuple[ClaimVi
 
 
 def _nudge(s: Situation, now: datetime) -> list[Effect]:
-    """A pod that is bound and not prepared: the kubelet may have looked before the driver or its right to read the claim was there."""
-    pod = s.pod
-    if not s.open or pod is None or pod.bound_since is None or pod.phase != "Pending" or conditions.prepared(s).status == "True":
+    """A pod that the kubelet has looked at too early: before the driver was registered, or its right to read the claim was there."""
+    pod, since = s.pod, _unprepared_since(s)
+    if pod is None or since is None or now >= since + NUDGE_UNTIL:
         return []
-    if now >= pod.bound_since + NUDGE_UNTIL:
-        return []
-    soon_until = pod.bound_since + SOON_UNTIL
-    due = pod.bound_since + NUDGE_AFTER if pod.nudged is None else pod.nudged + (NUDGE_SOON if pod.nudged < soon_until else NUDGE_EVERY)
+    nudged = pod.nudged if pod.nudged is not None and pod.nudged > since else None
+    due = since + NUDGE_AFTER if nudged is None else nudged + (NUDGE_SOON if nudged < since + SOON_UNTIL else NUDGE_EVERY)
     if now < due:
         return [PlanAgainAt(s.agent.key, due)]
     return [
         NudgePod(s.agent.key, pod.name, pod.uid, now),
-        PlanAgainAt(s.agent.key, now + (NUDGE_SOON if now < soon_until else NUDGE_EVERY)),
+        PlanAgainAt(s.agent.key, now + (NUDGE_SOON if now < since + SOON_UNTIL else NUDGE_EVERY)),
     ]
+
+
+def _unprepared_since(s: Situation) -> datetime | None:
+    """Since the pod was bound, until it is prepared; or since its node has rebooted, after which the node agent knows it all the same."""
+    if not s.open or s.pod is None or s.pod.deleting:
+        return None
+    if s.pod.phase == "Pending":
+        return None if conditions.prepared(s).status == "True" else s.pod.bound_since
+    return s.pod.gone_since
 
 
 def _ask(s: Situation, now: datetime) -> list[Effect]:

@@ -215,6 +215,8 @@ class PodView:
     requests: Requests
     at_once: bool = False
     """It is being deleted with no time left to end: the API keeps it no longer."""
+    gone_since: datetime | None = None
+    """Since when the kubelet has nothing of a pod whose containers ran: its node rebooted, or lost them in another way."""
     disruption: tuple[str, str] | None = None
     """Reason and message of its condition DisruptionTarget: who in the cluster takes it away (a drain, a taint, the kubelet …)."""
 

@@ -185,6 +185,7 @@ def pod(raw: Raw) -> PodView | None:
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled") or {}
     refused = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable" and not status.get("nominatedNodeName")
+    begun = conditions.get("PodReadyToStartContainers") or {}
     target = conditions.get("DisruptionTarget") or {}
     statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     return PodView(
@@ -211,6 +212,9 @@ def pod(raw: Raw) -> PodView | None:
         deleting=bool(metadata.get("deletionTimestamp")),
         requests=of_pod_or_one(spec),
         at_once=bool(metadata.get("deletionTimestamp")) and metadata.get("deletionGracePeriodSeconds") == 0,
+        gone_since=time(begun["lastTransitionTime"])
+        if status.get("phase") == "Running" and begun.get("status") == "False" and begun.get("lastTransitionTime")
+        else None,
         disruption=(target.get("reason", ""), target.get("message", "")) if target.get("status") == "True" else None,
     )
 

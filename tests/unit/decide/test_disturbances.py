@@ -139,6 +139,26 @@ def test_where_no_node_agent_ever_comes_the_kubelet_is_left_to_itself():
     assert world.condition("a", "Ready") == ("False", "WaitingForNode")
 
 
+def test_a_kubelet_that_lost_the_containers_of_a_pod_is_asked_to_look_again_until_it_has_begun_anew():
+    """A node has rebooted, and its kubelet came back before our driver did."""
+    world = one_gpu().apply(agent("a", "16Gi")).settle().wait(3600)
+    world.unprepared.add("a")
+    world.nudges_help = False
+    gone = {"type": "PodReadyToStartContainers", "status": "False", "lastTransitionTime": world.now.isoformat()}
+    world.get("Pod", "a-1")["status"]["conditions"].append(gone)
+    world.settle()
+    for seconds, nudged in ((4, 0), (1, 1), (7, 3)):
+        for _ in range(seconds):
+            world.wait(1)
+        assert nudges(world) == nudged
+    world.nudges_help = True
+    world.wait(15)
+    assert nudges(world) == 4
+    assert world.wait(60).ready("a")
+    assert nudges(world) == 4
+    assert world.status("a")["attempt"] == 1
+
+
 def nudges(world: World) -> int:
     return sum(isinstance(effect, do.NudgePod) for effect in world.written)
 

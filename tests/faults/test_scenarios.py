@@ -8,6 +8,7 @@ from aios_bench.faults.scenario import Failed, Outcome, Scenario
 SEED = 1
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_nothing_is_lost_left_over_or_doubled(name: str, caplog: pytest.LogCaptureFixture):
     caplog.set_level("CRITICAL")  # the operator says much about each fault

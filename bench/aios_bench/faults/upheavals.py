@@ -1,10 +1,12 @@
-"""A cluster of its own whose chart is upgraded while Agents go on in it."""
+"""A cluster of its own in which Agents go on: what they stand on is killed, upgraded, switched off, removed and installed again."""
 
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import time
+from collections.abc import Callable
 from typing import Any
 
 from aios_api import names
@@ -21,6 +23,8 @@ Object = dict[str, Any]
 NAME, SPACE = "faults", "upheavals"
 AGENTS = {"a": "4Gi", "b": None, "c": "8Gi"}
 PATIENCE_SECONDS = 120
+REBOOT_SECONDS = 240
+"""A kubelet finds its containers gone, and waits between its tries to start them while our programs come back themselves."""
 GPUS = 2
 
 PROGRAM = """
@@ -110,11 +114,11 @@ class Upheaval:
             said = self.space.kubectl("logs", self.space.pod_of(name)).split()
             self.acknowledged[name] = max(self.acknowledged[name], *map(int, said), 0)
 
-    def check(self, what: str, *, undisturbed: bool) -> Outcome:
+    def check(self, what: str, *, undisturbed: bool, seconds: float = PATIENCE_SECONDS) -> Outcome:
         """Everything is as it must be after `what`; with `undisturbed`, no container of an Agent was started again."""
-        self.space.ready(*AGENTS, timeout_seconds=PATIENCE_SECONDS)
-        found = self._settled()
-        self.space.ready(*AGENTS, timeout_seconds=PATIENCE_SECONDS)
+        self.space.ready(*AGENTS, timeout_seconds=seconds)
+        found = self._settled(seconds)
+        self.space.ready(*AGENTS, timeout_seconds=seconds)
         after = self._pods()
         moved = [name for name, (uid, _) in self.pods.items() if after.get(name, ("", 0))[0] != uid]
         restarted = [name for name, pod in self.pods.items() if undisturbed and after.get(name) != pod]
@@ -123,8 +127,8 @@ class Upheaval:
         total = found + Outcome(objects_lost=len(notes), notes=tuple(notes))
         return Outcome(**{**vars(total), "notes": tuple(f"after {what}: {note}" for note in total.notes)})
 
-    def _settled(self) -> Outcome:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+    def _settled(self, seconds: float) -> Outcome:
+        deadline = time.monotonic() + seconds
         while True:
             try:
                 found = self._look()
@@ -184,6 +188,42 @@ class Upheaval:
         kubeaios.helm(self.cluster, "upgrade", *chart, *self._value(), "--wait", "--timeout", f"{PATIENCE_SECONDS}s")
         return Outcome(1) + self.check("the chart was upgraded", undisturbed=True)
 
+    def kill(self, component: str) -> Outcome:
+        """A part of the node that is not ours ends, and its supervisor starts it again."""
+        starts = self._starts(component)
+        self.cluster.kill(component)
+        self._until(lambda: self._starts(component) > starts, f"{component} was started again")
+        self.cluster.up(_say_nothing)
+        return Outcome(1) + self.check(f"{component} was killed", undisturbed=True)
+
+    def _starts(self, component: str) -> int:
+        return next(int(each["starts"]) for each in self.cluster.status() if each["name"] == component)
+
+    def reboot(self) -> Outcome:
+        """The power fails: every process of the cluster ends at once, and what lay under /run is gone; it is switched on again."""
+        self.cluster.down(keep_state=True)
+        self.cluster.up(_say_nothing)
+        return Outcome(1) + self.check("the machine was switched off and on", undisturbed=False, seconds=REBOOT_SECONDS)
+
+    def reinstall(self) -> Outcome:
+        """The chart is removed, and with it all Agents; and it is installed again, and they are applied again."""
+        kubeaios.uninstall(self.cluster)
+        left = [f"{each['kind']} {each['metadata']['name']}" for each in self.space.objects("pods,resourceclaims")]
+        for directory, ending in (("/var/lib/aios/claims", ".json"), ("/run/cdi", ".json"), ("/run/aios/agents", "")):
+            left += [f"{directory}/{name}" for name in self._files(directory, ending) if ".aios.dev-" in name or directory != "/run/cdi"]
+        kubeaios.install(self.cluster, _say_nothing, kubeaios.FAKE_GPUS)
+        self.acknowledged = dict.fromkeys(AGENTS, 0)
+        self.begin()
+        gone = Outcome(1, orphans=len(left), notes=tuple(f"after the chart was removed: {each} is left" for each in left))
+        return gone + self.check("the chart was removed and installed again", undisturbed=True)
+
+    def _until(self, holds: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not holds():
+            if time.monotonic() > deadline:
+                raise LocalClusterError(f"not within {PATIENCE_SECONDS} s: {what}")
+            time.sleep(0.3)
+
     def _value(self) -> tuple[str, str]:
         """One that each of the three programs is given."""
         return "--set", f"muteSeconds={self.mute_seconds}"
@@ -198,9 +238,9 @@ def _say_nothing(line: str) -> None:
     del line
 
 
-def upgrades(seed: int, size: str) -> Outcome:
-    """Each replaces all three programs, which say the same at each seed."""
-    del seed
+def are_survived(seed: int, size: str) -> Outcome:
+    """One after the other; in the long form often, in an order of the seed's."""
+    chance = random.Random(seed)  # noqa: S311 - repeatable
     cluster, support = LocalCluster(name=NAME), of_tests("e2e.support")
     cluster.down()
     try:
@@ -209,9 +249,16 @@ def upgrades(seed: int, size: str) -> Outcome:
         with support.namespace(cluster, SPACE, tags["example"]) as space:
             upheaval, total = Upheaval(cluster, space), Outcome()
             upheaval.begin()
-            for _ in range(1 if size == "small" else 10):
+            kinds: list[Callable[[], Outcome]] = [
+                upheaval.upgrade,
+                lambda: upheaval.kill("kubelet"),
+                lambda: upheaval.kill("containerd"),
+                upheaval.reboot,
+                upheaval.reinstall,
+            ]
+            for happens in kinds if size == "small" else chance.choices(kinds, k=20):
                 upheaval.note()
-                total += upheaval.upgrade()
+                total += happens()
             return total
     finally:
         cluster.down()
@@ -219,10 +266,10 @@ def upgrades(seed: int, size: str) -> Outcome:
 
 SCENARIOS = (
     Scenario(
-        "chart-upgraded",
-        "The chart is upgraded with Agents running: all three programs are replaced, and no Agent is started again.",
+        "cluster-upheavals",
+        "Agents run while the chart is upgraded, kubelet and containerd are killed, the power fails, the chart is removed and put back.",
         "cluster",
-        upgrades,
+        are_survived,
         why_not,
     ),
 )

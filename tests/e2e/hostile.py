@@ -109,3 +109,32 @@ for number in range(10_000):
 print(json.dumps(counts))
 """
 """Ten thousand connections that say nothing, five hundred of them open at once."""
+
+GREED = r"""
+import collections, http.client, json, os, urllib.parse
+url = urllib.parse.urlsplit(os.environ["AIOS_URL"])
+answers = collections.Counter()
+def append(items):
+    call = http.client.HTTPConnection(url.hostname, url.port, timeout=30)
+    try:
+        call.request("POST", "/v1/context/items", json.dumps({"items": items}))
+        answers[str(call.getresponse().status)] += 1
+    except OSError as error:
+        answers[type(error).__name__] += 1
+    finally:
+        call.close()
+for number in range(40):
+    append([{"role": "user", "content": f"{number} " + "x" * 4000}] * 50)
+append([{"role": "user", "content": "y" * (1 << 20)}])
+append([{"role": "user", "content": "z" * (64 << 20)}])
+print(json.dumps(answers))
+"""
+"""Eight megabytes in items of four kilobytes, one of a megabyte, and one of 64."""
+
+LAST_WORDS = """
+import os, signal, time
+open("/dev/termination-log", "w").write("w" * (1 << 20))
+print("p" * (1 << 20))
+os._exit(3)
+"""
+"""A megabyte of last words, in both places where people look for them."""

@@ -238,6 +238,29 @@ def test_who_floods_the_gateway_keeps_nobody_else_from_it(tenants: Tenants) -> N
     assert "hostile" in tenants.own.inside("hostile", WHO)
 
 
+def test_an_agent_that_wants_more_than_its_part_keeps_its_limits(tenants: Tenants) -> None:
+    own, client = tenants.own, tenants.client
+    limits = {"items": 200, "content": "1Mi"}
+    own.apply(own.agent("greedy", context={"limits": limits}), own.agent("wordy", code=hostile.LAST_WORDS, restartPolicy="Never"))
+    own.ready("greedy")
+    answers = json.loads(own.inside("greedy", hostile.GREED))
+    assert answers["201"] == 40, "what is old goes, so that what is new finds room"
+    assert answers["400"] == 1, "an item has its bound"
+    assert answers.keys() - {"201", "400"} <= {"413", "BrokenPipeError", "ConnectionResetError"}, "and so has a request"
+    eventually(
+        lambda: 0 < (own.get("agent", "greedy") or {}).get("status", {}).get("context", {}).get("items", 0) <= 200, "its limits are kept"
+    )
+    own.wait("wordy", "Completed")
+    told = [own.get("agent", "wordy"), *json.loads(own.kubectl("get", "events", "-o", "json"))["items"]]
+    assert max(len(json.dumps(each)) for each in told) < 16_384
+
+    quota = {"metadata": {"name": "agents"}, "spec": {"hard": {"count/agents.aios.dev": "4"}}}
+    assert client.post(f"/api/v1/namespaces/{own.name}/resourcequotas", json=quota).status_code == 201
+    eventually(lambda: (own.get("resourcequota", "agents") or {}).get("status", {}).get("used"), "the quota has counted")
+    assert "exceeded quota" in own.refused(own.agent("one-more")), "who may have so many Agents takes no more slots of nodes"
+    own.kubectl("delete", "agent", "greedy", "wordy")
+
+
 def test_a_pod_that_is_deleted_by_force_keeps_nothing_of_what_it_had(tenants: Tenants) -> None:
     """Its program ignores the signal and has an hour of grace; its share is booked for the next attempt."""
     own = tenants.own

@@ -80,6 +80,7 @@ async def measure(cluster: LocalCluster, options: Options, simulated: int, real:
             **processes.memory_mib(ended),
             "load_average": round(os.getloadavg()[2], 1),
         },
+        samples=processes.by_minute(ended),
         method=METHOD.format(part=HARD_PART, warm=min(WARM_SECONDS, seconds / 10), seed=options.seed),
         more={"faults": dict(sorted(disturber.injected.items())), "notes": list(outcome.notes)},
         table=[*(f"{number:>6} times: {name}" for name, number in sorted(disturber.injected.items())), *outcome.notes],
@@ -99,10 +100,11 @@ METHOD = (
     "A cluster of its own with one real node and simulated ones. Every second one Agent is deleted and another one applied; of thirty, "
     "one is real. Every 5 to 15 s one fault by chance (seed {seed}): for the first {part:.0%} of the time also kill -9 of our own "
     "programs. Then, after {warm:.0f} s, those live on: *_growth compares medians of the last quarter of that time with those of the "
-    "first, the worst process of each program. Real Agents append two items a second each to their contexts and read the last fifty "
-    "again; at their start and every 5 s they try to reach a port of the machine, where whoever comes is unfenced. double_identities are "
-    "Agents on the real node whose program ran twice at once, looked for every 2 s. At the end all Agents must be Ready, each with one "
-    "order, pod and claim; after their deletion nothing may be left, files on the node included."
+    "first, the worst process of each program; samples are the medians of each minute, of the one that had lived longest. Real Agents "
+    "append two items a second each to their contexts and read the last fifty again; at their start and every 5 s they try to reach a "
+    "port of the machine, where whoever comes is unfenced. double_identities are Agents on the real node whose program ran twice at once, "
+    "looked for every 2 s. At the end all Agents must be Ready, each with one order, pod and claim; after their deletion nothing may be "
+    "left, files on the node included."
 )
 
 

@@ -72,6 +72,17 @@ class Processes:
                 figures[name] = round(max(value, figures.get(name, value)), 1)
         return figures
 
+    def by_minute(self, ended: float) -> dict[str, list[float]]:
+        """Of the process of each program that was there at the end and had lived longest: medians of memory in MiB and of descriptors."""
+        found: dict[str, list[float]] = {}
+        there = [life for life in self.lives.items() if life[1][-1].at > ended - 10 * SAMPLE_SECONDS]
+        for program, samples in {name: samples for (name, _), samples in sorted(there, key=lambda life: len(life[1]))}.items():
+            word, each = program.removeprefix("aios-"), round(60 / SAMPLE_SECONDS)
+            minutes = [samples[at : at + each] for at in range(0, len(samples), each)]
+            found[f"{word}_rss_mib"] = [round(_median(minute, "rss_kib") / 1024, 1) for minute in minutes]
+            found[f"{word}_descriptors"] = [_median(minute, "descriptors") for minute in minutes]
+        return found
+
     def memory_mib(self, ended: float) -> dict[str, float]:
         """At the end, of the largest process of each program."""
         sizes: dict[str, float] = {}

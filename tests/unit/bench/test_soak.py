@@ -31,6 +31,12 @@ def test_sizes_are_of_those_that_run_at_the_end():
     assert lives(aios_operator=life(0, 100, 1024, 2048), aios_node=life(0, 50, 1024, 4096)).memory_mib(100) == {"operator_rss_mib": 2.0}
 
 
+def test_each_minute_is_that_of_the_process_that_had_lived_longest_and_was_there_at_the_end():
+    lived = life(0, 60, 1024, 2048, (10, 12))
+    processes = Processes("group", {("aios-node", 1): lived, ("aios-node", 2): life(50, 60, 4096, 4096), ("aios-operator", 3): lived[:20]})
+    assert processes.by_minute(60) == {"node_rss_mib": [1.0, 2.0], "node_descriptors": [10.0, 12.0]}
+
+
 def test_who_is_absent_or_not_ready_is_missing():
     def agent(name: str, status: str) -> dict[str, object]:
         return {"metadata": {"name": name}, "status": {"conditions": [{"type": "Ready", "status": status}]}}

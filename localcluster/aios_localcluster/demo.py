@@ -94,11 +94,12 @@ def tour(cluster: LocalCluster, step: Callable[[str], None], fake: bool) -> None
 def _take_too_much(cluster: LocalCluster) -> None:
     """greedy has 2Gi and takes 6Gi: it is stopped, by name, and its neighbours on the GPU are not."""
     pod = _pod(cluster, "greedy")
+    restarts = "jsonpath={.status.containerStatuses[0].restartCount}"
+    before = int(kubectl(cluster, "-n", RESEARCH, "get", "pod", pod, "-o", restarts))  # of a tour before this one, too
     said = kubectl(cluster, "-n", RESEARCH, "exec", pod, "--", "agent", "pretend", "6Gi")
     show("One takes more than its share. It has booked 2Gi:", f"kubectl -n research exec {pod} -- agent pretend 6Gi", said)
     _wait(cluster, RESEARCH, "WithinShare=False", "greedy")
-    again = "jsonpath={.status.containerStatuses[0].restartCount}=1"
-    kubectl(cluster, "-n", RESEARCH, "wait", f"--for={again}", f"--timeout={AGENT_SECONDS}s", f"pod/{pod}")
+    kubectl(cluster, "-n", RESEARCH, "wait", f"--for={restarts}={before + 1}", f"--timeout={AGENT_SECONDS}s", f"pod/{pod}")
     kubectl(cluster, "-n", RESEARCH, "wait", "--for=condition=Ready", f"--timeout={AGENT_SECONDS}s", f"pod/{pod}")
     _wait(cluster, RESEARCH, "Ready", "greedy")
     found = json.loads(kubectl(cluster, "-n", RESEARCH, "get", "agent", "greedy", "-o", "json"))["status"]["conditions"]

@@ -187,7 +187,7 @@ class ContextStore(Protocol):
         """Whether there is anything of this agent, be it damaged."""
 
     def rest(self, key: AgentKey) -> None:
-        """Nothing of this agent's context is open, unless somebody uses it at this moment; the next use opens it."""
+        """Nothing of this agent's context is open, or stays so once who uses it at this moment is done; the next use opens it."""
 
     def close(self) -> None:
         """Every write that was acknowledged is in its file, and the files are closed."""

@@ -155,17 +155,19 @@ def test_a_file_in_use_is_not_closed_under_its_user(sqlite):
         assert [item.content for item in reader.oldest(9)] == ["a"]
 
 
-def test_a_context_that_rests_is_closed_unless_somebody_uses_it_and_opened_by_the_next_use(sqlite):
+def test_a_context_that_rests_is_closed_by_who_uses_it_last_and_opened_by_the_next_use(sqlite):
     store = sqlite()
     context = store.context(KEY, 1)
     context.append(said("a"))
     with context.reading() as reader:
         store.rest(KEY)
         assert [item.content for item in reader.oldest(9)] == ["a"]
-    assert store.open_files == 1
-    store.rest(KEY)
+        assert store.open_files == 1
     assert store.open_files == 0
     context.append(said("b"))
+    assert store.open_files == 1, "to rest is once, and not for ever"
+    store.rest(KEY)
+    assert store.open_files == 0
     with context.reading() as reader:
         assert [item.content for item in reader.oldest(9)] == ["a", "b"]
 

@@ -52,6 +52,8 @@ class Holder:
         self.file: OpenFile | None = None
         """Set while it is open; by `Files` alone."""
         self.users = 0
+        self.resting = False
+        """Whoever uses it last is to close it."""
         self.opening = threading.RLock()
 
 

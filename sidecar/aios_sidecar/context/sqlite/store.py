@@ -118,7 +118,9 @@ class SqliteStore:
         with self._lock:
             holder = self._open.get(key.uid)
         if holder is not None:
-            self._close(holder)
+            with holder.opening:
+                holder.resting = holder.users > 0
+                self._close(holder)
 
     def restore(self, key: AgentKey, attempt: int, path: Path, digest: str) -> SqliteContext:
         """The agent's context is what the snapshot at `path` has. Raises Conflict when its bytes are not those of `digest`, or when there
@@ -302,6 +304,9 @@ class SqliteStore:
         finally:
             with holder.opening:
                 holder.users -= 1
+                if holder.resting and not holder.users and broken is None:
+                    holder.resting = False
+                    self._close(holder)
             if broken is not None:
                 self._set_aside(holder, file, broken)
             self._close_some()

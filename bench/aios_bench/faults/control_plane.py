@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,22 +55,22 @@ class Kubelets:
 
     plane: Any
     namespaces: list[str]
-    doubles: list[str] = field(default_factory=list)
+    doubles: set[str] = field(default_factory=set)
     """Agents of which two pods ran at once."""
-    failed: list[str] = field(default_factory=list)
     _served: set[str] = field(default_factory=set)
 
     @contextmanager
     def working(self) -> Iterator[Kubelets]:
-        stop = threading.Event()
+        stop, ended = threading.Event(), list[Exception]()
 
         def work() -> None:
-            while not stop.wait(0.1):
-                for namespace in self.namespaces:
-                    try:
-                        self._turn(namespace)
-                    except AssertionError as error:  # what was read a moment ago has changed: the next turn looks again
-                        self.failed.append(str(error))
+            try:
+                while not stop.wait(0.1):
+                    for namespace in self.namespaces:
+                        with suppress(AssertionError):  # what was read a moment ago has changed: the next turn looks again
+                            self._turn(namespace)
+            except Exception as error:  # noqa: BLE001  the scenario is told
+                ended.append(error)
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
@@ -79,6 +79,8 @@ class Kubelets:
         finally:
             stop.set()
             thread.join()
+            if ended:
+                raise RuntimeError(f"the kubelets' part ended early: {ended[0]!r}") from ended[0]
 
     def _turn(self, namespace: str) -> None:
         self.plane.end_deleted_pods(namespace)
@@ -87,7 +89,7 @@ class Kubelets:
         for pod in pods:
             if pod["status"].get("phase") == "Running":
                 running.setdefault(pod["metadata"]["labels"][names.LABEL_AGENT], []).append(pod["metadata"]["name"])
-        self.doubles += [f"{agent}: {' and '.join(names_)}" for agent, names_ in running.items() if len(names_) > 1]
+        self.doubles |= {f"{agent}: {' and '.join(names_)}" for agent, names_ in running.items() if len(names_) > 1}
         for pod in pods:
             uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
             if pod["spec"].get("nodeName") and "deletionTimestamp" not in pod["metadata"] and uid not in self._served:

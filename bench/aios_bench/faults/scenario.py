@@ -61,7 +61,7 @@ class Scenario:
         """What came of it. Raises `Failed`, which names the seed and the command that replays it, when a promise was broken."""
         if size not in SIZES:
             raise ValueError(f"size must be one of {', '.join(SIZES)}, not {size!r}")
-        replay = f"replay: aiosctl bench faults --scenario {self.name} --seed {seed}"
+        replay = f"replay: aiosctl bench faults --scenario {self.name} --seed {seed}" + (" --size long" if size == "long" else "")
         try:
             outcome = self.work(seed, size)
         except Exception as error:

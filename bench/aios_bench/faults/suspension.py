@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aios_api import names
-from aios_bench.faults.api_server import RULES, Found, Space, agent, come_to_rest
+from aios_bench.faults.api_server import RULES, Space, agent, come_to_rest
 from aios_bench.faults.control_plane import Kubelets, control_plane, end, lacking, until
 from aios_bench.faults.proxy import Passed, Proxy, proxied
 from aios_bench.faults.rules import Draws, read
@@ -53,15 +53,19 @@ def _once(plane: Any, directory: Path, name: str, at: int) -> Outcome:
                 until(lambda: len(_written(first_path)) >= at, f"write {at} is made")
                 first.process.send_signal(signal.SIGSTOP)
                 until(lambda: _holder(plane) == f"next-{name}", "the next one holds the Lease", LOST_SECONDS)
+                left = BATCH - sum(_is_ready(each) for each in _agents(space))
                 woken = time.monotonic()
                 first.process.send_signal(signal.SIGCONT)
                 until(lambda: first.process.poll() is not None, "who woke without the Lease ends")
                 until(lambda: _all_run(space), "every Agent runs")
+                followed = len(_written(next_path))
                 found = come_to_rest(space)
         finally:
             for each in (first, follower):
                 if each is not None:
                     end(each.process)
+    if not left or not followed:
+        raise AssertionError(f"something must be left to do when the first operator is suspended; it was suspended with write {at}")
     late = [each for each in _written(first_path) if each.at > woken]
     pods = [len(found.get(("Pod", f"a{number}"), ())) for number in range(BATCH)]
     return Outcome(
@@ -72,7 +76,7 @@ def _once(plane: Any, directory: Path, name: str, at: int) -> Outcome:
         notes=(
             *kubelets.doubles,
             *(f"{each.asked.verb} {each.asked.kind} {each.asked.name} by who had lost the Lease" for each in late),
-            f"{name}: suspended with write {at}, first; {len(_written(next_path))} writes by the next",
+            f"{name}: suspended with write {at}, first; {left} Agents were not ready when it woke; {followed} writes by the next",
         ),
     )
 
@@ -92,9 +96,18 @@ def _written(proxy: Proxy) -> list[Passed]:
     return [each for each in list(proxy.passed) if each.writes and each.asked.kind != "leases" and 200 <= each.code < 300]
 
 
+def _agents(space: Space) -> list[Any]:
+    """What is to be the same of each, by `Space.read`."""
+    return [value for (kind, _), values in space.read().items() if kind == "Agent" for value in values]
+
+
+def _is_ready(agent: Any) -> bool:
+    return ("Ready", "True") in {(kind, status) for kind, status, _ in agent[0]}
+
+
 def _all_run(space: Space) -> bool:
-    agents: Found = {key: values for key, values in space.read().items() if key[0] == "Agent"}
-    return len(agents) == BATCH and all(("Ready", "True") in {(c[0], c[1]) for c in values[0][0]} for values in agents.values())
+    agents = _agents(space)
+    return len(agents) == BATCH and all(map(_is_ready, agents))
 
 
 SCENARIOS = (

@@ -116,7 +116,7 @@ class SqliteStore:
     def rest(self, key: AgentKey) -> None:
         """See `ContextStore.rest`."""
         with self._lock:
-            holder = self._open.get(key.uid)
+            holder = self._holders.get(key.uid)  # also of one that is just being opened
         if holder is not None:
             with holder.opening:
                 holder.resting = holder.users > 0

@@ -55,6 +55,8 @@ class Result:
     """Further parts of the document, beside those that every bench has."""
     table: Sequence[str] = ()
     """What a person reads beside the figures."""
+    broken: str = ""
+    """What had to be so and was not: all is printed and written, and the command fails."""
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:

@@ -96,6 +96,8 @@ def bench(
     if json_path is not None:
         write(name, result, json_path, note)
         click.echo(f"Written to {json_path}")
+    if result.broken:
+        raise click.ClickException(result.broken)
 
 
 def _budgets(text: str) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
 from aios_bench.faults.ground import Ground, on
@@ -26,6 +26,7 @@ BEGIN_SECONDS = 600
 """By then all Agents must be there."""
 HARD_PART = 1 / 3
 """For this part of the time our own programs are killed; after it they live on, so that growth can be seen."""
+MOST_GROWTH_PERCENT = 10
 WARM_SECONDS = 30
 """After its start a Python program grows as it first does each thing it does."""
 
@@ -68,6 +69,7 @@ async def measure(cluster: LocalCluster, options: Options, simulated: int, real:
             await end(watching)
         outcome += await check.nothing_left(ground, before)
     quiet = hard_until + min(WARM_SECONDS, seconds / 10)
+    growth = processes.growth(quiet, ended)
     return Result(
         figures={
             "minutes": round(seconds / 60, 1),
@@ -76,15 +78,22 @@ async def measure(cluster: LocalCluster, options: Options, simulated: int, real:
             "agents_that_came": population.came,
             **{each.name: getattr(outcome, each.name) for each in fields(Outcome) if each.name != "notes"},
             "context_items_appended": appended,
-            **processes.growth(quiet, ended),
+            **growth,
             **processes.memory_mib(ended),
             "load_average": round(os.getloadavg()[2], 1),
         },
         samples=processes.by_minute(ended),
         method=METHOD.format(part=HARD_PART, warm=min(WARM_SECONDS, seconds / 10), seed=options.seed),
         more={"faults": dict(sorted(disturber.injected.items())), "notes": list(outcome.notes)},
+        broken=broken(outcome, growth, options.seed),
         table=[*(f"{number:>6} times: {name}" for name, number in sorted(disturber.injected.items())), *outcome.notes],
     )
+
+
+def broken(outcome: Outcome, growth: Mapping[str, float], seed: int) -> str:
+    """What a soak has to keep, and did not; empty when it kept all."""
+    grown = {name: percent for name, percent in growth.items() if name.endswith("_memory_growth_percent") and percent > MOST_GROWTH_PERCENT}
+    return f"with seed {seed} the soak found {outcome.broken | grown}" if outcome.broken or grown else ""
 
 
 async def _outcome(ground: Ground, population: Population) -> tuple[Outcome, int]:

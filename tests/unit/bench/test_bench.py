@@ -32,6 +32,15 @@ def test_a_result_says_how_where_and_with_what_it_was_measured(tmp_path: Path):
     assert written["method"] == "by hand"
 
 
+def test_a_bench_that_finds_something_broken_prints_and_writes_all_and_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(start, "bench", lambda _: Result({"orphans": 2}, "by hand", broken="two are left over"))
+    path = tmp_path / "start.json"
+    said = CliRunner().invoke(main, ["bench", "start", "--json", str(path)])
+    assert said.exit_code == 1
+    assert "two are left over" in said.output
+    assert json.loads(path.read_text())["figures"] == {"orphans": 2}
+
+
 def test_the_shares_of_the_steps_are_of_the_whole():
     seen = {"a": {"applied": 0.0, "planned": 1.0, "scheduled": 2.0, "prepared": 3.0, "hooked": 3.5, "ready": 4.0}}
     figures = start.summarise(start.Moments(seen), ["a"], ["a"]).figures

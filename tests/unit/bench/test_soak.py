@@ -1,5 +1,7 @@
 """A soak's figures are about processes that lived through the whole of what is compared, and about what is there and should not be."""
 
+from aios_bench.faults.scenario import Outcome
+from aios_bench.soak.bench import broken
 from aios_bench.soak.check import unready
 from aios_bench.soak.watch import Processes, Sample
 
@@ -35,6 +37,13 @@ def test_each_minute_is_that_of_the_process_that_had_lived_longest_and_was_there
     lived = life(0, 60, 1024, 2048, (10, 12))
     processes = Processes("group", {("aios-node", 1): lived, ("aios-node", 2): life(50, 60, 4096, 4096), ("aios-operator", 3): lived[:20]})
     assert processes.by_minute(60) == {"node_rss_mib": [1.0, 2.0], "node_descriptors": [10.0, 12.0]}
+
+
+def test_a_soak_fails_by_what_was_lost_and_by_memory_that_grew():
+    growth = {"operator_memory_growth_percent": 9.9, "operator_descriptors_growth": 3.0}
+    assert broken(Outcome(faults_injected=7, notes=("all is well",)), growth, 4) == ""
+    assert broken(Outcome(orphans=2), growth, 4) == "with seed 4 the soak found {'orphans': 2}"
+    assert "operator_memory_growth_percent" in broken(Outcome(), growth | {"operator_memory_growth_percent": 10.1}, 4)
 
 
 def test_who_is_absent_or_not_ready_is_missing():

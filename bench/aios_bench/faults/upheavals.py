@@ -21,6 +21,13 @@ from aios_localcluster.host import why_not
 
 Object = dict[str, Any]
 NAME, SPACE = "faults", "upheavals"
+BINDING = {
+    "apiVersion": names.API_VERSION,
+    "kind": "ToolBinding",
+    "metadata": {"name": "bound"},
+    "spec": {"agentSelector": {"matchLabels": {"bound": "yes"}}, "egress": [{"name": "one", "host": "bound.example"}]},
+}
+"""A host that there is not: whoever may go there is told so, and everybody else that he may not."""
 AGENTS = {"a": "4Gi", "b": None, "c": "8Gi"}
 PATIENCE_SECONDS = 120
 REBOOT_SECONDS = 240
@@ -75,6 +82,10 @@ except TimeoutError:
     fenced = False
 except OSError:
     fenced = True
+def connect(host):
+    call = next(names())
+    call.request("CONNECT", f"{host}:443", headers={"Host": f"{host}:443"})
+    return call.getresponse().status
 loopback, unix = map(name, names())
 items, following = [], 1
 while following is not None:
@@ -83,7 +94,8 @@ while following is not None:
     answer = json.loads(call.getresponse().read())
     items += [int(item["content"]) for item in answer["items"]]
     following = answer["next"]
-print(json.dumps({"fenced": fenced, "loopback": loopback, "socket": unix, "items": items}))
+print(json.dumps({"fenced": fenced, "loopback": loopback, "socket": unix, "items": items,
+    "bound": connect("bound.example"), "other": connect("other.example")}))
 """
 
 
@@ -97,7 +109,10 @@ class Upheaval:
         self.mute_seconds = 60
 
     def begin(self) -> None:
-        self.space.apply(*(self.space.agent(name, memory=memory, code=PROGRAM) for name, memory in AGENTS.items()))
+        agents = [self.space.agent(name, memory=memory, code=PROGRAM) for name, memory in AGENTS.items()]
+        for agent in agents:
+            agent["metadata"]["labels"] = {"bound": "yes"}
+        self.space.apply(BINDING, *agents)
         self.space.ready(*AGENTS)
         self.pods = self._pods()
 
@@ -169,6 +184,12 @@ class Upheaval:
             max(self.acknowledged[name] - len(each["items"]), 0) + (each["items"] != list(range(1, len(each["items"]) + 1)))
             for name, each in seen.items()
         )
+        open_ = [
+            f"{name} was told {each['bound']} of its own host and {each['other']} of another"
+            for name, each in seen.items()
+            if each["bound"] == 403 or each["other"] != 403
+        ]
+        wrong += Outcome(unfenced_starts=len(open_), notes=tuple(open_))
         return wrong + Outcome(context_items_lost=lost, notes=(f"{lost} items are lost or not in their place",) if lost else ())
 
     def _files(self, directory: str, ending: str = "") -> list[str]:

@@ -123,16 +123,15 @@ class Upheaval:
             for pod in self.space.objects("pods")
         }
 
-    def note(self, *which: str) -> None:
-        """What was acknowledged so far is remembered; with `--previous`, to the containers before those that run now."""
+    def note(self) -> None:
+        """What was acknowledged so far is remembered."""
         for name in AGENTS:
-            said = self.space.kubectl("logs", self.space.pod_of(name), *which).split()
+            said = self.space.kubectl("logs", self.space.pod_of(name)).split()
             self.acknowledged[name] = max(self.acknowledged[name], *map(int, said), 0)
 
     def check(self, what: str, *, undisturbed: bool, seconds: float = PATIENCE_SECONDS) -> Outcome:
         """Everything is as it must be after `what`; with `undisturbed`, no container of an Agent was started again."""
         self.space.ready(*AGENTS, timeout_seconds=seconds)
-        self.note(*(() if undisturbed else ("--previous",)))
         found = self._settled(seconds)
         self.space.ready(*AGENTS, timeout_seconds=seconds)
         after = self._pods()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from aios_api import names
 from aios_api.agent import parse_spec
@@ -41,6 +41,8 @@ from aios_operator.decide.views import (
 from aios_operator.observe import reach
 
 Raw = Mapping[str, Any]
+TOLD_LENGTH: Final = 1024
+"""Of what others say, in what we say."""
 
 
 def time(text: str) -> datetime:
@@ -227,11 +229,16 @@ def _moment(text: str | None) -> datetime | None:
         return None
 
 
+def _brief(text: str) -> str:
+    """The end of it, where an error stands: what a container says is told in several conditions and events of ours."""
+    return text if len(text) <= TOLD_LENGTH else f"…{text[1 - TOLD_LENGTH :]}"
+
+
 def _waiting(statuses: list[Raw]) -> tuple[str, str] | None:
     for each in statuses:
         waiting = (each.get("state") or {}).get("waiting")
         if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
-            return waiting["reason"], f"container {each['name']}: {waiting.get('message') or waiting['reason']}"
+            return waiting["reason"], f"container {each['name']}: {(waiting.get('message') or waiting['reason'])[:TOLD_LENGTH]}"
     return None
 
 
@@ -239,7 +246,7 @@ def _ended(statuses: list[Raw]) -> Ended | None:
     for each in statuses:
         ended = (each.get("state") or {}).get("terminated") or (each.get("lastState") or {}).get("terminated")
         if ended and ended.get("exitCode"):
-            return Ended(each["name"], int(ended["exitCode"]), ended.get("reason") or "", ended.get("message") or "")
+            return Ended(each["name"], int(ended["exitCode"]), ended.get("reason") or "", _brief(ended.get("message") or ""))
     return None
 
 

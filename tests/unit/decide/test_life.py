@@ -1,5 +1,6 @@
 """The life of an Agent, event by event, as the architecture's table has it."""
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -248,6 +249,16 @@ def test_a_start_that_the_node_refused_is_tried_again_and_not_charged(policy: st
     world.wait(10)
     assert world.ready("a")
     assert world.status("a")["attempt"] == 2
+
+
+def test_the_last_words_of_a_container_are_told_by_their_end_however_long_they_are():
+    world = one_gpu()
+    world.exits["a"] = {"exitCode": 3, "reason": "Error", "message": "w" * 4000 + " the reason"}
+    world.apply(agent("a", "16Gi", restartPolicy="Never")).settle()
+    said = [each["message"] for each in world.get("Agent", "a")["status"]["conditions"]]
+    assert max(map(len, said)) < 1500
+    assert any("the reason" in each for each in said)
+    assert len(json.dumps(world.get("Agent", "a"))) < 12_000
 
 
 def test_an_image_that_does_not_exist_is_named_in_the_ready_condition():

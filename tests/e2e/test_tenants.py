@@ -272,8 +272,8 @@ def test_a_pod_that_is_deleted_by_force_keeps_nothing_of_what_it_had(tenants: Te
     eventually(lambda: own.get("pod", "stubborn-2"), "there is a next attempt")
     own.ready("stubborn")
     eventually(lambda: int(own.cluster.node_exec(processes)) == 0, "nothing of the first attempt runs", 15)
-    events = own.kubectl("get", "events", "--field-selector", "reason=LeftRunning", "-o", "name")
-    assert events
+    told = ("get", "events", "--field-selector", "reason=LeftRunning", "-o", "name")
+    eventually(lambda: own.kubectl(*told), "and it is said", 15)
 
 
 def test_the_gateway_that_runs_has_no_privilege_no_token_and_nothing_to_write_but_its_own(tenants: Tenants) -> None:

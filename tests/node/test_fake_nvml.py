@@ -212,6 +212,32 @@ def test_the_fake_cuda_gives_a_context_that_nvml_tells_of(library, gpus, tmp_pat
     assert said == [3, [1, 0, 0, 101, 0, 0, 0, 0, 0, 101], 1, 300 << 20, None, "CUDA_ERROR_NOT_INITIALIZED"]
 
 
+def test_what_a_process_of_the_same_number_said_before_is_not_believed(library, gpus):
+    gpus.write_text(TWO_GPUS + "programs proc=/proc\n")
+    said = result(
+        library,
+        gpus,
+        """
+        import time
+        from pathlib import Path
+        own = Path(f"/tmp/aios-fake-vram/{os.getpid()}")
+        def used():
+            nvml.nvmlInit()
+            time.sleep(0.1)
+            processes = nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByUUID("GPU-bbbb"))
+            return {p.pid: p.usedGpuMemory for p in processes}.get(os.getpid())
+        own.parent.mkdir(exist_ok=True)
+        own.write_text("gpu=GPU-bbbb used=300Mi\\n")
+        said = [used()]
+        os.utime(own, (time.time() - 60,) * 2)
+        said.append(used())
+        own.unlink()
+        print(json.dumps(said))
+        """,
+    )
+    assert said == [300 << 20, None]
+
+
 def test_a_change_of_the_file_shows_at_the_next_call_and_a_gpu_that_left_is_lost(library, gpus):
     said = result(
         library,

@@ -16,6 +16,8 @@
 #include <unistd.h>
 
 #define DEFAULT_FILE "/etc/aios/fake-gpus.conf"
+#define SKIP_18 " %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s" /* the fields 4 to 21 of /proc/PID/stat */
+#define CLOCK_STEP_SECONDS 0.05 /* times of files and of processes are told in steps of up to 10 ms */
 
 enum { MAX_PAIRS = 16, PROGRAMS_STEP_MS = 50, PROGRAM_BYTES = 4096 };
 
@@ -249,6 +251,8 @@ uint64_t now_microseconds(void) {
 	return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
 }
 
+static double seconds(struct timespec time) { return (double)time.tv_sec + (double)time.tv_nsec / 1e9; }
+
 /* The pid of process `name` in its own, innermost namespace; 0 when it has ended. */
 static unsigned own_pid(int process) {
 	char text[PROGRAM_BYTES];
@@ -263,6 +267,23 @@ static unsigned own_pid(int process) {
 	return (unsigned)strtoul(strrchr(line, '\t') + 1, NULL, 10);
 }
 
+/* Whether the file was written since the process began: what an earlier process of that number left behind is not its word. */
+static bool is_of(const struct stat *file, int process) {
+	char text[PROGRAM_BYTES];
+	int from = openat(process, "stat", O_RDONLY | O_CLOEXEC);
+	ssize_t length = from < 0 ? -1 : read(from, text, sizeof text - 1);
+	if (from >= 0) close(from);
+	text[length > 0 ? length : 0] = '\0';
+	const char *after_name = strrchr(text, ')');
+	unsigned long long ticks;
+	if (after_name == NULL || sscanf(after_name + 1, " %*c" SKIP_18 " %llu", &ticks) != 1) return false;
+	struct timespec now, up;
+	clock_gettime(CLOCK_REALTIME, &now);
+	clock_gettime(CLOCK_BOOTTIME, &up);
+	double began = seconds(now) - seconds(up) + (double)ticks / (double)sysconf(_SC_CLK_TCK);
+	return seconds(file->st_mtim) >= began - CLOCK_STEP_SECONDS;
+}
+
 /* What the process says, in `into`; empty when it says nothing. Links are not followed and only plain files are read: programs are not trusted. */
 static void said_by(int process, char into[PROGRAM_BYTES]) {
 	into[0] = '\0';
@@ -273,7 +294,7 @@ static void said_by(int process, char into[PROGRAM_BYTES]) {
 	snprintf(name, sizeof name, "%u", directory < 0 ? 0 : own_pid(process));
 	int file = directory < 0 ? -1 : openat(directory, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
 	struct stat found;
-	if (file >= 0 && fstat(file, &found) == 0 && S_ISREG(found.st_mode)) {
+	if (file >= 0 && fstat(file, &found) == 0 && S_ISREG(found.st_mode) && is_of(&found, process)) {
 		ssize_t length = read(file, into, PROGRAM_BYTES - 1);
 		into[length > 0 ? length : 0] = '\0';
 	}

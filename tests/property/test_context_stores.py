@@ -29,12 +29,13 @@ SEQS = st.lists(st.integers(1, 30), min_size=1, max_size=3)
 NAMES = st.sampled_from(["main", "b", "c", "d", "e"])
 
 
-def call(call_id: str) -> list[Draft]:
-    part = {"type": "tool_call", "name": "f", "arguments": {"of": call_id}}
-    return [
-        Draft(Role.ASSISTANT, (part,), Kind.TOOL_CALL, call_id=call_id),
-        Draft(Role.TOOL, "found", Kind.TOOL_RESULT, call_id=call_id),
-    ]
+def call(call_id: str, session: str = "main") -> Draft:
+    part = {"type": "tool_call", "name": "f", "arguments": {}}
+    return Draft(Role.ASSISTANT, (part,), Kind.TOOL_CALL, session, call_id=call_id)
+
+
+def result(call_id: str, session: str = "main") -> Draft:
+    return Draft(Role.TOOL, "found", Kind.TOOL_RESULT, session, call_id=call_id)
 
 
 TEXTS = st.text(st.sampled_from("ab é\0'\""), max_size=100)
@@ -46,7 +47,12 @@ MESSAGES = st.builds(
     st.sampled_from([{}, {"case": "7"}]),
 )
 NOTES = st.builds(lambda text, of: [Draft(Role.ASSISTANT, text, Kind.NOTE, derived_from=tuple(sorted(set(of))))], TEXTS, SEQS)
-BATCHES = st.lists(st.one_of(MESSAGES, MESSAGES, NOTES, st.sampled_from(["x", "y"]).map(call)), min_size=1, max_size=4).map(
+IDS = st.sampled_from(["x", "x", "y"])
+TOOLS = st.one_of(
+    IDS.map(lambda call_id: [call(call_id), result(call_id)]),
+    st.builds(lambda make, call_id, session: [make(call_id, session)], st.sampled_from([call, result]), IDS, NAMES),
+)
+BATCHES = st.lists(st.one_of(MESSAGES, NOTES, TOOLS), min_size=1, max_size=4).map(
     lambda several: [draft for drafts in several for draft in drafts]
 )
 SCOPES = st.one_of(
@@ -96,7 +102,9 @@ def all_that_is_read(context) -> list[object]:
             [(name, reader.oldest(100, session=name), reader.newest(3, session=name), reader.count(name)) for name in sorted(sessions)],
             sorted(hit.seq for hit in reader.search(["a", "b", "found"], 100)),
             reader.document_frequencies(["a", "é", "found"]),
-            reader.by_call(["x", "y"]),
+            [reader.call_of(item) for item in reader.oldest(100) if item.kind is Kind.TOOL_RESULT],
+            [reader.answers(item) for item in reader.oldest(100) if item.kind is Kind.TOOL_CALL],
+            reader.forks(),
             reader.made_from(range(1, 31)),
             reader.pinned(),
             [reader.neighbours(seq, 2) for seq in range(1, 31)],

@@ -19,7 +19,7 @@ from aios_sidecar.context.strategies.choose import Reason
 from aios_sidecar.context.tokens import Models
 from aios_sidecar.context.units import units_of
 from aios_sidecar.context.window import Memory, Window, WindowRequest, build_window
-from unit.context.logs import logs
+from unit.context.logs import forks, logs
 
 NOW = DAWN + timedelta(hours=1)
 MODELS = Models()
@@ -89,7 +89,7 @@ requests = st.builds(
 )
 
 
-def check(window: Window, items: list[Item]) -> None:
+def check(window: Window, reader: MemoryReader) -> None:
     request = window.request
     shown = [item.seq for group in (window.units, window.recalled) for unit in group for item in unit.items]
     assert window.tokens <= request.budget - request.reserve
@@ -100,35 +100,37 @@ def check(window: Window, items: list[Item]) -> None:
         counted = sum(3 + ("name" in m) + sum(window.counter.count(value) for value in m.values()) for m in rendered["messages"])
         assert counted + 3 == window.tokens
     assert len(set(shown)) == len(shown), "nothing is shown twice"
-    visible = [item for item in items if not item.erased]
-    scope = [item for item in visible if request.session in (None, item.session)]
+    visible, scope = reader.range(1, 100), reader.range(1, 100, request.session)
     assert {item.seq for item in scope if item.pinned} <= {item.seq for unit in window.units for item in unit.items}, "pins stay"
     assert set(shown) <= {item.seq for item in visible}
     assert [unit.first for unit in window.units] == sorted(unit.first for unit in window.units)
-    whole = {item.seq: unit for unit in units_of(visible) for item in unit.items}
+    whole = {item.seq: unit for unit in units_of(scope, reader.forks()) for item in unit.items}
     for unit in (*window.units, *window.recalled):
         assert {item.seq for item in whole[unit.first].items} == {item.seq for item in unit.items}, "together or not at all"
         assert unit.fault is None or unit.pinned or unit in window.recalled, "nothing is orphaned"
     named = {verdict.candidate.unit.first for verdict in (*window.verdicts, *window.left)}
     recalled = {unit.first for unit in window.recalled}
-    for unit in units_of(scope):
+    for unit in units_of(scope, reader.forks()):
         assert unit.first in named | recalled or unit.first < window.looked_from, "each is in or out, for a reason"
 
 
 @MANY
-@given(logs(), requests, st.integers(0, 24))
-def test_a_window_is_within_its_budget_and_whole(items: list[Item], request: WindowRequest, first: int):
+@given(st.data(), requests, st.integers(0, 24))
+def test_a_window_is_within_its_budget_and_whole(data: st.DataObject, request: WindowRequest, first: int):
     """Also the second time, after more was appended, from what was kept of the first."""
+    items = data.draw(logs())
+    forked = data.draw(forks(items))
     memory = Memory()
     states: dict[str, str] = {}
     for upto in (first, 24):
         seen = [item for item in items if item.seq <= upto]
         try:
-            window = build_window(MemoryReader(seen, state=states), request, memory, NOW, MODELS)
+            reader = MemoryReader(seen, state=states, forks={name: origin for name, origin in forked.items() if origin[1] <= upto})
+            window = build_window(reader, request, memory, NOW, MODELS)
         except BudgetTooSmall:
             assert any(item.pinned and not item.erased for item in seen) or request.budget < 60
             continue
-        check(window, seen)
+        check(window, reader)
         if window.state is not None:
             states[window.state[0]] = window.state[1]
 

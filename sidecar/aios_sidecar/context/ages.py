@@ -1,9 +1,11 @@
 """How old things are, whatever the clock of the machine is set to: what a wrong clock would retire is not to be had back.
 
-Time passes here as on the machine. A clock that was set back is followed at once, since nothing ages by that. A clock that was set forward
-is believed after a day in which it was not set again: until then nothing ages by the leap, and a person has the day to set it right. A
-machine that was off looks the same, and what aged meanwhile is retired that day later. The belief is kept in a file, so that a process
-that starts anew does not take a wrong clock for a right one.
+Time passes here as on the machine. What a clock gains by being set forward is believed once the machine has run for a day with it: until
+then nothing ages by that leap, and a person has the day to set it right. A machine that was off looks the same, and what aged meanwhile is
+retired that day later. Each leap has its own day, and the days are counted over reboots, so that a machine that is off every night does
+not fall behind more and more. A clock that is behind ages nothing, and after an hour it is taken for the right one: before the network has
+set it, a machine may wake in the past. All this is kept in a file, so that a process that starts anew does not take a wrong clock for a
+right one.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -27,9 +29,20 @@ FILE: Final = ".ages.json"
 LEAP_SECONDS: Final = 60.0
 """What a clock may gain between two looks and is not a leap: no daemon that keeps time moves it so far without setting it."""
 DOUBT_SECONDS: Final = 86_400.0
+BEHIND_SECONDS: Final = 3_600.0
+LEAPS_LIMIT: Final = 64
+"""Doubted leaps that are told apart; the oldest of more are taken for one."""
 KEEP_SECONDS: Final = 3_600.0
 """Between two writes of the file: how much later things age, at most, after a machine was off."""
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass
+class _Leap:
+    """What the clock gained by being set forward, and for how long the machine has run with it since, in seconds."""
+
+    seconds: float
+    ran: float = 0.0
 
 
 @dataclass
@@ -40,10 +53,9 @@ class _Belief:
     told: float
     """When this was written, by the machine's running time."""
     offset: float
-    doubted: float | None = None
-    """The offset of a clock that was set forward."""
-    since: float = 0.0
-    """When it was first seen, by the machine's running time."""
+    """That is believed."""
+    leaps: list[_Leap] = field(default_factory=list)
+    """That are doubted, the oldest first."""
 
 
 _KEPT: Final = TypeAdapter(_Belief)
@@ -63,6 +75,7 @@ class Ages:
         """`running` counts since the machine named by `boot_id` started, sleep included. Raises OSError when that can't be read."""
         self._path, self._wall, self._running = directory / FILE, wall, running
         self._lock = threading.Lock()
+        self._looked, self._behind = running(), 0.0
         self._belief = self._begin(boot_id())
 
     def now(self) -> datetime:
@@ -74,35 +87,62 @@ class Ages:
         running = self._running()
         try:
             kept = _KEPT.validate_json(self._path.read_bytes())
-            if kept.boot != boot:  # no time has passed since, as far as is known
-                kept = _Belief(boot, running, kept.told + kept.offset - running)
         except (OSError, ValueError):
             return _Belief(boot, -KEEP_SECONDS, self._wall() - running)  # the first start, or a file that says nothing
+        if kept.boot != boot:  # no time has passed since, as far as is known
+            return _Belief(boot, running, kept.told + kept.offset - running, kept.leaps)
+        for leap in kept.leaps:
+            leap.ran += max(0.0, running - kept.told)
         return kept
 
     def _look(self) -> float:
-        belief, running = self._belief, self._running()
-        offset = self._wall() - running
-        if offset - belief.offset <= LEAP_SECONDS:
-            if belief.doubted is not None:
-                belief.doubted = None
-                log.info("the clock is as it was before it was set forward")
-                self._keep()
-            belief.offset = offset
-        elif belief.doubted is None or abs(offset - belief.doubted) > LEAP_SECONDS:
-            belief.doubted, belief.since = offset, running
-            leap, until = timedelta(seconds=round(offset - belief.offset)), timedelta(seconds=DOUBT_SECONDS)
-            log.warning("the clock is %s ahead of what has passed: nothing ages by that until it has stayed so for %s", leap, until)
-            self._keep()
-        elif running - belief.since >= DOUBT_SECONDS:
-            belief.offset, belief.doubted = offset, None
-            log.warning("the clock has stayed so for a day, and is believed")
-            self._keep()
+        belief, running, wall = self._belief, self._running(), self._wall()
+        ran, self._looked = running - self._looked, running
+        ahead = wall - running - belief.offset - sum(leap.seconds for leap in belief.leaps)
+        if ahead < -LEAP_SECONDS:
+            self._behind += ran
+            if self._behind >= BEHIND_SECONDS:
+                self._set_back(ahead)
         else:
-            belief.doubted = offset  # a daemon that keeps time moves it a little
+            self._behind = 0.0
+            self._go_on(ahead, ran)
         if running - belief.told >= KEEP_SECONDS:
             self._keep()
-        return running + belief.offset
+        return min(running + belief.offset, wall)
+
+    def _go_on(self, ahead: float, ran: float) -> None:
+        belief = self._belief
+        for leap in belief.leaps:
+            leap.ran += ran
+        if ahead > LEAP_SECONDS:
+            belief.leaps.append(_Leap(ahead))
+            if len(belief.leaps) > LEAPS_LIMIT:
+                oldest, next_one = belief.leaps[:2]
+                belief.leaps[:2] = [_Leap(oldest.seconds + next_one.seconds, next_one.ran)]
+            by = timedelta(seconds=round(ahead))
+            log.warning("the clock is %s ahead of what has passed: nothing ages by that until the machine has run for a day with it", by)
+            self._keep()
+        else:
+            belief.offset += ahead  # a daemon that keeps time moves it a little
+        while belief.leaps and belief.leaps[0].ran >= DOUBT_SECONDS:
+            believed = belief.leaps.pop(0)
+            belief.offset += believed.seconds
+            log.warning("the clock was %s ahead for a day, and is believed", timedelta(seconds=round(believed.seconds)))
+            self._keep()
+
+    def _set_back(self, ahead: float) -> None:
+        """The clock that is behind is right: the leaps that it took back are none, the newest first, and then it was too late before."""
+        belief = self._belief
+        while ahead < 0 and belief.leaps:
+            newest = belief.leaps[-1]
+            back = min(newest.seconds, -ahead)
+            newest.seconds -= back
+            ahead += back
+            if newest.seconds <= 0:
+                belief.leaps.pop()
+        belief.offset += ahead
+        log.info("the clock was set back, and is believed")
+        self._keep()
 
     def _keep(self) -> None:
         self._belief.told = self._running()

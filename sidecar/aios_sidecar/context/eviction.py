@@ -108,7 +108,7 @@ class Scene:
     now: datetime
 
     def units(self, items: Iterable[Item]) -> list[Unit]:
-        return units_of(items, one_line=self.session is not None)
+        return units_of(items, self.reader.forks())
 
     def candidate(self, unit: Unit) -> Candidate:
         return Candidate(unit, self.costs.unit(unit, self.form, self.counter))

@@ -65,7 +65,7 @@ class Item(NamedTuple):
     """Its number: 1, 2, 3 … within the agent, over all its sessions; never used twice."""
     session: str
     time: datetime
-    """When it happened, in UTC; never before the item before it."""
+    """When it happened, in UTC; never before the item before it, unless a clock that was ahead gave that one its time."""
     role: Role
     kind: Kind
     content: Content
@@ -99,7 +99,7 @@ class Draft(NamedTuple):
     labels: Mapping[str, str] = NO_LABELS
     tokens: Mapping[str, int] = NO_TOKENS
     time: datetime | None = None
-    """When it happened; None is now. Earlier than the newest item of the log is taken as that item's time."""
+    """When it happened; None is now. See `stamp` for what becomes of a time before that of the newest item, or after now."""
 
 
 class Usage(NamedTuple):
@@ -251,4 +251,15 @@ def microseconds(moment: datetime) -> int:
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
+def stamp(newest: int, given: int | None, now: int) -> int:
+    """The time of the next item of a log whose newest has the time `newest`, in microseconds: the one that is given, or now; but not
+    before the newest item, nor more than `AHEAD_SECONDS` after now, where things would never be too old. A newest item from beyond that
+    counts for nothing: the clock was wrong then, and is right now, or the other way round."""
+    latest = now + AHEAD_SECONDS * 1_000_000
+    time = min(now if given is None else given, latest)
+    return time if newest > latest else max(newest, time)
+
+
+AHEAD_SECONDS: Final = 300
+"""So much may the clocks of an agent and of its node differ."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

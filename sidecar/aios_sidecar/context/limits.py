@@ -12,6 +12,8 @@ MIB: Final = 1 << 20
 DAY_SECONDS: Final = 86_400
 LOW_MARK: Final = 0.95
 """Retention by number or bytes removes down to this share: once in many appends, not at each."""
+STAY: Final = "stay, being pinned or a call or results of what is"
+"""Of items, in refusals."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Old(NamedTuple):
 
     seqs: Sequence[int]
     kind: Kind
+    first: datetime
+    """Of its oldest item."""
     time: datetime
     content_bytes: int
 
@@ -84,6 +88,11 @@ class Excess:
     should_bytes: int = 0
     before: datetime | None = None
     """Items older than this should go."""
+
+    @property
+    def by_age_alone(self) -> bool:
+        """Whether what is not too old may stay."""
+        return not (self.pressing or self.should_items > 0 or self.should_bytes > 0)
 
     @property
     def pressing(self) -> bool:
@@ -121,12 +130,28 @@ def excess(rule: Retention, total: Total, now: datetime) -> Excess:
 
 
 def going(olds: Iterable[Old], beyond: Excess, at_once: int) -> Iterator[Old]:
-    """Those of `olds` (oldest first, none pinned) that go now: all that must, and of those that should as many as make `at_once` items."""
+    """Those of `olds` (oldest first, none pinned) that go now: all that must, and of those that should as many as make `at_once` items.
+    No more of `olds` are taken than that needs: where things go by age alone, up to the first that is too young."""
     count = 0
     for old in olds:
         if count >= at_once and not beyond.pressing:
+            return
+        if beyond.by_age_alone and (beyond.before is None or old.first >= beyond.before):
             return
         if beyond.wants(old):
             beyond.take(old)
             count += len(old.seqs)
             yield old
+
+
+def dated(olds: Iterable[Old], now: datetime) -> Iterator[Old]:
+    """`olds`, none of them from a time that has not come yet: such a one, which a wrong clock gave its time, is as old as the next."""
+    ahead: list[Old] = []
+    for old in olds:
+        if old.time > now:
+            ahead.append(old)
+            continue
+        yield from (each._replace(first=old.first, time=old.first) for each in ahead)
+        ahead.clear()
+        yield old
+    yield from (each._replace(first=now, time=now) for each in ahead)

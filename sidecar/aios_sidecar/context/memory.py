@@ -6,8 +6,8 @@ from functools import cached_property
 from typing import Final
 
 from aios_sidecar.context.fulltext import Index
-from aios_sidecar.context.items import Draft, Item, Usage, text_of
-from aios_sidecar.context.reader import Hit, Session
+from aios_sidecar.context.items import Draft, Item, Kind, Usage, text_of
+from aios_sidecar.context.reader import Forks, Hit, Session
 
 DAWN: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -20,7 +20,7 @@ class MemoryReader:
         items: Iterable[Item],
         usage: Sequence[Usage] = (),
         state: Mapping[str, str] | None = None,
-        forks: Mapping[str, tuple[str, int]] | None = None,
+        forks: Forks | None = None,
         vectors: Mapping[int, tuple[str, bytes]] | None = None,
     ) -> None:
         known = sorted(items)
@@ -64,8 +64,12 @@ class MemoryReader:
         for item in self._items:
             by_name.setdefault(item.session, []).append(item)
         found = [Session(name, len(own), own[0].seq, own[-1].seq, own[-1].time) for name, own in by_name.items()]
-        found += [Session(name, 0, 0, 0, self._by_seq[at].time) for name, (_, at) in self._forks.items() if name not in by_name]
+        found += [Session(name, 0, 0, 0, self._time(at)) for name, (_, at) in self._forks.items() if name not in by_name]
         return sorted(found, key=lambda session: -session.last)
+
+    def _time(self, seq: int) -> datetime:
+        """Of this item, or of what there still is from before it."""
+        return max((item.time for item in self._items if item.seq <= seq), default=DAWN)
 
     def newest(self, limit: int, before: int | None = None, session: str | None = None) -> Sequence[Item]:
         own = [item for item in self._of(session) if before is None or item.seq < before]
@@ -80,8 +84,16 @@ class MemoryReader:
     def by_seq(self, seqs: Collection[int]) -> Sequence[Item]:
         return [self._by_seq[seq] for seq in sorted(set(seqs)) if seq in self._by_seq]
 
-    def by_call(self, call_ids: Collection[str]) -> Sequence[Item]:
-        return [item for item in self._items if item.call_id is not None and item.call_id in call_ids]
+    def forks(self) -> Forks:
+        return self._forks
+
+    def call_of(self, result: Item) -> Item | None:
+        calls = [each for each in self._of(result.session) if each.kind is Kind.TOOL_CALL and each.call_id == result.call_id]
+        return max((each for each in calls if each.seq < result.seq), default=None, key=lambda each: each.seq)
+
+    def answers(self, call: Item) -> Sequence[Item]:
+        results = [item for item in self._items if item.kind is Kind.TOOL_RESULT and item.call_id == call.call_id]
+        return [item for item in results if self.call_of(item) == call]
 
     def pinned(self, session: str | None = None) -> Sequence[Item]:
         return [item for item in self._of(session) if item.pinned]

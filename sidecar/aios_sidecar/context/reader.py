@@ -26,6 +26,10 @@ class Hit(NamedTuple):
     """BM25 over stemmed words; higher is better. Comparable within one search only."""
 
 
+Forks = Mapping[str, tuple[str, int]]
+"""Of each session that is a fork, what it was forked from, and the number of the last item that they share."""
+
+
 class Reader(Protocol):
     """One agent's context at one moment: what is appended while it is open is not seen. Called in a worker thread; nothing here writes.
 
@@ -53,8 +57,15 @@ class Reader(Protocol):
     def by_seq(self, seqs: Collection[int]) -> Sequence[Item]:
         """Those of `seqs` that there are."""
 
-    def by_call(self, call_ids: Collection[str]) -> Sequence[Item]:
-        """Tool calls and tool results with one of these `call_id`s: what must be in a window together."""
+    def forks(self) -> Forks:
+        """The sessions that are forks."""
+
+    def call_of(self, result: Item) -> Item | None:
+        """The tool call that this result answers: the newest one before it with its `call_id`, in its session or in what that was forked
+        from; None when there is none."""
+
+    def answers(self, call: Item) -> Sequence[Item]:
+        """The results whose `call_of` is this tool call."""
 
     def pinned(self, session: str | None = None) -> Sequence[Item]:
         """All that are pinned."""

@@ -85,7 +85,7 @@ class _Packing:
                     self._units[scored.seq] = Recalled(Unit((item,)), cost, scored)
 
     def _offer_unit(self, scored: Scored, item: Item) -> None:
-        unit = complete(self._scene.reader, [item])[0]
+        unit = complete(self._scene.reader, [item], self._scene.session)[0]
         seqs = {each.seq for each in unit.items}
         if self._shown.isdisjoint(seqs):
             cost = line_cost(unit, self._scene.counter)

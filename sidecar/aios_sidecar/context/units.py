@@ -1,12 +1,13 @@
 """What is in a window together or not at all: a tool call with its results, calls that were made at once with all of theirs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 from aios_sidecar.context.items import Item, Kind
-from aios_sidecar.context.reader import Reader
+from aios_sidecar.context.reader import Forks, Reader
 
+NO_FORKS: Final[Forks] = {}
 PARALLEL_LIMIT: Final = 16
 """Calls made at once that a single item is completed to. Longer runs are completed when they are read in a row."""
 
@@ -51,39 +52,57 @@ def is_tool(item: Item) -> bool:
     return item.kind is Kind.TOOL_CALL or item.kind is Kind.TOOL_RESULT
 
 
-def units_of(items: Iterable[Item], one_line: bool = False) -> list[Unit]:
-    """The units of items in the order of the log. A call whose result is not among them, and a result without its call, have a fault.
-
-    With `one_line` they are one conversation whatever their session: a fork begins with the items of what it was forked from.
-    """
+def units_of(items: Iterable[Item], forks: Forks = NO_FORKS) -> list[Unit]:
+    """The units of items in the order of the log. A call whose result is not among them, and a result without its call, have a fault."""
     found: list[Unit | list[Item]] = []
-    awaited: dict[tuple[str, str | None], list[Item]] = {}
+    awaited: dict[tuple[str, str | None], list[tuple[int, list[Item]]]] = {}
     for item in items:
-        session = "" if one_line else item.session
         if item.kind is Kind.TOOL_CALL:
             group = found[-1] if found and isinstance(found[-1], list) else []
-            if not (group and _goes_on(group, item, one_line)):
+            if not (group and _goes_on(group, item)):
                 group = []
                 found.append(group)
             group.append(item)
-            awaited[session, item.call_id] = group
+            awaited.setdefault((item.session, item.call_id), []).append((item.seq, group))
         elif item.kind is not Kind.TOOL_RESULT:
             found.append(Unit((item,)))
-        elif group := awaited.get((session, item.call_id), []):
+        elif group := _awaiting(awaited, forks, item):
             group.append(item)
         else:
             found.append(Unit((item,), Fault.NO_CALL))
     return [each if isinstance(each, Unit) else _group(each) for each in found]
 
 
-def _goes_on(group: Sequence[Item], call: Item, one_line: bool) -> bool:
+def _awaiting(awaited: Mapping[tuple[str, str | None], Sequence[tuple[int, list[Item]]]], forks: Forks, result: Item) -> list[Item]:
+    """The group of the newest call with its id that the session of `result` has, or shares with what it was forked from."""
+    session, upto = result.session, result.seq
+    while True:
+        for seq, group in reversed(awaited.get((session, result.call_id), ())):
+            if seq <= upto:
+                return group
+        if session not in forks:
+            return []
+        session, last = forks[session]
+        upto = min(upto, last)
+
+
+def is_in_line(forks: Forks, session: str, item: Item) -> bool:
+    """Whether the item is in this session or in what that shares with the one it was forked from."""
+    upto = item.seq
+    while item.session != session and session in forks:
+        session, last = forks[session]
+        upto = min(upto, last)
+    return item.session == session and item.seq <= upto
+
+
+def _goes_on(group: Sequence[Item], call: Item) -> bool:
     """`call` was made at once with those of `group`: its number follows theirs. So it is clear from the items themselves, whatever is
     read."""
     last = group[-1]
     return (
         last.kind is Kind.TOOL_CALL
         and last.seq == call.seq - 1
-        and (one_line or last.session == call.session)
+        and last.session == call.session
         and all(other.call_id != call.call_id for other in group)
     )
 
@@ -101,22 +120,37 @@ def cut_short(items: Sequence[Item]) -> Sequence[Item]:
     return items[start:] if start else items
 
 
-def complete(reader: Reader, items: Sequence[Item]) -> list[Unit]:
-    """The whole units that `items` belong to, each once, in the order of the log."""
+def complete(reader: Reader, items: Sequence[Item], session: str | None = None) -> list[Unit]:
+    """The whole units that `items` belong to, each once, in the order of the log; with `session`, as far as that has them."""
+    forks = reader.forks()
     found = {unit.first: unit for unit in units_of(item for item in items if not is_tool(item))}
     for item in items:
         if is_tool(item):
-            unit = _unit_with(reader, item)
+            unit = _unit_with(reader, item, session, forks)
             found[unit.first] = unit
     return [found[first] for first in sorted(found)]
 
 
-def _unit_with(reader: Reader, item: Item) -> Unit:
-    partners = [each for each in reader.by_call([item.call_id or ""]) if each.session == item.session and is_tool(each)]
-    around = {each.seq: each for each in (item, *partners)}
-    for call in [each for each in partners if each.kind is Kind.TOOL_CALL]:
-        around.update((each.seq, each) for each in reader.neighbours(call.seq, PARALLEL_LIMIT))
-    ids = {each.call_id for each in around.values() if each.call_id is not None and is_tool(each)}
-    around.update((each.seq, each) for each in reader.by_call(ids) if each.session == item.session)
-    whole = units_of(around[seq] for seq in sorted(around))
+def _unit_with(reader: Reader, item: Item, session: str | None, forks: Forks) -> Unit:
+    call = item if item.kind is Kind.TOOL_CALL else reader.call_of(item)
+    if call is None:
+        return Unit((item,), Fault.NO_CALL)
+    around = _made_at_once(call, reader.neighbours(call.seq, PARALLEL_LIMIT))
+    for each in list(around.values()):
+        around.update((answer.seq, answer) for answer in reader.answers(each))
+    if session is not None:
+        around = {seq: each for seq, each in around.items() if is_in_line(forks, session, each)}
+    whole = units_of((around[seq] for seq in sorted(around)), forks)
     return next(unit for unit in whole if any(each.seq == item.seq for each in unit.items))
+
+
+def _made_at_once(call: Item, neighbours: Sequence[Item]) -> dict[int, Item]:
+    """The calls whose numbers follow one another, `call` among them."""
+    calls = {each.seq: each for each in neighbours if each.kind is Kind.TOOL_CALL}
+    found = {call.seq: call}
+    for step in (-1, 1):
+        seq = call.seq + step
+        while seq in calls:
+            found[seq] = calls[seq]
+            seq += step
+    return found

@@ -9,12 +9,26 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from aios_sidecar.context.errors import Conflict, Fenced, LimitReached, NotThere, Unwritable
-from aios_sidecar.context.items import ACCESS_TIMES, NAME, Accesses, Draft, InvalidItem, Item, Usage, size_bytes
-from aios_sidecar.context.limits import Limits, Old, Total, excess, going
+from aios_sidecar.context.items import (
+    ACCESS_TIMES,
+    NAME,
+    Accesses,
+    Draft,
+    InvalidItem,
+    Item,
+    Kind,
+    Usage,
+    microseconds,
+    size_bytes,
+    stamp,
+    utc,
+)
+from aios_sidecar.context.limits import STAY, Limits, Old, Total, dated, excess, going
 from aios_sidecar.context.memory import MemoryReader
 from aios_sidecar.context.prepared import Batch, prepare
 from aios_sidecar.context.reader import Reader
 from aios_sidecar.context.store import AgentKey, Appended, Description, Receipt, Scope, Snapshot, ranges
+from aios_sidecar.context.units import is_tool
 
 T = TypeVar("T")
 
@@ -68,7 +82,6 @@ class VolatileContext:
             appended = Appended(first, log.last_seq)
             if key is not None:
                 log.keys[key] = (batch.digest, appended)
-            self._retire()
             return appended
 
     def submit(self, drafts: Sequence[Draft], key: str | None = None, durable: bool = True) -> "Future[Appended]":
@@ -81,11 +94,12 @@ class VolatileContext:
         return done
 
     def _require_room(self, batch: Batch) -> None:
-        log, pinned = self._log, self._log.pinned()
-        if len(pinned) + len(batch.ready) > log.limits.items:
-            raise LimitReached(f"a context may hold {log.limits.items} items, and {len(pinned)} are pinned; unpin some")
-        if sum(size_bytes(item.content) for item in pinned) + batch.content_bytes > log.limits.content_bytes:
-            raise LimitReached(f"contents may have {log.limits.content_bytes} bytes; unpin or send less")
+        log = self._log
+        items, content_bytes = self._stays()
+        if items + len(batch.ready) > log.limits.items:
+            raise LimitReached(f"a context may hold {log.limits.items} items, and {items} {STAY}; unpin some")
+        if content_bytes + batch.content_bytes > log.limits.content_bytes:
+            raise LimitReached(f"contents may have {log.limits.content_bytes} bytes, and {content_bytes} {STAY}; unpin or send less")
         known = log.sessions()
         if len(known | {ready.draft.session for ready in batch.ready}) > max(log.limits.sessions, len(known)):
             raise LimitReached(f"a context may have {log.limits.sessions} sessions; go on in one of them or erase one")
@@ -98,8 +112,9 @@ class VolatileContext:
     def _add(self, draft: Draft) -> None:
         log = self._log
         log.last_seq += 1
-        now = self._clock() if draft.time is None else draft.time
-        log.last_time = now if log.last_time is None else max(now, log.last_time)
+        newest = 0 if log.last_time is None else microseconds(log.last_time)
+        given = None if draft.time is None else microseconds(draft.time)
+        log.last_time = utc(stamp(newest, given, microseconds(self._clock())))
         fields = (draft.role, draft.kind, draft.content, draft.author, draft.call_id, draft.derived_from, draft.labels, draft.tokens)
         log.items[log.last_seq] = Item(log.last_seq, draft.session, log.last_time, *fields)
 
@@ -109,14 +124,17 @@ class VolatileContext:
             after = {item.seq: item for item in log.pinned()} | {item.seq: item for item in wanted}
             if pinned and len(after) > log.limits.pins:
                 raise LimitReached(f"at most {log.limits.pins} items may be pinned; unpin some")
-            if pinned and 2 * sum(size_bytes(item.content) for item in after.values()) > log.limits.content_bytes:
-                raise LimitReached(f"pinned items may have half of {log.limits.content_bytes} bytes; unpin some")
+            new = [item.seq for item in wanted if not item.pinned]
+            if pinned and new and 2 * self._stays(new).content_bytes > log.limits.content_bytes:
+                raise LimitReached(
+                    f"what is pinned, calls with their results, may have half of {log.limits.content_bytes} bytes; unpin some"
+                )
             log.items.update((item.seq, item._replace(pinned=pinned)) for item in wanted)
 
     def weigh(self, seqs: Collection[int], importance: float | None) -> None:
-        if importance is not None and not 0 <= importance <= 1:
-            raise InvalidItem("importance must be 0 to 1, or null for none of its own")
         with self._writing() as log:
+            if importance is not None and not 0 <= importance <= 1:
+                raise InvalidItem("importance must be 0 to 1, or null for none of its own")
             log.items.update((item.seq, item._replace(importance=importance)) for item in self._require_items(seqs))
 
     def accessed(self, seqs: Collection[int]) -> None:
@@ -142,9 +160,9 @@ class VolatileContext:
             log.state.update(values)
 
     def fork(self, at: int, into: str) -> None:
-        if NAME.fullmatch(into) is None:
-            raise InvalidItem(f"into must match {NAME.pattern}")
         with self._writing() as log:
+            if NAME.fullmatch(into) is None:
+                raise InvalidItem(f"into must match {NAME.pattern}")
             if at not in log.items:
                 raise NotThere(f"there is no item {at}")
             if into in log.sessions():
@@ -154,13 +172,14 @@ class VolatileContext:
             log.forks[into] = (log.items[at].session, at)
 
     def erase(self, scope: Scope) -> Receipt:
-        with self._writing() as log:
+        with self._log.lock:
+            log = self._log
+            self._require_attempt()
             named = {seq for seq, item in log.items.items() if _is_in(scope, item)}
             seqs = set(named)
             while made := {item.seq for item in log.items.values() if not seqs.isdisjoint(item.derived_from)} - seqs:
                 seqs |= made
-            for seq in seqs:
-                del log.items[seq]
+            self._remove(seqs)
             log.erased |= seqs
             for key in [key for key, (_, at) in log.keys.items() if not seqs.isdisjoint(range(at.first, at.last + 1))]:
                 del log.keys[key]
@@ -174,31 +193,51 @@ class VolatileContext:
         raise Unwritable("a context in memory has no file to be copied")
 
     def retire(self) -> int:
-        with self._writing() as log:
-            before = log.retired
+        with self._log.lock:
+            before = self._log.retired
             self._retire()
-            return log.retired - before
+            return self._log.retired - before
 
     def _retire(self) -> None:
         log = self._log
         for rule in log.limits.rules:
             own = [item for item in log.items.values() if item.kind in rule.kinds]
             beyond = excess(rule, Total(len(own), sum(size_bytes(item.content) for item in own)), self._clock())
-            for old in list(going(self._units(), beyond, len(log.items))):
-                for seq in old.seqs:
-                    del log.items[seq]
-                    log.retired += 1
+            gone = [seq for old in going(dated(self._units(), self._clock()), beyond, len(log.items)) for seq in old.seqs]
+            self._remove(gone)
+            log.retired += len(gone)
+
+    def _remove(self, seqs: Collection[int]) -> None:
+        """A fork that loses its last own item is none any more, unless another was forked from it."""
+        log = self._log
+        sessions = {log.items.pop(seq).session for seq in seqs}
+        for session in sessions - {item.session for item in log.items.values()}:
+            if all(parent != session for parent, _ in log.forks.values()):
+                log.forks.pop(session, None)
+
+    def _stays(self, more: Collection[int] = ()) -> Total:
+        items = self._log.items
+        units = [self._unit(item) for item in items.values() if item.pinned or item.seq in more]
+        sizes = {item.seq: size_bytes(item.content) for unit in units for item in unit}
+        return Total(len(sizes), sum(sizes.values()))
+
+    def _unit(self, item: Item) -> list[Item]:
+        reader = MemoryReader(self._log.items.values(), forks=self._log.forks)
+        if not is_tool(item):
+            return [item]
+        call = item if item.kind is Kind.TOOL_CALL else reader.call_of(item)
+        return [item] if call is None else [call, *reader.answers(call)]
 
     def _units(self) -> Iterator[Old]:
         given: set[int] = set()
         for item in list(self._log.items.values()):
-            unit = [item]
-            if item.call_id is not None:
-                unit = [each for each in self._log.items.values() if (each.session, each.call_id) == (item.session, item.call_id)]
-            if item.seq not in given and not any(each.pinned for each in unit):
-                given.update(each.seq for each in unit)
-                size = sum(size_bytes(each.content) for each in unit)
-                yield Old([each.seq for each in unit], unit[0].kind, max(each.time for each in unit), size)
+            unit = self._unit(item)
+            if item.seq in given or any(each.pinned for each in unit):
+                continue
+            given.update(each.seq for each in unit)
+            times = [each.time for each in unit]
+            size = sum(size_bytes(each.content) for each in unit)
+            yield Old([each.seq for each in unit], unit[0].kind, min(times), max(times), size)
 
     def limit(self, limits: Limits) -> None:
         self._log.limits = limits
@@ -238,12 +277,18 @@ class VolatileContext:
 
     @contextmanager
     def _writing(self) -> Iterator[_Log]:
+        """Whatever becomes of the write, what is too old or too much is gone afterwards."""
         with self._log.lock:
-            if self._attempt < self._log.fence:
-                raise Fenced(
-                    f"attempt {self._log.fence} of this agent writes its context, or will; attempt {self._attempt} may not any more"
-                )
-            yield self._log
+            try:
+                self._require_attempt()
+                yield self._log
+            finally:
+                self._retire()
+
+    def _require_attempt(self) -> None:
+        fence = self._log.fence
+        if self._attempt < fence:
+            raise Fenced(f"attempt {fence} of this agent writes its context, or will; attempt {self._attempt} may not any more")
 
 
 class VolatileStore:

@@ -161,7 +161,7 @@ def _format(request: WindowRequest) -> Format:
 def _build(scene: Scene, request: WindowRequest, memory: Memory, scorer: Scorer, spare: int) -> Window:
     fixed = scene.form.request_cost(scene.counter)
     available = request.budget - request.reserve - fixed - spare
-    pins = [scene.candidate(unit) for unit in complete(scene.reader, scene.reader.pinned(scene.session))]
+    pins = [scene.candidate(unit) for unit in complete(scene.reader, scene.reader.pinned(scene.session), scene.session)]
     pinned_cost = sum(each.cost for each in pins)
     if pinned_cost > available:
         raise BudgetTooSmall(

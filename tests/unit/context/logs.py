@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from aios_sidecar.context.items import Accesses, Draft, Item, Kind, Role
 from aios_sidecar.context.memory import DAWN, numbered
+from aios_sidecar.context.reader import Forks
 
 WORDS = (
     "Anna",
@@ -64,3 +65,11 @@ def logs(draw: st.DrawFn, max_size: int = 24) -> list[Item]:
         )
         for item in items
     ]
+
+
+@st.composite
+def forks(draw: st.DrawFn, items: list[Item]) -> Forks:
+    """Whether the session `side` of such a log is a fork of `main`, and from where: what they share is from before its own items."""
+    first = next((item.seq for item in items if item.session == "side"), len(items) + 1)
+    shared = [item.seq for item in items if item.session == "main" and item.seq < first]
+    return {"side": ("main", draw(st.sampled_from(shared)))} if shared and draw(st.booleans()) else {}

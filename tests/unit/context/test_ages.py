@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aios_sidecar.context.ages import DOUBT_SECONDS, FILE, Ages
+from aios_sidecar.context.ages import BEHIND_SECONDS, DOUBT_SECONDS, FILE, LEAPS_LIMIT, Ages
 from aios_sidecar.context.limits import Limits
 from aios_sidecar.context.sqlite.store import SqliteStore
 from unit.context.support import KEY, said
@@ -51,7 +51,7 @@ def test_time_passes_as_on_the_machine_and_small_corrections_are_followed(machin
     assert after(ages) == 90 * 86_400 - 10
 
 
-def test_a_clock_that_is_set_forward_is_believed_after_a_day_without_another_change(machine: Machine, caplog: pytest.LogCaptureFixture):
+def test_each_leap_of_a_clock_is_believed_after_a_day_of_its_own(machine: Machine, caplog: pytest.LogCaptureFixture):
     ages = machine.ages()
     machine.wall += YEAR
     assert after(ages) == 0
@@ -60,8 +60,10 @@ def test_a_clock_that_is_set_forward_is_believed_after_a_day_without_another_cha
     assert after(ages) == DOUBT_SECONDS - 1
     machine.wall += 3600
     assert after(ages) == DOUBT_SECONDS - 1
-    machine.passes(DOUBT_SECONDS - 1)
-    assert after(ages) == 2 * (DOUBT_SECONDS - 1)
+    machine.passes(1)
+    assert after(ages) == YEAR + DOUBT_SECONDS
+    machine.passes(DOUBT_SECONDS - 2)
+    assert after(ages) == YEAR + 2 * DOUBT_SECONDS - 2
     machine.passes(1)
     assert after(ages) == YEAR + 3600 + 2 * DOUBT_SECONDS - 1
 
@@ -81,6 +83,53 @@ def test_a_clock_that_is_set_back_is_followed_at_once(machine: Machine):
     ages = machine.ages()
     machine.wall -= YEAR
     assert after(ages) == -YEAR
+
+
+def test_a_clock_that_was_ahead_from_the_first_start_is_right_once_it_is_set(machine: Machine):
+    ages = machine.ages()
+    machine.wall -= YEAR
+    after(ages)
+    machine.passes(BEHIND_SECONDS)
+    assert after(ages) == BEHIND_SECONDS - YEAR
+    machine.wall += YEAR
+    assert after(ages) == BEHIND_SECONDS - YEAR, "and a leap from there is doubted like any"
+
+
+def test_a_machine_that_wakes_in_the_past_until_its_clock_is_set_knows_what_it_knew(machine: Machine):
+    ages = machine.ages()
+    for _ in range(30):
+        machine.passes(16 * 3600)
+        after(ages)
+        machine.is_off(8 * 3600)
+        night, machine.wall = machine.wall, START - 20 * YEAR
+        ages = machine.ages()
+        assert after(ages) == -20 * YEAR
+        machine.running += 30
+        machine.wall = night + 30
+        after(ages)
+    assert machine.wall - START - after(ages) <= 2 * 8 * 3600 + 30 * 60
+
+
+def test_a_machine_that_is_off_every_night_falls_two_nights_behind_and_no_more(machine: Machine):
+    ages = machine.ages()
+    for _ in range(30):
+        for _ in range(16):
+            machine.passes(3600)
+            after(ages)
+        machine.is_off(8 * 3600)
+        ages = machine.ages()
+        assert machine.wall - START - after(ages) <= 2 * 8 * 3600
+    assert after(ages) > 28 * 86_400 - 2 * 8 * 3600
+
+
+def test_a_clock_that_leaps_again_and_again_is_remembered_in_little(machine: Machine):
+    ages = machine.ages()
+    for _ in range(3 * LEAPS_LIMIT):
+        machine.wall += 100
+        after(ages)
+    assert len(json.loads((machine.directory / FILE).read_bytes())["leaps"]) == LEAPS_LIMIT
+    machine.passes(DOUBT_SECONDS)
+    assert after(ages) == 300 * LEAPS_LIMIT + DOUBT_SECONDS
 
 
 def test_a_new_process_believes_what_the_one_before_did(machine: Machine):

@@ -45,9 +45,10 @@ def test_items_come_back_as_they_were_with_numbers_and_times(store, clock):
         Draft(Role.USER, "hello, Łódź", author="ann", labels={"topic": "trip"}, tokens={"o200k": 3}),
         Draft(Role.USER, ({"type": "text", "text": "look"}, {"type": "data", "mediaType": "image/png", "data": "AA=="}), session="b"),
         *call("c1"),
-        Draft(Role.ASSISTANT, "they met", Kind.SUMMARY, derived_from=(1, 2), time=clock.now + timedelta(days=1)),
+        Draft(Role.ASSISTANT, "they met", Kind.SUMMARY, derived_from=(1, 2)),
     ]
     assert context.append(drafts[:-1]) == Appended(1, 4)
+    drafts[-1] = drafts[-1]._replace(time=clock.now + timedelta(minutes=4))
     assert context.append(drafts[-1:]) == Appended(5, 5)
     items = read(context, lambda reader: reader.range(1, 5))
     assert [item.seq for item in items] == [1, 2, 3, 4, 5]
@@ -73,7 +74,9 @@ def test_reading_by_place_session_call_and_source(store):
         assert texts(reader.range(2, 4)) == ["2", "3", "4"]
         assert texts(reader.range(2, 4, "main")) == ["2", "3"]
         assert texts(reader.by_seq([3, 1, 99, 3])) == ["1", "3"]
-        assert [item.seq for item in reader.by_call(["c", "d"])] == [6, 7]
+        (made, found) = reader.by_seq([6, 7])
+        assert [item.seq for item in reader.answers(made)] == [7]
+        assert reader.call_of(found) == made
         assert texts(reader.made_from([4])) == ["s"]
         assert texts(reader.neighbours(2, 1)) == ["1", "3"]
         assert texts(reader.neighbours(4, 5)) == ["5"]
@@ -298,6 +301,64 @@ def test_beyond_its_limits_the_oldest_items_go_and_pins_stay(store):
     with pytest.raises(LimitReached, match="bytes"):
         context.append(said("y" * 100))
     assert kept(context) == ["0", "y" * 95], "what was refused changed nothing"
+
+
+def test_a_time_that_has_not_come_is_not_believed_and_a_clock_that_was_ahead_poisons_nothing(store, clock):
+    day, context = timedelta(days=1), store.context(KEY, 1, Limits(age_seconds=10 * 86_400))
+    began = clock.now
+    context.append([Draft(Role.USER, "from the future", time=began + 1000 * day)])
+    (item,) = read(context, lambda reader: reader.oldest(1))
+    assert began < item.time < began + timedelta(hours=1)
+    clock.now = began + 400 * day
+    context.append(said("while the clock was ahead"))
+    clock.now = began + day
+    context.append(said("and when it was right again"))
+    times = [item.time for item in read(context, lambda reader: reader.oldest(9))]
+    assert times[-1] < began + 2 * day
+    clock.now = began + 12 * day
+    context.retire()
+    context.append(said("new"))
+    assert kept(context) == ["new"], "what a wrong clock dated is as old as what came after it"
+
+
+def test_an_id_that_is_used_again_ties_no_call_to_another(store):
+    context = store.context(KEY, 1, Limits(items=8))
+    for _ in range(6):
+        context.append(call("call_0"))
+    kinds = [(item.seq, item.kind) for item in read(context, lambda reader: reader.oldest(9))]
+    assert kinds[-2:] == [(11, Kind.TOOL_CALL), (12, Kind.TOOL_RESULT)]
+    assert len(kinds) >= 6
+    context.pin([11])
+    context.append(call("call_0"))
+    assert {11, 12, 13, 14} <= {item.seq for item in read(context, lambda reader: reader.oldest(9))}
+
+
+def test_what_stays_with_a_pin_counts_as_what_stays(store):
+    context = store.context(KEY, 1, Limits(items=6, content_bytes=10_000))
+    context.append(call("c"))
+    context.pin([1])
+    result = Draft(Role.TOOL, "more", Kind.TOOL_RESULT, call_id="c")
+    for _ in range(4):
+        context.append([result])
+    with pytest.raises(LimitReached, match="6 stay, being pinned or a call or results of what is"):
+        context.append([result])
+    assert context.describe().items == 6
+    large = [*call("d"), Draft(Role.TOOL, "x" * 6000, Kind.TOOL_RESULT, call_id="d")]
+    other = store.context(KEY._replace(uid="other"), 1, Limits(content_bytes=10_000))
+    other.append(large)
+    with pytest.raises(LimitReached, match="calls with their results"):
+        other.pin([1])
+
+
+def test_a_result_in_a_fork_stays_with_the_pinned_call_that_it_answers(store):
+    context = store.context(KEY, 1, Limits(items=4))
+    context.append(call("c")[:1])
+    context.fork(1, "other")
+    context.append([Draft(Role.TOOL, "found", Kind.TOOL_RESULT, session="other", call_id="c")])
+    context.pin([1])
+    for _ in range(8):
+        context.append(said("x"))
+    assert [item.seq for item in read(context, lambda reader: reader.oldest(9))][:2] == [1, 2]
 
 
 def test_a_tool_call_and_its_results_go_together_or_stay_together(store):

@@ -102,7 +102,7 @@ READS: dict[str, Callable[[Reader], object]] = {
     "session": lambda reader: reader.range(1, 9, "main"),
     "by number": lambda reader: reader.by_seq([2]),
     "neighbours": lambda reader: reader.neighbours(1, 1),
-    "call": lambda reader: reader.by_call(["c"]),
+    "call": lambda reader: reader.answers(reader.by_seq([1])[0]._replace(kind=Kind.TOOL_CALL, call_id="c")),
 }
 
 

@@ -1,11 +1,12 @@
 """Calls and results are in or out together."""
 
 from hypothesis import given
+from hypothesis import strategies as st
 
 from aios_sidecar.context.items import Draft, Item, Kind, Role
 from aios_sidecar.context.memory import MemoryReader, numbered
 from aios_sidecar.context.units import Fault, complete, cut_short, units_of
-from unit.context.logs import logs
+from unit.context.logs import forks, logs
 
 
 def call(name: str, session: str = "main") -> Draft:
@@ -57,10 +58,20 @@ def test_what_may_belong_to_a_unit_before_is_cut():
     assert cut_short(items[2:]) == items[2:]
 
 
-def test_in_one_line_a_fork_answers_what_its_parent_called():
-    items = numbered([call("a"), result("a", "fork")])
-    assert [unit.fault for unit in units_of(items)] == [Fault.NO_RESULT, Fault.NO_CALL]
-    assert [unit.fault for unit in units_of(items, one_line=True)] == [None]
+def test_a_fork_answers_what_it_shares_with_its_parent_and_nothing_else():
+    items = numbered([call("a"), said(), call("a"), result("a", "fork"), result("a")])
+    assert [unit.fault for unit in units_of(items)] == [Fault.NO_RESULT, None, None, Fault.NO_CALL]
+    units = units_of(items, {"fork": ("main", 2)})
+    assert [[item.seq for item in unit.items] for unit in units] == [[1, 4], [2], [3, 5]]
+    assert [[item.seq for item in unit.items] for unit in units_of(items[:4], {"fork": ("main", 3)})] == [[1], [2], [3, 4]]
+
+
+def test_a_pinned_call_is_completed_by_what_its_fork_answered_and_only_in_that_fork():
+    items = [item._replace(pinned=item.seq == 1) for item in numbered([call("a"), said(), result("a", "fork")])]
+    reader = MemoryReader(items, forks={"fork": ("main", 2)})
+    for session, seqs, fault in ((None, [1, 3], None), ("fork", [1, 3], None), ("main", [1], Fault.NO_RESULT)):
+        (unit,) = complete(reader, reader.pinned(session), session)
+        assert ([item.seq for item in unit.items], unit.fault) == (seqs, fault)
 
 
 @given(logs())
@@ -70,12 +81,12 @@ def test_every_item_is_in_one_unit_and_the_order_is_that_of_the_log(items: list[
     assert [unit.first for unit in units] == sorted(unit.first for unit in units)
 
 
-@given(logs())
-def test_from_any_item_the_same_unit_is_found_as_in_the_whole(items: list[Item]):
-    reader = MemoryReader(items)
-    shown = reader.range(1, 1000)
-    for session in ("main", "side"):
-        own = [item for item in shown if item.session == session]
-        whole = {item.seq: unit for unit in units_of(own) for item in unit.items}
-        for item in own:
-            assert complete(reader, [item]) == [whole[item.seq]]
+@given(st.data())
+def test_from_any_item_the_same_unit_is_found_as_in_the_whole(data: st.DataObject):
+    items = data.draw(logs())
+    reader = MemoryReader(items, forks=data.draw(forks(items)))
+    for session in (None, "main", "side"):
+        shown = reader.range(1, 1000, session)
+        whole = {item.seq: unit for unit in units_of(shown, reader.forks()) for item in unit.items}
+        for item in shown:
+            assert complete(reader, [item], session) == [whole[item.seq]]

@@ -40,6 +40,7 @@ def _erase(file: OpenFile, base: sqlite3.Connection, scope: Scope) -> Receipt:
     writes.remove(seqs)
     places["state"] = base.execute("DELETE FROM state").rowcount  # a window's traces say something of what was there
     places["keys"] = _forget_keys(base, seqs)
+    writes.totals.keys -= places["keys"]
     if scope.everything:
         places["usage"] = base.execute("DELETE FROM usage").rowcount
         places["sessions"] += _empty_sessions(file, base)

@@ -38,6 +38,7 @@ class OpenFile:
         self.observer = observer
         self._write = threading.Lock()
         self._due: dict[int, int] = {}
+        self._aged = 0
         self._waits: bool | None = None
         self._readers: list[sqlite3.Connection] = []
         self._reading = 0
@@ -99,11 +100,18 @@ class OpenFile:
                 settled.append((work, work.apply(writes), None))
             except (ContextError, InvalidItem) as refusal:  # nothing of it was written
                 settled.append((work, None, refusal))
-        retired = writes.retire(self._due, self._ages())
+        retired = writes.retire(self._due, self._age())
         self.totals.save(self._base)
         self._base.execute("COMMIT")
         self.observer.committed(len(works), self.totals.last_seq - before, retired)
         return settled
+
+    def _age(self) -> int:
+        now = self._ages()
+        if now < self._aged:  # what is due was looked up by a clock that was ahead
+            self._due.clear()
+        self._aged = now
+        return now
 
     def _wait_for_disk(self, yes: bool) -> None:
         """Whether the next commit returns only once the disk has it."""

@@ -3,16 +3,18 @@
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 from aios_sidecar.context.errors import Damaged
 from aios_sidecar.context.fulltext import match_any
-from aios_sidecar.context.items import NO_ACCESSES, NO_LABELS, NO_TOKENS, Accesses, Item, Kind, Role, Usage, utc
-from aios_sidecar.context.reader import Hit, Session
+from aios_sidecar.context.items import NO_ACCESSES, NO_LABELS, NO_TOKENS, Accesses, Item, Role, Usage, utc
+from aios_sidecar.context.reader import Forks, Hit, Session
+from aios_sidecar.context.sqlite.calls import Calls
+from aios_sidecar.context.sqlite.schema import KINDS
 from aios_sidecar.context.sqlite.sums import checksum
 
 ROLES: Final = tuple(Role)
-KINDS: Final = tuple(Kind)
 CHUNK: Final = 500
 """Parameters in one statement; SQLite's own bound was 999 for a long time."""
 DEPTH: Final = 16
@@ -30,6 +32,7 @@ class SqliteReader:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._base = connection
+        self._calls = Calls(connection)
         self._sessions: dict[int, str] = dict(connection.execute("SELECT id, name FROM sessions"))
 
     def count(self, session: str | None = None) -> int:
@@ -93,8 +96,20 @@ class SqliteReader:
     def by_seq(self, seqs: Collection[int]) -> Sequence[Item]:
         return self._in("WHERE i.seq IN ({}) ORDER BY i.seq", sorted(set(seqs)))
 
-    def by_call(self, call_ids: Collection[str]) -> Sequence[Item]:
-        return sorted(self._in("WHERE i.call_id IN ({})", sorted(set(call_ids))), key=_seq)
+    def forks(self) -> Forks:
+        return self._forks
+
+    @cached_property
+    def _forks(self) -> Forks:
+        found = self._base.execute("SELECT s.name, p.name, s.parent_last FROM sessions s JOIN sessions p ON p.id = s.parent")
+        return {name: (parent, last) for name, parent, last in found}
+
+    def call_of(self, result: Item) -> Item | None:
+        found = self._calls.call_of(self._session(result), result.seq, result.call_id or "")
+        return None if found is None else self.by_seq([found])[0]
+
+    def answers(self, call: Item) -> Sequence[Item]:
+        return self.by_seq(self._calls.answers(self._session(call), call.seq, call.call_id or ""))
 
     def pinned(self, session: str | None = None) -> Sequence[Item]:
         found = self._items("WHERE i.seq IN (SELECT seq FROM marks WHERE pinned) ORDER BY i.seq")
@@ -164,6 +179,9 @@ class SqliteReader:
     def _within(self, items: Iterable[Item], session: str) -> list[Item]:
         bounds = {self._sessions.get(own): last for own, last in self._segments(session)}
         return [item for item in items if item.session in bounds and item.seq <= (bounds[item.session] or 2**62)]
+
+    def _session(self, item: Item) -> int:
+        return int(self._one("SELECT session FROM items WHERE seq = ?", item.seq))
 
     def _one(self, statement: str, *values: Any) -> Any:
         return self._base.execute(statement, values).fetchone()[0]

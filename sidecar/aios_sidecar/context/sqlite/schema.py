@@ -6,14 +6,18 @@ from typing import Final
 
 from aios_sidecar.context.errors import Damaged, Unwritable
 from aios_sidecar.context.fulltext import TOKENIZER
+from aios_sidecar.context.items import Kind
 
+KINDS: Final = tuple(Kind)
+"""By their numbers in the tables."""
 APPLICATION_ID: Final = 0x61496F73
 """In the file's header: it is one of ours."""
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Of the tables below. A file of a later format is refused, not guessed at; one of an earlier format becomes this one when it is opened."""
 PAGE_BYTES: Final = 4096
 
 VECTORS: Final = """CREATE TABLE vectors (item INTEGER PRIMARY KEY, name TEXT NOT NULL, value BLOB NOT NULL)"""
+CALLS: Final = """CREATE INDEX items_call ON items (call_id, session, kind, seq) WHERE call_id IS NOT NULL"""
 TABLES: Final = (
     """CREATE TABLE about (last_seq INTEGER NOT NULL, totals TEXT NOT NULL)""",
     """CREATE TABLE sessions (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, items INTEGER NOT NULL,
@@ -22,7 +26,7 @@ TABLES: Final = (
        kind INTEGER NOT NULL, bytes INTEGER NOT NULL, parts INTEGER NOT NULL, content TEXT NOT NULL, author TEXT, call_id TEXT,
        derived TEXT, labels TEXT, tokens TEXT, sum INTEGER)""",
     """CREATE INDEX items_session ON items (session, seq)""",
-    """CREATE INDEX items_call ON items (call_id) WHERE call_id IS NOT NULL""",
+    CALLS,
     """CREATE TABLE annotations (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, what TEXT NOT NULL, seqs TEXT NOT NULL, value)""",
     """CREATE TABLE marks (seq INTEGER PRIMARY KEY, pinned INTEGER NOT NULL DEFAULT 0, importance REAL, times INTEGER NOT NULL DEFAULT 0,
        last TEXT)""",
@@ -45,8 +49,11 @@ most, by the model that `name` stands for. `words` keeps no text of its own (con
 `about` has one row."""
 
 
-UPGRADE: Final = ("ALTER TABLE items ADD COLUMN sum INTEGER", "DROP TABLE vectors", VECTORS)
-"""From format 1 to 2. Vectors are derived, and nothing wrote any in format 1."""
+UPGRADES: Final = {
+    1: ("ALTER TABLE items ADD COLUMN sum INTEGER", "DROP TABLE vectors", VECTORS),
+    2: ("DROP INDEX items_call", CALLS),
+}
+"""From each format to the next. Vectors are derived, and nothing wrote any in format 1."""
 
 
 def create(path: Path, totals: str) -> None:
@@ -71,11 +78,11 @@ def writer(path: Path) -> sqlite3.Connection:
     """A connection that may write. Raises Damaged when the file is none of ours, sqlite3.Error and OSError."""
     connection = _connect(path, "rw")
     try:
-        if _format(connection, path) == 1:
+        while (found := _format(connection, path)) in UPGRADES:
             connection.execute("BEGIN IMMEDIATE")
-            for statement in UPGRADE:
+            for statement in UPGRADES[found]:
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {FORMAT}")
+            connection.execute(f"PRAGMA user_version = {found + 1}")
             connection.execute("COMMIT")
         return _checked(connection, path)
     except BaseException:

@@ -8,7 +8,7 @@ from typing import Final
 
 from aios_sidecar.context.items import Kind
 from aios_sidecar.context.limits import Total
-from aios_sidecar.context.sqlite.rows import KINDS
+from aios_sidecar.context.sqlite.schema import KINDS
 
 _NUMBERS: Final = ("last_seq", "last_time", "indexed", "pinned", "pinned_bytes", "erased", "retired", "fence", "first_attempt", "moved")
 
@@ -44,6 +44,8 @@ class Totals:
     items: int = 0
     content_bytes: int = 0
     """Of all kinds together."""
+    keys: int = 0
+    """Idempotency keys: counted when the file is opened, not written with each commit."""
     sessions: dict[str, SessionRow] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
     """Sessions whose row is not written yet."""
@@ -54,6 +56,7 @@ class Totals:
         numbers, kinds = json.loads(row[0])
         found = cls(**dict(zip(_NUMBERS, numbers, strict=True)), kinds=[Total(*pair) for pair in kinds])
         found.items, found.content_bytes = (sum(amounts) for amounts in zip(*found.kinds, strict=True))
+        found.keys = base.execute("SELECT count(*) FROM keys").fetchone()[0]
         found.sessions = {name: SessionRow(*row) for name, *row in base.execute("SELECT name, id, items, first, last, time FROM sessions")}
         return found
 

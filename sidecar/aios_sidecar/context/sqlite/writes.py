@@ -9,10 +9,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from aios_sidecar.context.errors import Conflict, Fenced, LimitReached, NotThere
-from aios_sidecar.context.items import ACCESS_TIMES, NAME, InvalidItem, Usage, microseconds, text_of, utc
-from aios_sidecar.context.limits import Limits, Old, Retention, excess, going
+from aios_sidecar.context.items import ACCESS_TIMES, NAME, InvalidItem, Usage, microseconds, stamp, text_of, utc
+from aios_sidecar.context.limits import STAY, Limits, Old, Retention, Total, dated, excess, going
 from aios_sidecar.context.prepared import Batch, compact
-from aios_sidecar.context.sqlite.rows import DEPTH, KINDS, ROLES, chunks
+from aios_sidecar.context.sqlite.calls import Calls
+from aios_sidecar.context.sqlite.rows import DEPTH, ROLES, chunks
+from aios_sidecar.context.sqlite.schema import KINDS
 from aios_sidecar.context.sqlite.sums import checksum
 from aios_sidecar.context.sqlite.totals import SessionRow, Totals
 from aios_sidecar.context.store import (
@@ -35,6 +37,10 @@ INDEX_AT_ONCE: Final = 128
 """Items that wait for the index at most. A reader that searches has them indexed first."""
 RETIRE_AT_ONCE: Final = 512
 """Items that one append may remove of what should go: some 20 ms. What must go always goes."""
+
+
+TRIM_EVERY: Final = 100
+"""So many more than are kept may be there: trimming costs as much as what is kept."""
 
 
 class Writes:
@@ -74,7 +80,7 @@ class Writes:
         for draft, time, content, size, text in batch.ready:
             seq += 1
             kind = _KIND_NUMBER[draft.kind]
-            totals.last_time = max(totals.last_time, self.now if time is None else time)
+            totals.last_time = stamp(totals.last_time, time, self.now)
             session = totals.sessions.get(draft.session) or self._new_session(draft.session, totals.last_time)
             session.items, session.last, session.time = session.items + 1, seq, totals.last_time
             session.first = session.first or seq
@@ -127,18 +133,34 @@ class Writes:
 
     def _remember(self, key: str, digest: bytes, first: int, last: int) -> None:
         self._base.execute("INSERT INTO keys VALUES (?, ?, ?, ?, ?)", (key, digest, first, last, self.now))
-        if last % 100 == 0:
+        self.totals.keys += 1
+        if self.totals.keys >= KEYS_KEPT + TRIM_EVERY:
             oldest = "SELECT key FROM keys ORDER BY time DESC LIMIT -1 OFFSET ?"
-            self._base.execute(f"DELETE FROM keys WHERE key IN ({oldest})", (KEYS_KEPT,))  # noqa: S608
+            gone = self._base.execute(f"DELETE FROM keys WHERE key IN ({oldest})", (KEYS_KEPT,)).rowcount  # noqa: S608
+            self.totals.keys -= gone
 
     def _require_room(self, batch: Batch) -> None:
         limits, totals = self._limits, self.totals
-        if totals.pinned + len(batch.ready) > limits.items:
-            raise LimitReached(f"a context may hold {limits.items} items, and {totals.pinned} are pinned; unpin some")
-        if totals.pinned_bytes + batch.content_bytes > limits.content_bytes:
-            raise LimitReached(f"contents may have {limits.content_bytes} bytes, and {totals.pinned_bytes} are pinned; unpin or send less")
+        if totals.items + len(batch.ready) > limits.items or totals.content_bytes + batch.content_bytes > limits.content_bytes:
+            stays = self._stays()
+            if stays.items + len(batch.ready) > limits.items:
+                raise LimitReached(f"a context may hold {limits.items} items, and {stays.items} {STAY}; unpin some")
+            if stays.content_bytes + batch.content_bytes > limits.content_bytes:
+                raise LimitReached(f"contents may have {limits.content_bytes} bytes, and {stays.content_bytes} {STAY}; unpin or send less")
         new = {ready.draft.session for ready in batch.ready} - totals.sessions.keys()
         self._require_sessions(len(new))
+
+    def _stays(self, more: Iterable[int] = ()) -> Total:
+        """What retention may not remove when these are pinned too: what is pinned, and what must stay with it."""
+        calls = Calls(self._base)
+        tools = "SELECT seq, session, kind, call_id FROM items WHERE call_id IS NOT NULL AND seq"
+        pinned = {seq for (seq,) in self._base.execute("SELECT seq FROM marks WHERE pinned")} | set(more)
+        seqs = set(pinned)
+        for chunk in chunks(sorted(pinned)):
+            for seq, session, kind, call_id in self._among(tools, chunk).fetchall():
+                seqs.update(calls.unit(session, seq, kind, call_id))
+        sizes = [size for chunk in chunks(sorted(seqs)) for (size,) in self._among("SELECT bytes FROM items WHERE seq", chunk)]
+        return Total(len(sizes), sum(sizes))
 
     def _require_sessions(self, more: int) -> None:
         if more and len(self.totals.sessions) + more > self._limits.sessions:
@@ -191,8 +213,8 @@ class Writes:
         size = self.totals.pinned_bytes + sign * sum(wanted[seq] for seq in changing)
         if pinned and count > self._limits.pins:
             raise LimitReached(f"at most {self._limits.pins} items may be pinned; unpin some")
-        if pinned and 2 * size > self._limits.content_bytes:
-            raise LimitReached(f"pinned items may have half of {self._limits.content_bytes} bytes; unpin some")
+        if pinned and changing and 2 * self._stays(changing).content_bytes > self._limits.content_bytes:
+            raise LimitReached(f"what is pinned, calls with their results, may have half of {self._limits.content_bytes} bytes; unpin some")
         self.totals.pinned, self.totals.pinned_bytes = count, size
         self._base.executemany(
             "INSERT INTO marks(seq, pinned) VALUES (?, ?) ON CONFLICT DO UPDATE SET pinned = excluded.pinned",
@@ -262,13 +284,13 @@ class Writes:
             beyond = excess(rule, self.totals.of(rule.kinds), utc(now))
             if not (beyond.should_items or beyond.should_bytes) and now < due.get(number, 0):
                 continue
-            gone = [seq for old in going(self._oldest(rule), beyond, RETIRE_AT_ONCE) for seq in old.seqs]
+            gone = [seq for old in going(dated(self._oldest(rule), utc(now)), beyond, RETIRE_AT_ONCE) for seq in old.seqs]
             self.remove(gone)
             self.totals.retired += len(gone)
             count += len(gone)
             if rule.age_seconds is not None:
-                oldest = next(self._oldest(rule), None)
-                since = now if oldest is None else microseconds(oldest.time)
+                oldest = next(dated(self._oldest(rule), utc(now)), None)
+                since = now if oldest is None else microseconds(oldest.first)
                 due[number] = since + rule.age_seconds * 1_000_000
         return count
 
@@ -277,26 +299,24 @@ class Writes:
         kinds = ",".join(str(_KIND_NUMBER[kind]) for kind in sorted(rule.kinds))
         statement = f"""SELECT seq, session, kind, time, bytes, call_id FROM items i WHERE seq > ? AND kind IN ({kinds})
           AND NOT EXISTS (SELECT 1 FROM marks m WHERE m.seq = i.seq AND m.pinned) ORDER BY seq LIMIT 512"""  # noqa: S608
-        after, given = 0, set[int]()
+        after, given, calls = 0, set[int](), Calls(self._base)
         while rows := self._base.execute(statement, (after,)).fetchall():
             for seq, session, kind, time, size, call_id in rows:
                 after = seq
                 if call_id is None:
-                    yield Old((seq,), KINDS[kind], utc(time), size)
-                elif seq not in given and (unit := self._unit(session, call_id)):
+                    yield Old((seq,), KINDS[kind], utc(time), utc(time), size)
+                elif seq not in given and (unit := self._unit(calls.unit(session, seq, kind, call_id))):
                     given.update(unit.seqs)
                     yield unit
 
-    def _unit(self, session: int, call_id: str) -> Old | None:
+    def _unit(self, seqs: Sequence[int]) -> Old | None:
         """The call and its results; None when one of them is pinned."""
-        rows = self._base.execute(
-            """SELECT i.seq, kind, time, bytes, coalesce(m.pinned, 0) FROM items i LEFT JOIN marks m ON m.seq = i.seq
-               WHERE session = ? AND call_id = ? ORDER BY i.seq""",
-            (session, call_id),
-        ).fetchall()
+        statement = "SELECT i.seq, kind, time, bytes, coalesce(m.pinned, 0) FROM items i LEFT JOIN marks m ON m.seq = i.seq WHERE i.seq"
+        rows = sorted(row for chunk in chunks(seqs) for row in self._among(statement, chunk))
         if any(row[4] for row in rows):
             return None
-        return Old([row[0] for row in rows], KINDS[rows[0][1]], utc(max(row[2] for row in rows)), sum(row[3] for row in rows))
+        times = [row[2] for row in rows]
+        return Old([row[0] for row in rows], KINDS[rows[0][1]], utc(min(times)), utc(max(times)), sum(row[3] for row in rows))
 
     def remove(self, seqs: Collection[int]) -> None:
         """These items are in no table any more. Their numbers stay used."""
@@ -333,7 +353,8 @@ class Writes:
             del self.totals.sessions[name]
             self._base.execute("DELETE FROM sessions WHERE id = ?", (row.id,))
             return
-        row.first = self._base.execute("SELECT coalesce(min(seq), 0) FROM items WHERE session = ?", (row.id,)).fetchone()[0]
+        ends = "SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM items WHERE session = ?"
+        row.first, row.last = self._base.execute(ends, (row.id,)).fetchone()
         self.totals.touched.add(name)
 
     def _annotate(self, what: str, seqs: Collection[int], value: float | None = None) -> None:

@@ -26,6 +26,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Runner = Callable[[list[str], Mapping[str, str]], "subprocess.CompletedProcess[str]"]
 GATEWAYS: Final = "app.kubernetes.io/part-of=kubeaios,app.kubernetes.io/component=gateway"
 PAGE: Final = 1000
+STRATEGIES: Final = {
+    **{name: {"type": name} for name in ("fixed", "sliding", "importance")},
+    "hierarchical": {"type": "hierarchical", "preset": "CoreWorkingArchive"},
+}
 
 
 @dataclass(frozen=True)
@@ -121,13 +125,15 @@ def show(agent: str, **where: str | None) -> None:
 @click.option("--budget", type=click.IntRange(1), help="[default: the Agent's]")
 @click.option("--query", help="A question; what it finds comes at the end.")
 @click.option("--session", help="[default: all]")
-@click.option("--strategy", type=click.Choice(["fixed", "sliding", "importance"]), help="[default: the Agent's]")
+@click.option(
+    "--strategy", type=click.Choice(list(STRATEGIES)), help="hierarchical: core, working, archive. [default: the Agent's]"
+)
 def window(
     agent: str, model: str, budget: int | None, query: str | None, session: str | None, strategy: str | None, **where: str | None
 ) -> None:
     """What would be shown to a model now: each item, why it is in, what was left out and why."""
     to, place = _place(agent, **where)
-    asked = {"model": model, "budget": budget, "query": query, "session": session, "strategy": {"type": strategy} if strategy else None}
+    asked = {"model": model, "budget": budget, "query": query, "session": session, "strategy": STRATEGIES.get(strategy or "")}
     answer = ask(to, place, "POST", "/window", {name: value for name, value in asked.items() if value is not None})
     click.echo("\n".join(windows.view(answer, shutil.get_terminal_size().columns)))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aios_sidecar.context.errors import Busy, Fenced
 from aios_sidecar.context.items import Draft, Role
-from aios_sidecar.context.sqlite.move import Destination, Source, forget_all, move
+from aios_sidecar.context.sqlite.move import Destination, Source, move
 from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import AgentKey
 from aios_sidecar.gateway.moves.channel import Channel, Identity, Unreachable
@@ -114,7 +114,6 @@ def opened(root: Path) -> SqliteStore:
     """Once the process that had it has ended."""
     while True:
         try:
-            forget_all(root)
             return SqliteStore(root)
         except Busy:
             time.sleep(0.01)

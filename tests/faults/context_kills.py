@@ -12,8 +12,9 @@ from pathlib import Path
 
 from aios_sidecar.context.items import Draft, Role
 from aios_sidecar.context.sqlite import copies
+from aios_sidecar.context.sqlite.folder import FILE
 from aios_sidecar.context.sqlite.move import Destination, Source, move
-from aios_sidecar.context.sqlite.store import FILE, SqliteStore
+from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import AgentKey, Scope
 from faults import channel_kills
 from faults.stepping import killed_before

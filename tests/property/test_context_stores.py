@@ -105,6 +105,7 @@ def all_that_is_read(context) -> list[object]:
             [reader.call_of(item) for item in reader.oldest(100) if item.kind is Kind.TOOL_RESULT],
             [reader.answers(item) for item in reader.oldest(100) if item.kind is Kind.TOOL_CALL],
             reader.forks(),
+            reader.there(range(1, 31)),
             reader.made_from(range(1, 31)),
             reader.pinned(),
             [reader.neighbours(seq, 2) for seq in range(1, 31)],

@@ -39,3 +39,7 @@ class InvalidWindow(ContextError):
 
 class BudgetTooSmall(ContextError):
     """What must be in the window is more than its budget: what is pinned stays, whatever else is left out."""
+
+
+class TooMuch(ContextError):
+    """What came since the snapshot does not fit into the tail of a move: it is made from a newer snapshot."""

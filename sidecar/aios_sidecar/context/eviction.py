@@ -114,8 +114,8 @@ class Scene:
         return Candidate(unit, self.costs.unit(unit, self.form, self.counter))
 
     def importance(self, unit: Unit) -> float:
-        facts = self.known.of(self.reader, [item.seq for item in unit.items])
-        return max(importance(item, facts[item.seq].concrete, self.now) for item in unit.items if item.seq in facts)
+        facts = self.known.of_items(unit.items)
+        return max(importance(item, facts[item.seq].concrete, self.now) for item in unit.items)
 
 
 @dataclass(frozen=True)

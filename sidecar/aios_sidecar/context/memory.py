@@ -1,6 +1,6 @@
 """A context in memory: what tests and benches build windows from, and the simplest thing that is a Reader."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Final
@@ -24,6 +24,7 @@ class MemoryReader:
         vectors: Mapping[int, tuple[str, bytes]] | None = None,
     ) -> None:
         known = sorted(items)
+        self.generation = 0
         self.last = known[-1].seq if known else 0
         self._items = [item for item in known if not item.erased]
         self._forks = forks or {}
@@ -83,6 +84,9 @@ class MemoryReader:
 
     def by_seq(self, seqs: Collection[int]) -> Sequence[Item]:
         return [self._by_seq[seq] for seq in sorted(set(seqs)) if seq in self._by_seq]
+
+    def there(self, seqs: Collection[int]) -> Set[int]:
+        return self._by_seq.keys() & set(seqs)
 
     def forks(self) -> Forks:
         return self._forks

@@ -1,6 +1,6 @@
 """How a context is read: what a window is built from."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
@@ -36,6 +36,10 @@ class Reader(Protocol):
     Erased items are never shown. Where `session` is None, all sessions are meant. Lists are in ascending order of `seq` unless said.
     """
 
+    @property
+    def generation(self) -> int:
+        """Another number once the context is another one, under the same agent: what is remembered of the one before says nothing of it."""
+
     def count(self, session: str | None = None) -> int:
         """How many items there are."""
 
@@ -56,6 +60,9 @@ class Reader(Protocol):
 
     def by_seq(self, seqs: Collection[int]) -> Sequence[Item]:
         """Those of `seqs` that there are."""
+
+    def there(self, seqs: Collection[int]) -> Set[int]:
+        """Those of `seqs` that there are, without what they say."""
 
     def forks(self) -> Forks:
         """The sessions that are forks."""

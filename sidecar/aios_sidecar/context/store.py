@@ -186,6 +186,9 @@ class ContextStore(Protocol):
     def holds(self, key: AgentKey) -> bool:
         """Whether there is anything of this agent, be it damaged."""
 
+    def ages(self) -> datetime:
+        """The time by which things age; never after the machine's clock."""
+
     def rest(self, key: AgentKey) -> None:
         """Nothing of this agent's context is open, or stays so once who uses it at this moment is done; the next use opens it."""
 

@@ -312,6 +312,9 @@ class VolatileStore:
     def holds(self, key: AgentKey) -> bool:
         return key.uid in self._logs
 
+    def ages(self) -> datetime:
+        return self._clock()
+
     def rest(self, key: AgentKey) -> None:
         """Nothing is ever open here."""
 

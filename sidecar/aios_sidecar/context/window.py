@@ -62,6 +62,14 @@ class Memory:
     traces: dict[tuple[str | None, str, str], "Trace"] = field(default_factory=dict)
     plans: dict[str, str] = field(default_factory=dict)
     shown: dict[str, Shown] = field(default_factory=dict)
+    generation: int = 0
+
+    def become(self, generation: int) -> None:
+        """It is of this generation of the context: what it had of another is gone."""
+        if generation != self.generation:
+            self.known, self.costs, self.generation = Known(), Costs(), generation
+            for kept in (self.traces, self.plans, self.shown):
+                kept.clear()
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,7 @@ def build_window(
     UnknownTokenizer."""
     scorer = scorer or scorer_for(request.strategy.embedding, None)
     form = _format(request)
+    memory.become(reader.generation)
     counter = models.counter(request.model, () if models.knows(request.model) else reader.usage(request.model))
     scene = Scene(reader, request.session, form, counter, memory.costs.table(form, counter), memory.known, now)
     spare = 0

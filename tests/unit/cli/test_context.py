@@ -8,6 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from aios_api.context import Strategy
 from aios_cli import context as command
 from aios_cli.cluster import Target
 from aios_cli.main import main
@@ -113,6 +114,9 @@ def test_a_window_is_asked_for_and_drawn(aiosctl):
     done = aiosctl(gateway, "window", "coder", "--model", "gpt-4o", "--budget", "100", "--strategy", "sliding")
     assert gateway.asked == [("POST", "/window", {"model": "gpt-4o", "budget": 100, "strategy": {"type": "sliding"}})]
     assert "we saw ships" in done.output
+    aiosctl(gateway, "window", "coder", "--model", "gpt-4o", "--strategy", "hierarchical")
+    (*_, (_, _, asked)) = gateway.asked
+    assert Strategy.model_validate(asked["strategy"]).preset == "CoreWorkingArchive"
 
 
 async def test_the_gateway_is_that_of_the_node_with_the_context():

@@ -4,12 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from aios_sidecar.context.errors import Busy, Conflict, Damaged, Fenced, NotThere
+from aios_sidecar.context.errors import Busy, Conflict, Damaged, Fenced, NotThere, TooMuch
 from aios_sidecar.context.items import Draft, Kind, Role
+from aios_sidecar.context.limits import Limits
 from aios_sidecar.context.sqlite import copies
-from aios_sidecar.context.sqlite.move import Destination, Source, forget_all, move
-from aios_sidecar.context.sqlite.store import FILE, SqliteStore
+from aios_sidecar.context.sqlite.folder import FILE, copies_in
+from aios_sidecar.context.sqlite.move import Destination, Source, move
+from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import Appended, Scope
+from aios_sidecar.context.tokens import Models
+from aios_sidecar.context.window import Memory, WindowRequest, build_window
 from unit.context.support import KEY, Clock, said
 
 
@@ -194,18 +198,25 @@ def test_who_begins_empty_begins_empty_whatever_is_left_of_a_move_and_that_is_ke
     assert b"in another" in kept.read_bytes()
 
 
-def test_what_a_move_left_half_done_is_removed(sqlite, other):
+def test_what_a_move_left_half_done_is_removed(sqlite, other, tmp_path):
     here = sqlite()
-    a_context(here)
+    context = a_context(here)
+    context.append(said("sesquipedalian " * 3000, author="eve"))
     source, destination = Source(here, KEY, 2), Destination(other, KEY, 2)
     snapshot = source.snapshot()
     destination.receive(copies.pieces(snapshot.path), snapshot.digest)
     destination.forget()
     assert not other.folder(KEY.uid).exists()
     destination.receive(copies.pieces(snapshot.path), snapshot.digest)
-    for store in (here, other):
-        forget_all(store.folder("x").parent)
-        assert not any("going" in path.name or "incoming" in path.name for path in store.folder(KEY.uid).iterdir())
+    assert context.erase(Scope(author="eve")).places["copies"] == 1
+    assert not any(b"sesquipedalian" in path.read_bytes() for path in here.folder(KEY.uid).rglob("*") if path.is_file())
+    source.snapshot()
+    here.close()
+    other.close()
+    for store in (sqlite(), SqliteStore(tmp_path / "other node")):
+        assert copies_in(store.folder(KEY.uid)) == [], "the next program begins without them"
+        store.close()
+    here = sqlite()
     assert here.holds(KEY)
 
 
@@ -219,6 +230,84 @@ def test_a_context_that_is_being_read_is_not_taken_away(sqlite, other):
             source.release()
         assert reader.oldest(1)
     source.release()
+
+
+def test_more_than_a_tail_may_have_is_in_a_snapshot_that_is_made_after_the_hand_over(sqlite, other):
+    here = sqlite()
+    context = a_context(here)
+    source, destination = Source(here, KEY, 2), Destination(other, KEY, 2)
+    first = source.snapshot()
+    context.append(said("word " * 1000))
+    source.hand_over()
+    for said_there in (None, "0" * 64):
+        with pytest.raises(TooMuch, match="more than 4096 bytes"):
+            source.tail(first.last_seq, 4096, said_there)
+    again = source.snapshot()
+    destination.receive(copies.pieces(again.path), again.digest)
+    tail = copies.decode(copies.encode(source.tail(again.last_seq, 4096, destination.said())))
+    assert tail["rows"] == {}
+    destination.complete(tail)
+    assert all_of(other.context(KEY, 2)) == all_of(here.existing(KEY, 2))
+
+
+def test_a_summary_of_what_went_on_the_way_is_the_same_there(sqlite, other):
+    """What it was made from is gone: a link to that is on neither side."""
+    here = sqlite()
+    context = a_context(here)
+    source, destination = Source(here, KEY, 2), Destination(other, KEY, 2)
+    snapshot = source.snapshot()
+    destination.receive(copies.pieces(snapshot.path), snapshot.digest)
+    context.limit(Limits(items=150))
+    context.append(said("word"))
+    source.hand_over()
+    destination.complete(source.tail(snapshot.last_seq))
+    assert all_of(other.context(KEY, 2)) == all_of(here.existing(KEY, 2))
+
+
+def test_a_tail_writes_into_tables_of_the_format_and_into_no_other(sqlite, other):
+    here = sqlite()
+    a_context(here)
+    source, destination = Source(here, KEY, 2), Destination(other, KEY, 2)
+    snapshot = source.snapshot()
+    destination.receive(copies.pieces(snapshot.path), snapshot.digest)
+    source.hand_over()
+    tail = source.tail(snapshot.last_seq)
+    destination.complete({**tail, "rows": {**tail["rows"], "about VALUES (1, 2); --": [[1]], "sqlite_schema": [[1]]}})
+    assert all_of(other.context(KEY, 2)) == all_of(here.existing(KEY, 2))
+
+
+def test_an_empty_context_that_is_used_is_not_replaced_by_a_snapshot(sqlite, other):
+    snapshot = a_context(other).snapshot()
+    here = sqlite()
+    with here.context(KEY, 1).reading(), pytest.raises(Busy):
+        here.restore(KEY, 1, snapshot.path, snapshot.digest)
+    here.restore(KEY, 1, snapshot.path, snapshot.digest)
+
+
+def test_windows_of_a_context_that_took_the_place_of_another_are_made_anew(sqlite, other):
+    """Under one uid: what is remembered of the items and costs of one says nothing of the other."""
+    here, memory = sqlite(), Memory()
+    request = WindowRequest(budget=120, model="gpt-4o", query="what was said of words?")
+
+    def window():
+        with here.existing(KEY, 1).reading() as reader:
+            return build_window(reader, request, memory, here.ages(), Models())
+
+    here.context(KEY, 1).append(said(*("short" for _ in range(9))))
+    window()
+    there = other.context(KEY, 2)
+    there.append(said(*("a much longer text of many words " * 5 for _ in range(9))))
+    move(Source(other, KEY, 3), Destination(here, KEY, 3))
+    assert window().tokens <= 120
+    assert (window().tokens, window().units) == (anew(here, request).tokens, anew(here, request).units)
+    Source(here, KEY, 4).hand_over()
+    Destination(here, KEY, 5).begin_empty()
+    assert window().units == []
+
+
+def anew(store: SqliteStore, request: WindowRequest):
+    with store.existing(KEY, 1).reading() as reader:
+        return build_window(reader, request, Memory(), store.ages(), Models())
 
 
 def test_a_context_moves_away_and_back(sqlite, other):

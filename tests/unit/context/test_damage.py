@@ -10,7 +10,8 @@ from aios_sidecar.context.errors import Damaged, Unwritable
 from aios_sidecar.context.items import Draft, Kind, Role
 from aios_sidecar.context.reader import Reader
 from aios_sidecar.context.sqlite import schema
-from aios_sidecar.context.sqlite.store import FILE, IDENTITY, RELEASED, SqliteStore
+from aios_sidecar.context.sqlite.folder import FILE, IDENTITY, RELEASED
+from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import AgentKey, Appended, Observer, Scope
 from unit.context.support import KEY, said
 

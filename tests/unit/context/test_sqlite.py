@@ -13,7 +13,8 @@ import pytest
 from aios_sidecar.context.errors import Busy, ContextError, Unwritable
 from aios_sidecar.context.items import Draft, Kind, Role
 from aios_sidecar.context.limits import Limits
-from aios_sidecar.context.sqlite.store import FILE, SqliteStore
+from aios_sidecar.context.sqlite.folder import FILE
+from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import AgentKey, Appended, Observer, Scope
 from unit.context.support import KEY, said
 
@@ -316,3 +317,18 @@ def test_an_erasure_waits_for_readers_and_keeps_new_ones_waiting(sqlite):
         assert [item.content for item in reader.oldest(9)] == ["a", "b"]
     thread.join()
     assert kept(store) == ["b"]
+
+
+def test_keys_are_trimmed_whatever_the_batches_are(sqlite, monkeypatch):
+    monkeypatch.setattr("aios_sidecar.context.sqlite.writes.KEYS_KEPT", 20)
+    store = sqlite()
+    context = store.context(KEY, 1)
+    for number in range(200):
+        context.append(said("a", "b", "c"), key=f"k{number}")
+    with store.use(context._holder) as file:
+        (count,) = file._base.execute("SELECT count(*) FROM keys").fetchone()
+    assert 20 <= count < 20 + 100
+    assert context.append(said("a", "b", "c"), key="k199").replayed
+    store.close()
+    with (again := sqlite()).use(again.existing(KEY, 1)._holder) as file:
+        assert file.totals.keys == count

@@ -10,6 +10,7 @@ from aios_api.context import Extent, Strategy, Tier, TierPromotion, TierRetentio
 from aios_sidecar.context.errors import InvalidWindow
 from aios_sidecar.context.eviction import Plan
 from aios_sidecar.context.items import Accesses, Draft, Item, Kind, Role, Usage
+from aios_sidecar.context.limits import Limits
 from aios_sidecar.context.memory import DAWN, MemoryReader, numbered
 from aios_sidecar.context.receipt import document
 from aios_sidecar.context.sqlite.store import SqliteStore
@@ -245,6 +246,25 @@ def test_a_fork_shows_what_it_began_with_and_then_its_own(tmp_path):
         context.append([said("Not of the fork.")])
         context.append([Draft(Role.TOOL, "found", Kind.TOOL_RESULT, "fork", call_id="a"), said("And?", session="fork")])
         assert shown() == [1, 2, 4, 5]
+    finally:
+        store.close()
+
+
+def test_what_has_gone_by_retention_takes_no_room_from_what_a_question_finds(tmp_path):
+    """What is remembered of items is compared with what there is: numbers of items that went are worth nothing."""
+    store = SqliteStore(tmp_path / "contexts")
+    try:
+        context = store.context(AgentKey("team", "coder", "u"), attempt=1, limits=Limits(items=200))
+        memory, request = Memory(), WindowRequest(600, "gpt-4o", query="Which harbour did Maria sail to?")
+
+        def asked(memory: Memory) -> Window:
+            with context.reading() as reader:
+                return build_window(reader, request, memory, NOW, MODELS)
+
+        for words in (*["On 3 May 2024 Maria decided to sail to Lisbon, for 40 €."] * 60, *["Well, a harbour."] * 30):
+            context.append([said(words)] * 10)
+            asked(memory)
+        assert recalled(asked(memory)) == recalled(asked(Memory())) != []
     finally:
         store.close()
 

@@ -3,9 +3,8 @@
 import asyncio
 import hashlib
 import json
-import os
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import pytest
 
 from aios_api.context import AgentContext as ContextOrder
 from aios_sidecar.context.scoring.embeddings import StaticTable
-from aios_sidecar.context.sqlite.store import FILE, SqliteStore
+from aios_sidecar.context.sqlite.folder import FILE
+from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.gateway.agents import Agents
 from aios_sidecar.gateway.contexts import models as wire
 from aios_sidecar.gateway.contexts.desk import Desk
@@ -79,8 +79,12 @@ def user(text: str, **fields: object) -> dict:
 
 async def test_the_context_of_an_agent_that_ended_is_closed(talking, tmp_path):
     def opened() -> int:
-        paths = [os.path.realpath(each) for each in FDS.iterdir()]
-        return sum(path.startswith(str(tmp_path)) and FILE in path for path in paths)
+        found = 0
+        for each in FDS.iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                path = str(each.readlink())
+                found += path.startswith(str(tmp_path)) and FILE in path
+        return found
 
     async with talking() as talk:
         await talk.post("/items", {"items": [user("a")]})
@@ -388,7 +392,11 @@ async def test_what_contexts_do_is_counted(talking):
         await agent.refused("/fork", {"at": 1, "into": "main"})
         await agent.refused("/pin", {"items": [99]})
         await agent.post("/erase", {"items": [1]})
+        ((_, running), *_) = agent.served.agents
+        await running.context.facts()
         value = agent.served.agents._metrics.registry.get_sample_value
+        assert value("aios_context_items") == 1
+        assert value("aios_context_content_bytes") == 1
         assert value("aios_context_appended_items_total") == 2
         assert value("aios_context_erased_items_total") == 1
         assert value("aios_context_refusals_total", {"reason": "ContextConflict"}) == 1

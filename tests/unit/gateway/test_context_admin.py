@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from aios_sidecar.context.sqlite.store import FILE, SqliteStore
+from aios_sidecar.context.sqlite.folder import FILE
+from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import AgentKey
 from aios_sidecar.gateway.contexts.admin import SOCKET, Admin, ask, listener
 from aios_sidecar.gateway.contexts.desk import Desk

@@ -39,6 +39,7 @@ class Side:
     mover: Mover
     store: SqliteStore
     address: str
+    forgotten: list[str]
 
     def fetch(self, source: "Side", stage: FetchStage, attempt: int = 2, **more: Any) -> None:
         known = {"address": source.address, "certificate": source.mover.identity.certificate, **more}
@@ -56,13 +57,14 @@ async def sides(tmp_path: Path) -> AsyncIterator[Callable[..., Side]]:
         def make(name: str, **limits: Any) -> Side:
             store = SqliteStore(tmp_path / name)
             undo.callback(store.close)
-            mover = Mover(lambda: store, MoveLimits(**limits))
+            forgotten: list[str] = []
+            mover = Mover(lambda: store, MoveLimits(**limits), forgotten.append)
             undo.callback(mover.close)
             listener = socket.create_server(("127.0.0.1", 0))
             task = asyncio.create_task(mover.listen(listener))
             undo.push_async_callback(asyncio.gather, task, return_exceptions=True)
             undo.callback(task.cancel)
-            return Side(mover, store, f"127.0.0.1:{listener.getsockname()[1]}")
+            return Side(mover, store, f"127.0.0.1:{listener.getsockname()[1]}", forgotten)
 
         yield make
 

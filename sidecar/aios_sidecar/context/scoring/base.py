@@ -78,23 +78,40 @@ class Known:
                 found = features(text(item))
                 self._facts[item.seq] = Facts(item.session, (item.author or "").lower(), concreteness(found), found.asks, found.times > 0)
 
-    def of(self, reader: Reader, seqs: Collection[int]) -> dict[int, Facts]:
-        """Facts of those of `seqs` that are known or can be read."""
+    def of_items(self, items: Sequence[Item]) -> dict[int, Facts]:
+        """Facts of items that are at hand."""
         self._make_room()
-        unknown = [seq for seq in seqs if seq not in self._facts]
+        self.learn(items)
+        return {item.seq: self._facts[item.seq] for item in items}
+
+    def of(self, reader: Reader, seqs: Collection[int]) -> dict[int, Facts]:
+        """Facts of those of `seqs` that there are."""
+        there = reader.there(seqs)
+        return self._facts_of(reader, [seq for seq in seqs if seq in there])
+
+    def of_line(self, reader: Reader, session: str | None) -> dict[int, Facts]:
+        """Facts of all items of a session, or of all, in the order of the log."""
+        return self._facts_of(reader, self._line(reader, session))
+
+    def _facts_of(self, reader: Reader, seqs: Sequence[int]) -> dict[int, Facts]:
+        self._make_room()
+        known = self._facts
+        unknown = [seq for seq in seqs if seq not in known]
         if unknown:
             self.learn(reader.by_seq(unknown))
-        known = self._facts
-        return {seq: known[seq] for seq in seqs if seq in known}
+        return {seq: known[seq] for seq in seqs}
 
-    def line(self, reader: Reader, session: str | None) -> Sequence[int]:
-        """All items of a session, or of all, in the order of the log; some may have been erased since."""
+    def _line(self, reader: Reader, session: str | None) -> Sequence[int]:
         upto, line = self._lines.pop(session, (0, []))
-        last = reader.last_seq()
-        if last > upto:
-            new = reader.range(upto + 1, last, session)
+        last, count = reader.last_seq(), reader.count(session)
+        for first in (upto + 1, 1):
+            new = reader.range(first, last, session) if first <= last else []
+            if first == 1:
+                line = []
             self.learn(new)
             line.extend(item.seq for item in new)
+            if len(line) == count:  # else something of what was known is gone: all is read anew
+                break
         self._lines[session] = (last if line else 0, line)  # an empty session may become a fork, which begins with older items
         while len(self._lines) > LINES_LIMIT:
             del self._lines[next(iter(self._lines))]

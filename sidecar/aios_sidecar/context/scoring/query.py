@@ -75,7 +75,7 @@ class QueryScorer:
         asked = words.parse(question)
         total = reader.count(session)
         if total <= WHOLE_LOG_ITEMS:
-            facts = known.of(reader, known.line(reader, session))
+            facts = known.of_line(reader, session)
             found = self._evidence(asked.words, reader, session, {each.author for each in facts.values()})
             lines: Lines = KnownLines(facts)
         else:

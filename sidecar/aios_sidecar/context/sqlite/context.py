@@ -17,8 +17,9 @@ from aios_sidecar.context.limits import Limits
 from aios_sidecar.context.prepared import prepare
 from aios_sidecar.context.reader import Reader
 from aios_sidecar.context.sqlite import copies, schema
-from aios_sidecar.context.sqlite.erasure import SNAPSHOTS, erase
+from aios_sidecar.context.sqlite.erasure import erase
 from aios_sidecar.context.sqlite.file import OpenFile, refusals
+from aios_sidecar.context.sqlite.folder import SNAPSHOTS
 from aios_sidecar.context.sqlite.queue import Work
 from aios_sidecar.context.sqlite.rows import require_sound
 from aios_sidecar.context.sqlite.writes import Writes
@@ -46,9 +47,11 @@ class Files(Protocol):
 class Holder:
     """One agent's file, open or not, for all who use it."""
 
-    def __init__(self, key: AgentKey, limits: Limits) -> None:
+    def __init__(self, key: AgentKey, limits: Limits, generation: int) -> None:
         self.key = key
         self.limits = limits
+        self.generation = generation
+        """See `Reader.generation`."""
         self.file: OpenFile | None = None
         """Set while it is open; by `Files` alone."""
         self.users = 0
@@ -153,12 +156,12 @@ class SqliteContext:
         with self._files.use(self._holder) as file:
             file.queue.do(Work(apply, durable=True))
 
-    def tail(self, after: int) -> copies.Tail:
+    def tail(self, after: int, most_bytes: int, copy: str | None = None) -> copies.Tail:
         """See `copies.tail`. Raises Conflict unless the context was handed over to this attempt."""
         with self._files.use(self._holder) as file:
             if not (file.totals.moved and file.totals.fence == self.attempt):
                 raise Conflict("a context must be handed over before its tail is taken: more could come")
-            return file.alone(lambda base: copies.tail(base, after))
+            return file.alone(lambda base: copies.tail(base, after, most_bytes, copy))
 
     def is_written_by(self, attempt: int) -> bool:
         """Whether this attempt or a later one writes it, here."""

@@ -6,16 +6,16 @@ A digest of what a file says (not of its bytes, which depend on how it came abou
 import base64
 import hashlib
 import json
-import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from aios_sidecar.context.errors import Conflict
+from aios_sidecar.context.errors import Conflict, TooMuch
 from aios_sidecar.context.sqlite import schema
-from aios_sidecar.context.sqlite.rows import chunks
+from aios_sidecar.context.sqlite.folder import sync
+from aios_sidecar.context.sqlite.rows import blanks, chunks
 from aios_sidecar.context.sqlite.totals import Totals
 from aios_sidecar.context.store import in_ranges, ranges
 
@@ -33,9 +33,9 @@ def write(base: sqlite3.Connection, path: Path) -> str:
     partial.unlink(missing_ok=True)
     base.execute("VACUUM INTO ?", (str(partial),))
     digest = of_bytes(partial)
-    _sync(partial)
+    sync(partial)
     partial.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
     return digest
 
 
@@ -67,9 +67,9 @@ def install(copy: Iterable[bytes], into: Path, expected: str) -> None:
         raise Conflict(f"the copy must have the digest {expected}; it has {digest.hexdigest()}")
     with closing(schema.writer(partial)) as base:  # a copy by VACUUM INTO has no log beside it
         base.execute("PRAGMA journal_mode = WAL")
-    _sync(partial)
+    sync(partial)
     partial.rename(into)
-    _sync(into.parent)
+    sync(into.parent)
 
 
 def digest(base: sqlite3.Connection) -> str:
@@ -92,13 +92,35 @@ def _said(totals: Totals) -> str:
     return said
 
 
-def tail(base: sqlite3.Connection, after: int) -> Tail:
-    """What a copy that was made when the log ended with item `after` lacks, and how it is to read then."""
+def said(path: Path) -> str:
+    """The `digest` of the copy at `path`."""
+    with closing(schema.reader(path, "rw")) as base:
+        return digest(base)
+
+
+def tail(base: sqlite3.Connection, after: int, most_bytes: int, copy: str | None = None) -> Tail:
+    """What a copy that was made when the log ended with item `after` lacks, and how it is to read then: nothing, when the copy says all
+    already (`copy` is its `digest`). Raises TooMuch when it would be more than `most_bytes`."""
     with _one_moment(base):
-        rows = {table: _rows(base, f"SELECT * FROM {table}") for table in WHOLE}  # noqa: S608
-        rows |= {table: _rows(base, f"SELECT * FROM {table} WHERE {column} > {after:d}") for table, column in BY_ITEM}  # noqa: S608
+        found = digest(base)
         present = ranges([row[0] for row in base.execute("SELECT seq FROM items")])
-        return {"present": present, "totals": Totals.load(base).encode(), "rows": rows, "digest": digest(base)}
+        rows = {} if copy == found else _rows(base, after, most_bytes)
+        return {"present": present, "totals": Totals.load(base).encode(), "rows": rows, "digest": found}
+
+
+def _rows(base: sqlite3.Connection, after: int, most_bytes: int) -> dict[str, list[list[Any]]]:
+    found: dict[str, list[list[Any]]] = {}
+    size = 0
+    newer = ((table, f"WHERE {column} > {after:d}") for table, column in BY_ITEM)
+    for table, where in (*((table, "") for table in WHOLE), *newer):
+        found[table] = []
+        for row in base.execute(f"SELECT * FROM {table} {where}"):  # noqa: S608
+            plain = [_plain(value) for value in row]
+            size += len(json.dumps(plain, ensure_ascii=False).encode())
+            if size > most_bytes:
+                raise TooMuch(f"what came after item {after} is more than {most_bytes} bytes")
+            found[table].append(plain)
+    return found
 
 
 def apply(path: Path, what: Tail) -> None:
@@ -109,15 +131,11 @@ def apply(path: Path, what: Tail) -> None:
         indexed = Totals.load(base).indexed
         kept = in_ranges(what["present"])
         gone = [seq for (seq,) in base.execute("SELECT seq FROM items") if not any(seq in numbers for numbers in kept)]
-        for table, column in BY_ITEM:
+        for table, column in (*BY_ITEM, ("links", "source")):
             for chunk in chunks(gone):
-                base.execute(f"DELETE FROM {table} WHERE {column} IN ({','.join('?' * len(chunk))})", chunk)  # noqa: S608
-        for table in WHOLE:
-            base.execute(f"DELETE FROM {table}")  # noqa: S608
-        for table, rows in what["rows"].items():
-            if rows:
-                marks = ",".join("?" * len(rows[0]))
-                base.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", [[_value(each) for each in row] for row in rows])  # noqa: S608
+                base.execute(f"DELETE FROM {table} WHERE {column} IN ({blanks(chunk)})", chunk)  # noqa: S608
+        for table in (*WHOLE, *(name for name, _ in BY_ITEM)):
+            _replace(base, table, what["rows"].get(table))
         base.execute("UPDATE about SET totals = ?", (what["totals"],))
         totals = Totals.load(base)
         totals.indexed, totals.moved = indexed, 0
@@ -133,6 +151,15 @@ def apply(path: Path, what: Tail) -> None:
             base.execute("PRAGMA temp_store = FILE")
             base.execute("VACUUM")
             base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _replace(base: sqlite3.Connection, table: str, rows: Sequence[Sequence[Any]] | None) -> None:
+    """The table has these rows, in place of all or beside those of earlier items; without rows it stays as it is."""
+    if rows is not None and table in WHOLE:
+        base.execute(f"DELETE FROM {table}")  # noqa: S608
+    if rows:
+        insert = f"INSERT OR REPLACE INTO {table} VALUES ({blanks(rows[0])})"  # noqa: S608
+        base.executemany(insert, [[_value(each) for each in row] for row in rows])
 
 
 def encode(what: Tail) -> bytes:
@@ -155,21 +182,9 @@ def _one_moment(base: sqlite3.Connection) -> Iterator[None]:
         base.execute("ROLLBACK")
 
 
-def _rows(base: sqlite3.Connection, statement: str) -> list[list[Any]]:
-    return [[_plain(value) for value in row] for row in base.execute(statement)]
-
-
 def _plain(value: Any) -> Any:
     return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
 
 
 def _value(plain: Any) -> Any:
     return base64.b64decode(plain["base64"]) if isinstance(plain, dict) else plain
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,12 +9,9 @@ from pathlib import Path
 from aios_sidecar.context.errors import Unwritable
 from aios_sidecar.context.items import utc
 from aios_sidecar.context.sqlite.file import OpenFile, with_log
-from aios_sidecar.context.sqlite.rows import chunks
+from aios_sidecar.context.sqlite.folder import DAMAGED, SNAPSHOTS, remove_copies
+from aios_sidecar.context.sqlite.rows import blanks, chunks
 from aios_sidecar.context.store import Receipt, Scope, ranges
-
-SNAPSHOTS = "snapshots"
-DAMAGED = "damaged"
-"""Folders beside the file."""
 
 
 def erase(file: OpenFile, scope: Scope, attempt: int) -> Receipt:
@@ -58,6 +55,7 @@ def _erase(file: OpenFile, base: sqlite3.Connection, scope: Scope) -> Receipt:
         raise Unwritable("another program reads the file, so that its log can't be emptied: erase again")
     places["snapshots"] = _remove(file.path.parent / SNAPSHOTS)
     places["damaged"] = _remove(file.path.parent / DAMAGED)
+    places["copies"] = remove_copies(file.path.parent)  # a move begins anew without them
     places["log"] = sum(path.stat().st_size for path in with_log(file.path)[1:2] if path.exists())
     return Receipt(utc(now), len(seqs), ranges(seqs), {"items": len(named), "derived": len(derived), **places})
 
@@ -78,7 +76,7 @@ def _named(base: sqlite3.Connection, scope: Scope) -> set[int]:
         rows: Iterable[tuple[int]] = (
             row
             for chunk in chunks(scope.items)
-            for row in base.execute(f"SELECT seq FROM items WHERE seq IN ({_marks(chunk)})", chunk)  # noqa: S608
+            for row in base.execute(f"SELECT seq FROM items WHERE seq IN ({blanks(chunk)})", chunk)  # noqa: S608
         )
     elif scope.session is not None:
         rows = base.execute("SELECT i.seq FROM items i JOIN sessions s ON s.id = i.session WHERE s.name = ?", (scope.session,))
@@ -99,7 +97,7 @@ def _derived(base: sqlite3.Connection, named: set[int]) -> set[int]:
         made = {
             row[0]
             for chunk in chunks(sorted(edge))
-            for row in base.execute(f"SELECT item FROM links WHERE source IN ({_marks(chunk)})", chunk)  # noqa: S608
+            for row in base.execute(f"SELECT item FROM links WHERE source IN ({blanks(chunk)})", chunk)  # noqa: S608
         }
         edge = made - found - named
         found |= edge
@@ -111,7 +109,7 @@ def _counts(base: sqlite3.Connection, seqs: list[int]) -> dict[str, int]:
     places = {"index": len(seqs), "sessions": 0}
     for place, table, column in (("marks", "marks", "seq"), ("labels", "labels", "item"), ("embeddings", "vectors", "item")):
         places[place] = sum(
-            base.execute(f"SELECT count(*) FROM {table} WHERE {column} IN ({_marks(chunk)})", chunk).fetchone()[0]  # noqa: S608
+            base.execute(f"SELECT count(*) FROM {table} WHERE {column} IN ({blanks(chunk)})", chunk).fetchone()[0]  # noqa: S608
             for chunk in chunks(seqs)
         )
     return places
@@ -129,7 +127,3 @@ def _remove(folder: Path) -> int:
     count = sum(1 for path in folder.rglob("*") if path.is_file())
     shutil.rmtree(folder)
     return count
-
-
-def _marks(values: object) -> str:
-    return ",".join("?" * len(values))  # type: ignore[arg-type]

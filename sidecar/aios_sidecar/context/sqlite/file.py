@@ -29,10 +29,18 @@ class OpenFile:
     """Opened by whoever creates it. Raises Damaged; a file that can be read and not written is open for reading."""
 
     def __init__(
-        self, path: Path, limits: Limits, clock: Callable[[], int], ages: Callable[[], int], pool: Executor, observer: Observer
+        self,
+        path: Path,
+        limits: Limits,
+        generation: int,
+        clock: Callable[[], int],
+        ages: Callable[[], int],
+        pool: Executor,
+        observer: Observer,
     ) -> None:
         self.path = path
         self.limits = limits
+        self._generation = generation
         self._clock = clock
         self._ages = ages
         self.observer = observer
@@ -172,7 +180,7 @@ class OpenFile:
             with refusals(self.path):
                 connection = connection or _open_to_read(self.path)
                 connection.execute("BEGIN")
-                yield SqliteReader(connection)
+                yield SqliteReader(connection, self._generation)
                 connection.execute("ROLLBACK")
                 kept = True
         finally:

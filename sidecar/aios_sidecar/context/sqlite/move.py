@@ -13,17 +13,18 @@ was cut off begins anew, and nothing that was acknowledged is lost or there twic
 
 import contextlib
 from collections.abc import Iterable
-from pathlib import Path
+from typing import Final
 
 from aios_sidecar.context.errors import Conflict, NotThere
 from aios_sidecar.context.sqlite import copies
 from aios_sidecar.context.sqlite.copies import Tail
 from aios_sidecar.context.sqlite.file import refusals, with_log
+from aios_sidecar.context.sqlite.folder import INCOMING, OUTGOING
 from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import AgentKey, Snapshot
 
-INCOMING = "incoming-{attempt}.db"
-OUTGOING = "outgoing-{attempt}.db"
+MOST_BYTES: Final = 64 << 20
+"""Of a tail, which is held in memory. What came after the snapshot may be more: after the hand-over a new snapshot has all of it."""
 
 
 class Source:
@@ -56,10 +57,11 @@ class Source:
             raise
         self._store.existing(self._key, self._attempt).hand_over()
 
-    def tail(self, after: int) -> Tail:
-        """What came after a snapshot that ended with item `after`. Raises Conflict before `hand_over`: more could come."""
+    def tail(self, after: int, most_bytes: int = MOST_BYTES, copy: str | None = None) -> Tail:
+        """What came after a snapshot that ended with item `after`; `copy` is what that says, see `Destination.said`. Raises TooMuch, and
+        Conflict before `hand_over`: more could come."""
         self._require()
-        return self._store.existing(self._key, self._attempt).tail(after)
+        return self._store.existing(self._key, self._attempt).tail(after, most_bytes, copy)
 
     def release(self) -> None:
         """Nothing of the context is here any more but the number of the attempt: none up to it begins another one here. Only after the
@@ -93,6 +95,11 @@ class Destination:
             self._incoming.parent.mkdir(mode=0o700, exist_ok=True)
             copies.install(snapshot, self._incoming, digest)
 
+    def said(self) -> str:
+        """The digest of what the received snapshot says."""
+        with refusals(self._incoming):
+            return copies.said(self._incoming)
+
     def complete(self, tail: Tail) -> None:
         """The context is here as it was there, and the attempt may write it. Another one of the agent that is here, which an attempt
         began without this one, is kept as a snapshot. Raises Conflict when it is not the same."""
@@ -117,13 +124,6 @@ class Destination:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # there is more in it
             self._incoming.parent.rmdir()
-
-
-def forget_all(root: Path) -> None:
-    """No copy is left in the directory of contexts that a program made for a move and did not use, because it ended before."""
-    for pattern in (OUTGOING, INCOMING):
-        for path in root.glob(f"*/{pattern.format(attempt='*')}*"):
-            path.unlink(missing_ok=True)
 
 
 def move(source: Source, destination: Destination) -> None:

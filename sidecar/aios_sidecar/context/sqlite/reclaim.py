@@ -1,11 +1,11 @@
 """What becomes of a context whose agent is gone: a mark beside it says that it is to be erased then, and taking it away is one rename."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Final
 
+from aios_sidecar.context.sqlite.folder import sync, write_durably
 from aios_sidecar.context.store import AgentKey
 
 MARK: Final = "erase-when-gone.json"
@@ -20,15 +20,10 @@ def mark(folder: Path, key: AgentKey | None) -> None:
     if key is None:
         path.unlink(missing_ok=True)
     elif not path.exists():
-        partial = path.with_suffix(".part")
-        with partial.open("w") as stream:
-            stream.write(json.dumps(key._asdict()))
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.rename(path)
+        write_durably(path, json.dumps(key._asdict()))
     else:
         return
-    _sync(folder)
+    sync(folder)
 
 
 def marked(root: Path) -> list[AgentKey]:
@@ -53,9 +48,9 @@ def take_away(folder: Path) -> int:
     if gone.exists():
         shutil.rmtree(gone)
     folder.rename(gone)
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(gone)
-    _sync(folder.parent)
+    sync(folder.parent)
     return count
 
 
@@ -63,11 +58,3 @@ def complete(root: Path) -> None:
     """What an earlier program was taking away is gone."""
     for path in root.glob(f"{_GONE}*"):
         shutil.rmtree(path)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

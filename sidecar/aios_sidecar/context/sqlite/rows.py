@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Any, Final
 
@@ -30,8 +30,9 @@ Segments = Sequence[tuple[int, int | None]]
 class SqliteReader:
     """A Reader over what `connection` sees in its transaction."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, generation: int = 0) -> None:
         self._base = connection
+        self.generation = generation
         self._calls = Calls(connection)
         self._sessions: dict[int, str] = dict(connection.execute("SELECT id, name FROM sessions"))
 
@@ -95,6 +96,12 @@ class SqliteReader:
 
     def by_seq(self, seqs: Collection[int]) -> Sequence[Item]:
         return self._in("WHERE i.seq IN ({}) ORDER BY i.seq", sorted(set(seqs)))
+
+    def there(self, seqs: Collection[int]) -> Set[int]:
+        found: set[int] = set()
+        for chunk in chunks(sorted(set(seqs))):
+            found.update(seq for (seq,) in self._base.execute(f"SELECT seq FROM items WHERE seq IN ({blanks(chunk)})", chunk))  # noqa: S608
+        return found
 
     def forks(self) -> Forks:
         return self._forks
@@ -160,8 +167,7 @@ class SqliteReader:
     def vectors(self, name: str, seqs: Collection[int]) -> Mapping[int, bytes]:
         found: dict[int, bytes] = {}
         for chunk in chunks(sorted(set(seqs))):
-            marks = ",".join("?" * len(chunk))
-            statement = f"SELECT item, value FROM vectors WHERE name = ? AND item IN ({marks})"  # noqa: S608
+            statement = f"SELECT item, value FROM vectors WHERE name = ? AND item IN ({blanks(chunk)})"  # noqa: S608
             found.update(self._base.execute(statement, (name, *chunk)))
         return found
 
@@ -187,7 +193,7 @@ class SqliteReader:
         return self._base.execute(statement, values).fetchone()[0]
 
     def _in(self, where: str, values: Sequence[Any]) -> list[Item]:
-        return [item for chunk in chunks(values) for item in self._items(where.format(",".join("?" * len(chunk))), *chunk)]
+        return [item for chunk in chunks(values) for item in self._items(where.format(blanks(chunk)), *chunk)]
 
     def _items(self, where: str, *values: Any) -> list[Item]:
         names = self._sessions
@@ -238,6 +244,11 @@ def _is_sound(row: Sequence[Any]) -> bool:
 def chunks(values: Sequence[Any]) -> Iterable[Sequence[Any]]:
     """`values` in pieces that fit one statement."""
     return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
+
+
+def blanks(values: Sequence[Any]) -> str:
+    """A place in a statement for each of `values`."""
+    return ",".join("?" * len(values))
 
 
 def _seq(item: Item) -> int:

@@ -2,38 +2,43 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import logging
 import os
 import re
-import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from aios_sidecar.context.errors import Busy, Conflict, ContextError, Damaged, Fenced
-from aios_sidecar.context.items import microseconds
+from aios_sidecar.context.items import microseconds, utc
 from aios_sidecar.context.limits import Limits
 from aios_sidecar.context.sqlite import copies, reclaim, schema
 from aios_sidecar.context.sqlite.context import Holder, SqliteContext
-from aios_sidecar.context.sqlite.erasure import DAMAGED
 from aios_sidecar.context.sqlite.file import OpenFile, refusals, with_log
+from aios_sidecar.context.sqlite.folder import (
+    DAMAGED,
+    FILE,
+    IDENTITY,
+    NEW,
+    RELEASED,
+    empty,
+    read_released,
+    remove_copies,
+    sync,
+    write_durably,
+)
 from aios_sidecar.context.sqlite.queue import Work
 from aios_sidecar.context.sqlite.totals import Totals
 from aios_sidecar.context.store import AgentKey, Observer
 
 log = logging.getLogger(__name__)
 
-FILE: Final = "context.db"
-NEW: Final = "new.db"
-RELEASED: Final = "released.json"
-"""Says to which attempt the context was handed over before it went from here: none up to that one begins another."""
-IDENTITY: Final = "identity.json"
-"""Says whose context it is; written once the file is there, so that a file that is missing later is missed."""
 _UID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 
 
@@ -56,12 +61,13 @@ class SqliteStore:
         self._root = root
         self._open_files = open_files
         self._clock = lambda: microseconds(clock())
-        self._ages = self._clock if ages is None else lambda: microseconds(ages())
+        self._ages: Callable[[], int] = self._clock if ages is None else lambda: microseconds(ages())
         self._observer = observer or Observer()
         self._lock = threading.Lock()
         self._closed = False
         self._holders: dict[str, Holder] = {}
         self._open: OrderedDict[str, Holder] = OrderedDict()
+        self._generations = itertools.count(1)
         self._to_erase: set[str] = set()
         self._pool = ThreadPoolExecutor(writers, thread_name_prefix="context")
         with refusals(root):
@@ -74,11 +80,17 @@ class SqliteStore:
             raise Busy(f"another program has the contexts in {root}") from None
         with refusals(root):
             reclaim.complete(root)
+            for path in root.glob("[!.]*/"):
+                remove_copies(path)
         os.environ["SQLITE_TMPDIR"] = str(root)  # SQLite's only way to be told: what VACUUM copies stays on this disk
 
     @property
     def root(self) -> Path:
         return self._root
+
+    def ages(self) -> datetime:
+        """See `ContextStore.ages`."""
+        return utc(self._ages())
 
     @property
     def open_files(self) -> int:
@@ -106,7 +118,7 @@ class SqliteStore:
         with self._lock:
             holder = self._holders.get(key.uid)
             if holder is None:
-                holder = self._holders[key.uid] = Holder(key, limits or Limits())
+                holder = self._holders[key.uid] = Holder(key, limits or Limits(), next(self._generations))
             return holder
 
     def holds(self, key: AgentKey) -> bool:
@@ -132,10 +144,10 @@ class SqliteStore:
                 with self._used(holder, attempt) as file:
                     if file.totals.last_seq:
                         raise Conflict("there is a context already: erase everything before a snapshot is restored")
-            self._close(holder)
+            self._close_unused(holder)
             folder.mkdir(mode=0o700, exist_ok=True)
             copies.install(copies.pieces(path), folder / NEW, digest)
-            self._put(key, folder / NEW)
+            self._put(holder, folder / NEW)
         return self.existing(key, attempt)
 
     def adopt(self, key: AgentKey, incoming: Path) -> None:
@@ -147,7 +159,7 @@ class SqliteStore:
                     if file.totals.last_seq and not file.totals.moved:
                         raise Conflict("there is another context of this agent here, which was not handed over")
             self._close_unused(holder)
-            self._put(key, incoming)
+            self._put(holder, incoming)
 
     def supersede(self, key: AgentKey, *, keep_handed_over: bool) -> None:
         """What is here of the agent is its context no longer. It is kept as a snapshot, unless it was handed over and is not wanted: then
@@ -199,24 +211,25 @@ class SqliteStore:
                 raise Conflict("there is a context of this agent here")
             folder.mkdir(mode=0o700, exist_ok=True)
             self._mark(key)
-            _write_durably(folder / RELEASED, json.dumps(key._asdict() | {"attempt": attempt, "empty": True}))
-            _sync(self._root)
+            write_durably(folder / RELEASED, json.dumps(key._asdict() | {"attempt": attempt, "empty": True}))
+            sync(self._root)
 
     def released(self, key: AgentKey) -> int:
         """To which attempt the context was handed over before it went from here; 0 when none did, or there was none."""
-        found = _read_released(self.folder(key.uid))
+        found = read_released(self.folder(key.uid))
         return 0 if found.get("empty") else int(found["attempt"])
 
-    def _put(self, key: AgentKey, new: Path) -> None:
+    def _put(self, holder: Holder, new: Path) -> None:
         """`new` is the agent's file; what was there is gone. Its own log must be empty."""
-        path = self.folder(key.uid) / FILE
+        key, path = holder.key, self.folder(holder.key.uid) / FILE
+        holder.generation = next(self._generations)
         for old in with_log(path)[1:]:
             old.unlink(missing_ok=True)
         self._mark(key)
         new.rename(path)
-        _write_durably(path.with_name(IDENTITY), json.dumps(key._asdict()))
+        write_durably(path.with_name(IDENTITY), json.dumps(key._asdict()))
         path.with_name(RELEASED).unlink(missing_ok=True)
-        _sync(self._root)
+        sync(self._root)
 
     def remove(self, key: AgentKey, *, handed_over_to: int | None = None) -> int:
         """Nothing of the agent is here any more; how many files went. With `handed_over_to`, only what was handed over to that attempt:
@@ -232,10 +245,10 @@ class SqliteStore:
                 self._close_unused(holder)
             self._close(holder)
             if handed_over_to is not None:
-                _write_durably(folder / RELEASED, json.dumps(key._asdict() | {"attempt": handed_over_to}))
+                write_durably(folder / RELEASED, json.dumps(key._asdict() | {"attempt": handed_over_to}))
             keep = {RELEASED, reclaim.MARK} if handed_over_to is not None else set()
-            count = _remove(folder, keep)
-            _sync(self._root)
+            count = empty(folder, keep)
+            sync(self._root)
             return count
 
     def agents(self) -> list[AgentKey]:
@@ -276,7 +289,7 @@ class SqliteStore:
         """See `Files.begin_anew`."""
         folder = self.folder(holder.key.uid)
         with holder.opening, refusals(folder):
-            count = _remove(folder, {reclaim.MARK})
+            count = empty(folder, {reclaim.MARK})
             with self._used(holder, attempt):
                 return count
 
@@ -315,7 +328,7 @@ class SqliteStore:
         folder = self.folder(holder.key.uid)
         try:
             self._exists(folder, holder, attempt)
-            return OpenFile(folder / FILE, holder.limits, self._clock, self._ages, self._pool, self._observer)
+            return OpenFile(folder / FILE, holder.limits, holder.generation, self._clock, self._ages, self._pool, self._observer)
         except Damaged as error:
             if (folder / FILE).exists():
                 self._move_aside(folder, holder.key, str(error))
@@ -327,7 +340,7 @@ class SqliteStore:
         if identity.exists() and path.exists():
             if holder.key.name and self.key(holder.key.uid) != holder.key:
                 with contextlib.suppress(OSError):  # on a disk that takes nothing it stays as it is, and is read as ever
-                    _write_durably(identity, json.dumps(holder.key._asdict()))
+                    write_durably(identity, json.dumps(holder.key._asdict()))
             return
         if identity.exists():
             what = "was damaged and is set aside" if (folder / DAMAGED).exists() else "is gone"
@@ -336,16 +349,17 @@ class SqliteStore:
             folder.mkdir(mode=0o700, exist_ok=True)
             self._mark(holder.key)
             if not path.exists():
-                released = int(_read_released(folder)["attempt"])
+                released = int(read_released(folder)["attempt"])
                 if attempt <= released:
                     raise Fenced(f"the context was handed over to attempt {released}, which writes it on another node")
                 for old in (*with_log(folder / NEW), *with_log(path)):
                     old.unlink(missing_ok=True)  # a log that a removal left would be read as this file's
                 schema.create(folder / NEW, Totals(fence=attempt, first_attempt=attempt).encode())
                 (folder / NEW).rename(path)
-            _write_durably(identity, json.dumps(holder.key._asdict()))
+                holder.generation = next(self._generations)
+            write_durably(identity, json.dumps(holder.key._asdict()))
             (folder / RELEASED).unlink(missing_ok=True)
-            _sync(self._root)
+            sync(self._root)
 
     def _set_aside(self, holder: Holder, file: OpenFile, error: Damaged) -> None:
         with holder.opening:
@@ -365,7 +379,7 @@ class SqliteStore:
         for path in with_log(folder / FILE):
             if path.exists():
                 path.rename(aside / path.name)
-        _sync(folder)
+        sync(folder)
         self._observer.damaged(key, why)
 
     def _aside_name(self) -> str:
@@ -401,48 +415,3 @@ class SqliteStore:
                 self._open.pop(holder.key.uid, None)
             if file is not None:
                 file.close()
-
-
-def _remove(folder: Path, keep: Collection[str] = ()) -> int:
-    """The folder is gone, or has those files only; how many files went. What a crash leaves of it is not a context whose file is
-    missed."""
-    count = sum(1 for path in folder.rglob("*") if path.is_file() and path.name not in keep)
-    (folder / IDENTITY).unlink(missing_ok=True)
-    if not keep:
-        shutil.rmtree(folder)
-        return count
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name not in keep:
-            path.unlink()
-    return count
-
-
-def _read_released(folder: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads((folder / RELEASED).read_bytes())
-    except FileNotFoundError:
-        return {"attempt": 0}
-    except ValueError as error:
-        raise Damaged(f"{folder / RELEASED}, which says to which attempt the context was handed over, can't be read: {error}") from None
-    return found
-
-
-def _write_durably(path: Path, text: str) -> None:
-    partial = path.with_suffix(".part")
-    with partial.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.rename(path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    """What was created and renamed in it stays so."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

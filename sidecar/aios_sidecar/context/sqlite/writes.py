@@ -13,7 +13,7 @@ from aios_sidecar.context.items import ACCESS_TIMES, NAME, InvalidItem, Usage, m
 from aios_sidecar.context.limits import STAY, Limits, Old, Retention, Total, dated, excess, going
 from aios_sidecar.context.prepared import Batch, compact
 from aios_sidecar.context.sqlite.calls import Calls
-from aios_sidecar.context.sqlite.rows import DEPTH, ROLES, chunks
+from aios_sidecar.context.sqlite.rows import DEPTH, ROLES, blanks, chunks
 from aios_sidecar.context.sqlite.schema import KINDS
 from aios_sidecar.context.sqlite.sums import checksum
 from aios_sidecar.context.sqlite.totals import SessionRow, Totals
@@ -336,7 +336,7 @@ class Writes:
                 ("labels", "item"),
                 ("vectors", "item"),
             ):
-                self._base.execute(f"DELETE FROM {table} WHERE {column} IN ({_marks(chunk)})", chunk)  # noqa: S608
+                self._base.execute(f"DELETE FROM {table} WHERE {column} IN ({blanks(chunk)})", chunk)  # noqa: S608
             for seq, session, kind, size, _, _ in rows:
                 self.totals.add(kind, -1, -size)
                 self.totals.sessions[names[session]].items -= 1
@@ -385,12 +385,8 @@ class Writes:
         return {row[0] for chunk in chunks(wanted) for row in self._among("SELECT seq FROM marks WHERE pinned AND seq", chunk)}
 
     def _among(self, statement: str, values: Sequence[int]) -> sqlite3.Cursor:
-        return self._base.execute(f"{statement} IN ({_marks(values)})", values)
+        return self._base.execute(f"{statement} IN ({blanks(values)})", values)
 
 
 def _text(parts: int, content: str) -> str:
     return text_of(tuple(json.loads(content))) if parts else content
-
-
-def _marks(values: Sequence[int]) -> str:
-    return ",".join("?" * len(values))

@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
@@ -71,6 +70,7 @@ class Desk:
         self._opening = threading.Lock()
         self._store: ContextStore | None = None
         self.metrics = metrics
+        metrics.watch_contexts(self._told)
         self.models = models or Models()
         self.table = table
         self._served: WeakSet[AgentContext] = WeakSet()
@@ -100,6 +100,9 @@ class Desk:
     def visit(self, key: AgentKey) -> "AgentContext":
         """A way to this context for who is not the agent: it fences nobody off, and is no attempt that could be."""
         return AgentContext(self, AgentIdentity(namespace=key.namespace, name=key.name, uid=key.uid, attempt=VISITOR), visiting=True)
+
+    def _told(self) -> list[ContextFacts]:
+        return [context.told for context in list(self._served) if context.told is not None]
 
     def remembered(self, uid: str) -> "Remembered":
         """What windows of this agent's context were made with. Of the agents that asked last; of others it is made anew."""
@@ -159,7 +162,8 @@ class AgentContext:
         self.ordered: ContextOrder | None = None
         """What the Agent's spec says of it."""
         self._used = True
-        self._facts: ContextFacts | None = None
+        self.told: ContextFacts | None = None
+        """What `facts` gave last."""
         self._context: Context | None = None
         self._turns = asyncio.Semaphore(AT_ONCE)
 
@@ -169,7 +173,7 @@ class AgentContext:
         scorer = scorer_for(request.strategy.embedding, self._desk.table)
         with remembered.turn:
             with context.reading() as reader:
-                window = build_window(reader, request, remembered.memory, datetime.now(UTC), self._desk.models, scorer)
+                window = build_window(reader, request, remembered.memory, self._desk.store.ages(), self._desk.models, scorer)
             answer = document(window)
         with suppress(Unwritable):  # a disk that takes nothing does not keep a window back
             if window.state is not None:
@@ -205,10 +209,10 @@ class AgentContext:
             self._used = False
             try:
                 with self._refusals():
-                    self._facts = await self._desk.run(work)
+                    self.told = await self._desk.run(work)
             except Problem as problem:
                 log.warning("what is in a context can't be told: %s", problem.detail)
-        return self._facts
+        return self.told
 
     def rest(self) -> None:
         """The agent has ended: its context is closed, as soon as a thread is free."""

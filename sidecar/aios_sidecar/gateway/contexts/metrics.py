@@ -1,11 +1,13 @@
 """What the gateway counts of contexts."""
 
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from aios_api.context import ContextFacts
 from aios_sidecar.context.store import AgentKey, Observer
 from aios_sidecar.gateway.problems import ProblemKind
 
@@ -25,6 +27,10 @@ class ContextMetrics(Observer):
         self._erased = Counter("aios_context_erased_items", "Items that were erased.", registry=registry)
         self._damaged = Counter("aios_context_damaged_files", "Files that were damaged and set aside.", registry=registry)
         self._refused = Counter("aios_context_refusals", "Requests that a context refused, by reason.", ("reason",), registry=registry)
+        self._items = Gauge("aios_context_items", "Items in the contexts of the agents that run here, as last told.", registry=registry)
+        self._bytes = Gauge(
+            "aios_context_content_bytes", "Bytes of contents in the contexts of the agents that run here, as last told.", registry=registry
+        )
         self._free = Gauge("aios_context_disk_free_bytes", "Free space on the disk of the contexts.", registry=registry)
 
     def committed(self, writes: int, items: int, retired: int) -> None:
@@ -42,6 +48,11 @@ class ContextMetrics(Observer):
     def refused(self, kind: ProblemKind) -> None:
         if kind in REFUSALS:
             self._refused.labels(kind.value).inc()
+
+    def watch_contexts(self, told: Callable[[], Iterable[ContextFacts]]) -> None:
+        """Add up what was last told of each when the metrics are asked for."""
+        self._items.set_function(lambda: sum(facts.items for facts in told()))
+        self._bytes.set_function(lambda: sum(facts.content_bytes for facts in told()))
 
     def watch_disk(self, directory: Path) -> None:
         """Read its free space when the metrics are asked for."""

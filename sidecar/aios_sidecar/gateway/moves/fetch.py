@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aios_sidecar.context.sqlite import copies
-from aios_sidecar.context.sqlite.move import Destination
+from aios_sidecar.context.sqlite.move import MOST_BYTES, Destination
 from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import AgentKey
 from aios_sidecar.gateway.moves.channel import Identity, Unreachable, dial
-from aios_sidecar.gateway.moves.source import TAIL_BYTES
 
 SPARE_BYTES: Final = 1 << 30
 """What a move leaves free on the disk: the other contexts here go on growing."""
@@ -30,9 +29,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """A snapshot is here. `last` is the item that it ended with; None: there is no context there."""
+    """A snapshot is here. `last` is the item that it ended with; None: there is no context there. `said` is the digest of what it says."""
 
     last: int | None
+    said: str | None = None
 
 
 class Fetch:
@@ -57,18 +57,18 @@ class Fetch:
                 raise Unreachable(f"the context has {size} bytes, and of the disk here {max(0, free - SPARE_BYTES)} may be used for it")
             told(0, size)
             self.destination.receive(_counted(answer.content(size), size, told), digest)
-            return Copied(last)
+            return Copied(last, self.destination.said())
 
     def take(self, origin: Origin, copied: Copied) -> bool:
         """The context is here, and the attempt may write it; nobody writes it there any more. False when what came since is too much for
         a tail: copy again. Raises Unreachable, ContextError."""
-        with self._ask(origin, {"ask": "tail", "after": copied.last or 0}) as answer:
+        with self._ask(origin, {"ask": "tail", "after": copied.last or 0, "copy": copied.said}) as answer:
             if answer.head.get("nothing"):
                 self.destination.begin_empty()
                 return True
             if answer.head.get("again") or copied.last is None:
                 return False
-            content = b"".join(answer.content(answer.number("bytes", TAIL_BYTES)))
+            content = b"".join(answer.content(answer.number("bytes", 2 * MOST_BYTES)))
         self.destination.complete(copies.decode(content))
         return True
 

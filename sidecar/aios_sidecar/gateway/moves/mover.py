@@ -12,7 +12,6 @@ from functools import partial
 from typing import Final, TypeVar
 
 from aios_sidecar.context.errors import ContextError
-from aios_sidecar.context.sqlite.move import forget_all
 from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import AgentKey
 from aios_sidecar.contracts.agents import AgentIdentity
@@ -33,18 +32,17 @@ STAGES: Final = (FetchStage.COPY, FetchStage.TAKE, FetchStage.RELEASE)
 class Mover:
     """`run` in a task, with the listener that other gateways connect to."""
 
-    def __init__(self, store: Callable[[], SqliteStore], limits: MoveLimits) -> None:
-        """`store` raises Unwritable and Busy while there is none yet."""
+    def __init__(self, store: Callable[[], SqliteStore], limits: MoveLimits, forget: Callable[[str], None]) -> None:
+        """`store` raises Unwritable and Busy while there is none yet. `forget` is told of each agent whose context has gone from here."""
         self.identity = Identity()
-        self._store = store
+        self.store = store
         self._limits = limits
-        self._giver = Giver(store, limits.move_bytes_per_second)
+        self._giver = Giver(store, limits.move_bytes_per_second, forget)
         self._giving = ThreadPoolExecutor(limits.moves_at_once, thread_name_prefix="give")
         self._taking = ThreadPoolExecutor(limits.moves_at_once, thread_name_prefix="take")
         self._moves: dict[str, _Move] = {}
         self._greeting: dict[asyncio.Task[None], None] = {}
         self._changed = asyncio.Event()
-        self._clean = False
 
     # Towards this node.
 
@@ -79,14 +77,6 @@ class Mover:
     async def take(self, work: Callable[[SqliteStore], T]) -> T:
         """What `work` returns, in one of the threads for what is fetched."""
         return await asyncio.get_running_loop().run_in_executor(self._taking, lambda: work(self.store()))
-
-    def store(self) -> SqliteStore:
-        """The contexts of this node, without what moves before this program's start left half done."""
-        store = self._store()
-        if not self._clean:
-            forget_all(store.root)
-            self._clean = True
-        return store
 
     def fetching(self, store: SqliteStore, key: AgentKey, attempt: int) -> Fetch:
         return Fetch(store, key, attempt, self.identity, self._limits.move_bytes)

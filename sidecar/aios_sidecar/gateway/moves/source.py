@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from aios_sidecar.context.errors import Busy, ContextError, NotThere
+from aios_sidecar.context.errors import Busy, ContextError, NotThere, TooMuch
 from aios_sidecar.context.sqlite import copies
 from aios_sidecar.context.sqlite.move import Source
 from aios_sidecar.context.sqlite.store import SqliteStore
@@ -20,9 +20,6 @@ from aios_sidecar.context.store import AgentKey
 from aios_sidecar.gateway.moves.channel import Channel, Unreachable
 
 log = logging.getLogger(__name__)
-
-TAIL_BYTES: Final = 64 << 20
-"""Of a tail, which is held in memory. What came after the snapshot may be more: after the hand-over a new snapshot has all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +38,9 @@ class Refused(Exception):
 class Giver:
     """Answers requests, each in the thread that brings it."""
 
-    def __init__(self, store: Callable[[], SqliteStore], bytes_per_second: float) -> None:
+    def __init__(self, store: Callable[[], SqliteStore], bytes_per_second: float, forget: Callable[[str], None]) -> None:
         self._store = store
+        self._forget = forget
         self._rate = bytes_per_second
         self._offers: dict[str, Offer] = {}
         self._lock = threading.Lock()
@@ -89,9 +87,10 @@ class Giver:
                 case "snapshot":
                     self._snapshot(source, channel)
                 case "tail" if isinstance(after := request.get("after"), int):
-                    self._tail(source, after, channel)
+                    self._tail(source, after, request.get("copy"), channel)
                 case "release":
                     source.release()
+                    self._forget(offer.key.uid)
                     channel.send({"released": True})
                     log.info("the context of %s/%s is released to attempt %d", offer.key.namespace, offer.key.name, offer.attempt)
                 case _:
@@ -105,10 +104,11 @@ class Giver:
         finally:
             source.forget_copy()
 
-    def _tail(self, source: Source, after: int, channel: Channel) -> None:
+    def _tail(self, source: Source, after: int, copy: str | None, channel: Channel) -> None:
         source.hand_over()
-        content = copies.encode(source.tail(after))
-        if len(content) > TAIL_BYTES:
+        try:
+            content = copies.encode(source.tail(after, copy=copy))
+        except TooMuch:
             channel.send({"again": True})
             return
         channel.send({"bytes": len(content)})

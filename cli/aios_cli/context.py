@@ -125,9 +125,7 @@ def show(agent: str, **where: str | None) -> None:
 @click.option("--budget", type=click.IntRange(1), help="[default: the Agent's]")
 @click.option("--query", help="A question; what it finds comes at the end.")
 @click.option("--session", help="[default: all]")
-@click.option(
-    "--strategy", type=click.Choice(list(STRATEGIES)), help="hierarchical: core, working, archive. [default: the Agent's]"
-)
+@click.option("--strategy", type=click.Choice(list(STRATEGIES)), help="hierarchical: core, working, archive. [default: the Agent's]")
 def window(
     agent: str, model: str, budget: int | None, query: str | None, session: str | None, strategy: str | None, **where: str | None
 ) -> None:

@@ -40,7 +40,7 @@ def before(root: Path) -> None:
 def give(root: Path, listener: socket.socket, tell: Tell) -> None:
     """Until the context is released. The agent goes on once the copy has gone, and may not any more after the hand-over."""
     store = SqliteStore(root / "here")
-    giver = Giver(lambda: store, 1e9)
+    giver = Giver(lambda: store, 1e9, lambda uid: None)
     giver.offer(Offer(KEY, 2, DESTINATION.certificate))
     agent = store.context(KEY, 1)
     for number in range(3):

@@ -9,11 +9,12 @@ import logging
 import os
 import random
 import sys
+import threading
 import time
 from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from aios_api import names
 from aios_kube import ClusterClient, Resource, connect, resources
@@ -58,16 +59,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.kubeconfig is not None:
         settings = dataclasses.replace(settings, kubeconfig=given.kubeconfig)
     logs.set_up(settings.log_format, settings.log_level)
-    work: Coroutine[Any, Any, bool] = run(settings) if given.command == "run" else uninstall(settings)
+    asyncio.run(to_the_end(run(settings) if given.command == "run" else uninstall(settings)))
+
+
+async def to_the_end(work: Coroutine[Any, Any, bool]) -> NoReturn:
+    """The process ends with what `work` says. Not by sys.exit, nor with the event loop: nothing that still hangs in a task, a thread or a
+    destructor may hold up a restart."""
     try:
-        fine = asyncio.run(work)
+        fine = await work
     except ApiError as error:
         log.error("%s", error)
         fine = False
-    # Not sys.exit: nothing that still hangs in a thread or a destructor may hold up a restart.
+    except Exception:
+        log.exception("ended by an error")
+        fine = False
+    _end(fine)
+
+
+def _end(fine: bool) -> NoReturn:
     logging.shutdown()
     sys.stdout.flush()
     os._exit(0 if fine else 1)
+
+
+def end_within(seconds: float) -> None:
+    """The process ends by then as one that failed, whatever it hangs in."""
+    last = threading.Timer(seconds, _end, (False,))
+    last.daemon = True
+    last.start()
 
 
 async def uninstall(settings: OperatorSettings) -> bool:
@@ -120,6 +139,7 @@ async def run(settings: OperatorSettings) -> bool:
         try:
             return await _until_one_ends(parts)
         finally:
+            end_within(settings.exit_seconds)
             await loop.stop(settings.exit_seconds / 3)
             if lease is not None and lease.held:
                 await lease.release()

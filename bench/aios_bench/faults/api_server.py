@@ -9,7 +9,7 @@ from typing import Any
 
 from aios_api import names
 from aios_bench.faults.control_plane import AIOS, Kubelets, Supervised, control_plane, lacking, until
-from aios_bench.faults.proxy import proxied
+from aios_bench.faults.proxy import Proxy, proxied
 from aios_bench.faults.rules import Draws, read
 from aios_bench.faults.scenario import Outcome, Scenario
 
@@ -17,6 +17,8 @@ RULES = Path(__file__).with_name("api-server.yaml")
 SETTINGS = {"AIOS_AUDIT_SECONDS": "3", "AIOS_SWEEP_SECONDS": "1", "AIOS_FOREIGN_SECONDS": "2", "AIOS_AUDIT_AFTER_RELIST_SECONDS": "0.5"}
 """Everything that heals does so soon."""
 HEALED_SECONDS = 90.0
+DISTURBED_SECONDS = 90.0
+"""Of a run, at most: it ends when every rule has befallen somebody."""
 LISTS = {
     "Agent": f"{AIOS}/namespaces/{{}}/agents",
     "AgentRuntime": f"{AIOS}/namespaces/{{}}/agentruntimes",
@@ -72,6 +74,12 @@ class Space:
         self.patch("c", operatingMode="Running")
         self.plane.client.delete(f"/api/v1/namespaces/{self.name}/pods/e-1")
 
+    def stir(self) -> None:
+        """One more change, which leaves everything as it was."""
+        for memory in ("16Gi", "15Gi"):
+            self.patch("b", gpu={"memory": memory})
+            time.sleep(1)
+
     def read(self) -> Found:
         """What is to be the same at the end, by kind and by name without attempts: of an Agent that comes again, both for a moment."""
         found: Found = {}
@@ -110,24 +118,31 @@ def misbehaves(seed: int, size: str) -> Outcome:
     total = Outcome()
     with control_plane() as (plane, directory):
         draws = Draws(rules.model_copy(update={"seed": seed}), active=False)
-        with proxied(plane.kubeconfig, draws, directory / "kubeconfig"):
+        with proxied(plane.kubeconfig, draws, directory / "kubeconfig") as proxy:
             calm = Space(plane, "calm")
             with Kubelets(plane, ["calm"]).working(), Supervised(directory / "kubeconfig", directory / "log", SETTINGS).working():
                 calm.live()
                 expected = come_to_rest(calm)
             for number in range(1 if size == "small" else 20):
-                total += _disturbed(plane, directory, draws, f"shaken-{number}", expected)
+                total += _disturbed(plane, directory, proxy, f"shaken-{number}", expected)
     return total
 
 
-def _disturbed(plane: Any, directory: Path, draws: Draws, name: str, expected: Found) -> Outcome:
-    space, before = Space(plane, name), draws.injected
+def _disturbed(plane: Any, directory: Path, proxy: Proxy, name: str, expected: Found) -> Outcome:
+    draws, passed = proxy.draws, len(proxy.passed)
+    space, before, counts = Space(plane, name), draws.injected, dict(draws.counts)
     kubelets, operator = Kubelets(plane, [name]), Supervised(directory / "kubeconfig", directory / "log", SETTINGS)
     with kubelets.working(), operator.working():
+        until(lambda: any(each.asked.verb == "watch" for each in proxy.passed[passed:]), "the operator watches")
         draws.active = True
         space.live()
         time.sleep(5)
+        deadline = time.monotonic() + DISTURBED_SECONDS
+        while (idle := draws.idle_since(counts)) and time.monotonic() < deadline:
+            space.stir()
         draws.active = False
+        if idle:
+            raise AssertionError(f"each rule must befall somebody; these did not: {', '.join(idle)}")
         try:
             found = until(lambda: space.read() == expected and space.read(), "everything is as in the undisturbed run", HEALED_SECONDS)
         except AssertionError as error:

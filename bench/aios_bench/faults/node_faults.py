@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from aios_bench.faults.node_checker import judge
 from aios_bench.faults.node_house import NodeHouse, Program, Tenant, a_house, lacking
-from aios_bench.faults.node_program import claim_uid
+from aios_bench.faults.node_program import MUTE_SECONDS, claim_uid
 from aios_bench.faults.scenario import Outcome, Scenario
 
 TENANTS = 2
@@ -93,6 +93,34 @@ async def disks(house: NodeHouse, chance: random.Random, number: int) -> Outcome
     return found + Outcome(1 + len(victims))
 
 
+async def suspensions(house: NodeHouse, chance: random.Random, number: int) -> Outcome:
+    """Programs are suspended and wake. In every other round node agent and gateway sleep longer than the mute time, and the gateway wakes
+    first: it answers nobody before its node agent has spoken."""
+    if number % 2:
+        victims = chance.choice(VICTIMS)
+        asked = asyncio.create_task(house.release(house.guest) if claim_uid(house.guest) in house.held else house.prepare(house.guest))
+        await asyncio.sleep(chance.uniform(0.0, 0.1))
+        for victim in victims:
+            house.suspend(victim)
+        await asyncio.sleep(chance.uniform(0.2, 2.0))
+        for victim in chance.sample(victims, len(victims)):
+            house.wake(victim)
+        await asked
+        return Outcome(len(victims))
+    house.suspend("node")
+    house.suspend("gateway")
+    await asyncio.sleep(MUTE_SECONDS + 1)
+    before = [tenant.acknowledged for tenant in house.tenants]
+    house.wake("gateway")
+    await asyncio.sleep(2)
+    answered = sum(tenant.acknowledged > was for tenant, was in zip(house.tenants, before, strict=True))
+    house.wake("node")
+    async with asyncio.timeout(SETTLE_SECONDS):
+        await asyncio.gather(*(tenant.next_word() for tenant in house.tenants))
+    notes = (f"{answered} Agents were answered by a gateway that had slept longer than it may speak",) if answered else ()
+    return Outcome(2, double_identities=answered, notes=notes)
+
+
 async def settled(house: NodeHouse) -> Outcome:
     """What is wrong once everything had its time; what still is then, counts."""
     loop = asyncio.get_running_loop()
@@ -156,6 +184,13 @@ SCENARIOS = (
         "Node agent, GPU worker and gateway are killed, alone, together, and again while they start, as claims and containers come and go.",
         "node",
         of(kills, SMALL_ROUNDS, 20 * len(VICTIMS)),
+        lacking,
+    ),
+    Scenario(
+        "node-programs-suspended",
+        "Node agent, GPU worker and gateway are suspended and wake, also after the time in which the node must have been heard.",
+        "node",
+        of(suspensions, 2, 40),
         lacking,
     ),
     Scenario(

@@ -169,11 +169,21 @@ class NodeHouse:
                 sys.executable, *given, env={**os.environ, **environment}, stderr=log
             )
 
+    def suspend(self, program: Program) -> None:
+        """It does nothing, and its time passes."""
+        self._signal(program, signal.SIGSTOP)
+
+    def wake(self, program: Program) -> None:
+        self._signal(program, signal.SIGCONT)
+
+    def _signal(self, program: Program, what: signal.Signals) -> None:
+        for pid in self._workers() if program == "worker" else [self._processes[program].pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, what)
+
     async def kill(self, program: Program) -> None:
         if program == "worker":
-            for pid in self._workers():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            self._signal(program, signal.SIGKILL)
         elif (process := self._processes.get(program)) is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()

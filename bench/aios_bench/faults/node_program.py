@@ -21,6 +21,7 @@ Object = dict[str, Any]
 SHARE = "10Gi"
 SHARE_BYTES = 10 << 30
 LOOK_SECONDS = 0.2
+MUTE_SECONDS = 10.0
 
 
 def uid(kind: int, number: int) -> str:
@@ -42,7 +43,7 @@ def agent_name(number: int) -> str:
 
 def settings_of(directory: Path, hook: Path, http_port: int) -> NodeSettings:
     """Inspections and sweeps come often, so that a look soon finds what they put right."""
-    quick = {"http_port": http_port, "inspection_seconds": 1.0, "sweep_seconds": 1.0, "probe_seconds": 60.0}
+    quick = {"http_port": http_port, "inspection_seconds": 1.0, "sweep_seconds": 1.0, "probe_seconds": 60.0, "mute_seconds": MUTE_SECONDS}
     made: NodeSettings = of_tests("node.support").settings_in(directory, hook, **quick)
     return made
 

@@ -114,6 +114,8 @@ class Proxy:
             await asyncio.sleep(fault.delay_seconds)
         if fault is not None and fault.reset == "before":
             return self._cut(request)
+        if fault is not None and fault.stall and asked is not None and asked.verb != "watch":
+            await asyncio.Event().wait()  # until who asked gives up
         if fault is not None and fault.answer is not None:
             self._keep(asked, fault.answer, agent)
             return self._refuse(fault)

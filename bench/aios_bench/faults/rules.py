@@ -65,7 +65,7 @@ class Fault(Model):
     delay_seconds: Seconds | None = Field(default=None, alias="delaySeconds")
     """A request, or an event and all that come after it, arrives so much later."""
     stall: bool = False
-    """A watch stays open and says nothing more."""
+    """A watch stays open and says nothing more; another request is not heard, and its connection stays open."""
     stale: bool = False
     """A get or list is answered as the last one like it was."""
     drop: bool = False
@@ -110,8 +110,6 @@ class Rule(Model):
             raise ValueError("do.retryAfterSeconds must stand beside an answer of 429 or 503")
         if fault == "stale" and not set(self.when.verbs or ("watch",)) <= {"get", "list"}:
             raise ValueError("do.stale must be on the verbs get or list only")
-        if fault == "stall" and self.when.verbs != ["watch"]:
-            raise ValueError("do.stall must be on the verb watch only")
         if sum(each is not None for each in (self.nth, self.every, self.probability)) > 1:
             raise ValueError("only one of nth, every and probability may be given")
         return self
@@ -172,6 +170,10 @@ class Draws:
     @property
     def injected(self) -> int:
         return sum(self.counts.values())
+
+    def idle_since(self, counts: Mapping[str, int]) -> list[str]:
+        """Rules that have injected nothing since `counts` were these."""
+        return [rule.name for rule in self.rules.rules if self.counts.get(rule.name, 0) == counts.get(rule.name, 0)]
 
     def draw(self, asked: Asked) -> Fault | None:
         """The fault that befalls this one."""

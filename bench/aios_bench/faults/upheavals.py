@@ -29,6 +29,9 @@ BINDING = {
 }
 """A host that there is not: whoever may go there is told so, and everybody else that he may not."""
 AGENTS = {"a": "4Gi", "b": None, "c": "8Gi"}
+EXPOSED = [{"name": "http", "port": 8080, "protocol": "TCP"}]
+MADE = ("agents", "agentruntimes", "pods", "resourceclaims", "services", "networkpolicies")
+"""What there is of an Agent in its namespace."""
 PATIENCE_SECONDS = 120
 REBOOT_SECONDS = 240
 """A kubelet finds its containers gone, and waits between its tries to start them while our programs come back themselves."""
@@ -109,7 +112,7 @@ class Upheaval:
         self.mute_seconds = 60
 
     def begin(self) -> None:
-        agents = [self.space.agent(name, memory=memory, code=PROGRAM) for name, memory in AGENTS.items()]
+        agents = [self.space.agent(name, memory=memory, code=PROGRAM, expose=EXPOSED) for name, memory in AGENTS.items()]
         for agent in agents:
             agent["metadata"]["labels"] = {"bound": "yes"}
         self.space.apply(BINDING, *agents)
@@ -123,17 +126,22 @@ class Upheaval:
             for pod in self.space.objects("pods")
         }
 
-    def note(self) -> None:
-        """What was acknowledged so far is remembered."""
+    def _note(self) -> None:
+        """What was acknowledged so far, by the logs that the node has of all containers of the pod, is remembered."""
         for name in AGENTS:
-            said = self.space.kubectl("logs", self.space.pod_of(name)).split()
-            self.acknowledged[name] = max(self.acknowledged[name], *map(int, said), 0)
+            pod = self.space.pod_of(name)
+            uid, _ = self.pods[pod]
+            logs = self.cluster.node_exec(["sh", "-c", f"cat /var/log/pods/{SPACE}_{pod}_{uid}/*/*.log 2>/dev/null || true"])
+            said = [line.rpartition(" ")[2] for line in logs.splitlines()]
+            self.acknowledged[name] = max(self.acknowledged[name], *(int(each) for each in said if each.isdecimal()), 0)
 
     def check(self, what: str, *, undisturbed: bool, seconds: float = PATIENCE_SECONDS) -> Outcome:
         """Everything is as it must be after `what`; with `undisturbed`, no container of an Agent was started again."""
         self.space.ready(*AGENTS, timeout_seconds=seconds)
         found = self._settled(seconds)
         self.space.ready(*AGENTS, timeout_seconds=seconds)
+        if not all(self.acknowledged.values()):
+            raise AssertionError(f"the Agents must have gone on: {self.acknowledged} items were acknowledged")
         after = self._pods()
         moved = [name for name, (uid, _) in self.pods.items() if after.get(name, ("", 0))[0] != uid]
         restarted = [name for name, pod in self.pods.items() if undisturbed and after.get(name) != pod]
@@ -154,6 +162,7 @@ class Upheaval:
             time.sleep(1)
 
     def _look(self) -> Outcome:
+        self._note()
         claims = {claim["metadata"]["labels"][names.LABEL_AGENT]: claim for claim in self.space.objects("resourceclaims")}
         seen = {name: json.loads(self.space.inside(name, SEEN)) for name in AGENTS}
         uids = {name: claim["metadata"]["uid"] for name, claim in claims.items()}
@@ -172,9 +181,9 @@ class Upheaval:
                 strays=tuple(self._files("/var/lib/aios/claims", ".tmp")),
                 fenced={uids[name]: each["fenced"] for name, each in seen.items()},
                 voices=voices,
-                booked_bytes=sum((state["gpu"] or {}).get("memory_bytes", 0) for state in states.values()),
-                prepared=len(states),
-                served=len(seen),
+                booked_bytes=int(self._said("node", "aios_gpu_booked_bytes")),
+                prepared=int(self._said("node", "aios_node_prepared_claims")),
+                served=int(self._said("gateway", "aios_gateway_agents")),
                 workers=workers,
                 gpus=GPUS,
             ),
@@ -190,6 +199,18 @@ class Upheaval:
         ]
         wrong += Outcome(unfenced_starts=len(open_), notes=tuple(open_))
         return wrong + Outcome(context_items_lost=lost, notes=(f"{lost} items are lost or not in their place",) if lost else ())
+
+    def _said(self, component: str, metric: str) -> float:
+        """By the program itself; all labels together."""
+        own = ("-n", kubeaios.NAMESPACE, "get")
+        pods = json.loads(kubeaios.kubectl(self.cluster, *own, "pods", "-l", f"app.kubernetes.io/component={component}", "-o", "json"))[
+            "items"
+        ]
+        (pod,) = [pod for pod in pods if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]]
+        port = next(each["containerPort"] for each in pod["spec"]["containers"][0]["ports"] if each["name"] == "http")
+        path = f"/api/v1/namespaces/{kubeaios.NAMESPACE}/pods/{pod['metadata']['name']}:{port}/proxy/metrics"
+        lines = kubeaios.kubectl(self.cluster, "get", "--raw", path).splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition(" ")[0].partition("{")[0] == metric)
 
     def _files(self, directory: str, ending: str = "") -> list[str]:
         """Names in a directory of the node, without the ending that they have."""
@@ -229,7 +250,7 @@ class Upheaval:
     def reinstall(self) -> Outcome:
         """The chart is removed, and with it all Agents; and it is installed again, and they are applied again."""
         kubeaios.uninstall(self.cluster)
-        left = [f"{each['kind']} {each['metadata']['name']}" for each in self.space.objects("pods,resourceclaims")]
+        left = [f"{each['kind']} {each['metadata']['name']}" for each in self.space.objects(",".join(MADE))]
         for directory, ending in (("/var/lib/aios/claims", ".json"), ("/run/cdi", ".json"), ("/run/aios/agents", "")):
             left += [f"{directory}/{name}" for name in self._files(directory, ending) if ".aios.dev-" in name or directory != "/run/cdi"]
         kubeaios.install(self.cluster, _say_nothing, kubeaios.FAKE_GPUS)
@@ -278,7 +299,6 @@ def are_survived(seed: int, size: str) -> Outcome:
                 upheaval.reinstall,
             ]
             for happens in kinds if size == "small" else chance.choices(kinds, k=20):
-                upheaval.note()
                 total += happens()
             return total
     finally:

@@ -46,7 +46,7 @@ async def measure(cluster: LocalCluster, options: Options, simulated: int, real:
         before = check.files(cluster)
         population = Population(ground, (witness.address, witness.port), chance)
         disturber = Disturber(ground, chance)
-        watching = [asyncio.create_task(processes.run())]
+        watching = [asyncio.create_task(processes.run(ground.client))]
         try:
             await population.settle_in(simulated, real)
             async with asyncio.timeout(BEGIN_SECONDS):
@@ -108,9 +108,10 @@ async def _outcome(ground: Ground, population: Population) -> tuple[Outcome, int
 METHOD = (
     "A cluster of its own with one real node and simulated ones. Every second one Agent is deleted and another one applied; of thirty, "
     "one is real. Every 5 to 15 s one fault by chance (seed {seed}): for the first {part:.0%} of the time also kill -9 of our own "
-    "programs. Then, after {warm:.0f} s, those live on: *_growth compares medians of the last quarter of that time with those of the "
-    "first, the worst process of each program; samples are the medians of each minute, of the one that had lived longest. Real Agents "
-    "append two items a second each to their contexts and read the last fifty again; at their start and every 5 s they try to reach a "
+    "programs. Then, after {warm:.0f} s, those live on: *_growth compares medians of the last quarter of the time in which a process did "
+    "the same thing (an operator leads, or does not) with those of the first, the worst process of each program; samples are the medians "
+    "of each minute, of the one that had lived longest. Real Agents append two items a second each to their contexts and read the last "
+    "fifty again; at their start and every 5 s they try to reach a "
     "port of the machine, where whoever comes is unfenced. double_identities are Agents on the real node whose program ran twice at once, "
     "looked for every 2 s. At the end all Agents must be Ready, each with one order, pod and claim; after their deletion nothing may be "
     "left, files on the node included."

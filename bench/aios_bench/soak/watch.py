@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import re
 import socket
 import statistics
@@ -12,6 +13,11 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from aios_api import names
+from aios_kube import ClusterClient, resources
+from aios_kube.errors import ApiError
+from aios_localcluster.kubeaios import NAMESPACE
 
 SAMPLE_SECONDS = 2.0
 PROGRAM = re.compile(rb"bin/(aios-operator|aios-node|aios-gateway)\0|aios_sidecar\.vram\.(worker)\0")
@@ -23,6 +29,8 @@ class Sample:
     at: float
     rss_kib: int
     descriptors: int
+    leads: bool = False
+    """It is the operator that decides: such a one has more in memory, and open, than one that waits for its turn."""
 
 
 @dataclass
@@ -34,10 +42,15 @@ class Processes:
     """By program and process id."""
     doubles: set[str] = field(default_factory=set)
     """Agents whose program ran twice at once."""
+    leader: str = ""
+    """The identity of the operator that decides."""
 
-    async def run(self) -> None:
+    async def run(self, client: ClusterClient) -> None:
         """Until cancelled."""
         while True:
+            with contextlib.suppress(ApiError):  # it is killed now and then
+                lease = await client.get(resources.LEASES, names.MANAGED_BY, NAMESPACE)
+                self.leader = str(lease["spec"].get("holderIdentity") or "")
             await asyncio.to_thread(self._look)
             await asyncio.sleep(SAMPLE_SECONDS)
 
@@ -52,19 +65,20 @@ class Processes:
                     running[agent[1].decode()] += 1
                 if (program := PROGRAM.search(arguments)) is not None:
                     name = (program[1] or program[2]).decode()
-                    self.lives.setdefault((name, int(folder.name)), []).append(_sample(folder))
+                    self.lives.setdefault((name, int(folder.name)), []).append(_sample(folder, self.leader))
         self.doubles |= {agent for agent, number in running.items() if number > 1}
 
     def growth(self, began: float, ended: float) -> dict[str, float]:
-        """Of the processes that lived from the one moment to the other: medians of the last quarter against those of the first, the worst
-        of each program. Memory in percent, descriptors as a number."""
+        """Of the processes that had begun before, and then did the same thing for at least half of that time: medians of the last quarter
+        of that part against those of its first, the worst of each program. Memory in percent, descriptors as a number."""
         figures: dict[str, float] = {}
-        quarter = (ended - began) / 4
         for (program, _), samples in sorted(self.lives.items()):
-            first = [each for each in samples if began <= each.at < began + quarter]
-            last = [each for each in samples if ended - quarter <= each.at < ended]
-            if not first or not last or samples[0].at > began:
+            same = steady([each for each in samples if began <= each.at < ended])
+            if samples[0].at > began or not same or same[-1].at - same[0].at < (ended - began) / 2:
                 continue
+            quarter = (same[-1].at - same[0].at) / 4
+            first = [each for each in same if each.at <= same[0].at + quarter]
+            last = [each for each in same if each.at >= same[-1].at - quarter]
             word = program.removeprefix("aios-")
             memory = 100 * (_median(last, "rss_kib") / _median(first, "rss_kib") - 1)
             descriptors = _median(last, "descriptors") - _median(first, "descriptors")
@@ -93,15 +107,22 @@ class Processes:
         return sizes
 
 
+def steady(samples: list[Sample]) -> list[Sample]:
+    """The longest part in which the process led, or did not, all the time."""
+    runs = [list(run) for _, run in itertools.groupby(samples, key=lambda each: each.leads)]
+    return max(runs, key=len, default=[])
+
+
 def _median(samples: list[Sample], name: str) -> float:
     return float(statistics.median(getattr(each, name) for each in samples))
 
 
-def _sample(folder: Path) -> Sample:
+def _sample(folder: Path, leader: str) -> Sample:
     rss = re.search(r"^VmRSS:\s+(\d+)", (folder / "status").read_text(), re.MULTILINE)
     if rss is None:
         raise ValueError("a process that has ended")
-    return Sample(time.monotonic(), int(rss[1]), len(list((folder / "fd").iterdir())))
+    leads = bool(leader) and f"AIOS_IDENTITY={leader}\0".encode() in (folder / "environ").read_bytes()
+    return Sample(time.monotonic(), int(rss[1]), len(list((folder / "fd").iterdir())), leads)
 
 
 @dataclass

@@ -161,3 +161,13 @@ async def test_a_watch_that_stalls_says_nothing_and_does_not_end(tmp_path: Path)
         with pytest.raises(Unreachable):
             await seen(client)
         assert asyncio.get_running_loop().time() - began >= ONCE.watch_silence_seconds
+
+
+async def test_a_request_that_stalls_is_not_heard_and_given_up_by_who_asked(tmp_path: Path):
+    async with behind(tmp_path, {"when": {"verbs": ["get"]}, "do": {"stall": True}}) as (server, client, proxy):
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(Unreachable):
+            await client.get(PODS, "a-1", "ns")
+        assert asyncio.get_running_loop().time() - began >= ONCE.request_seconds
+        assert server.reads == 0
+        assert proxy.draws.counts == {"r0": 1}

@@ -29,7 +29,6 @@ def faults(drawn: Draws, asked: Asked, times: int = 10) -> list[int]:
         ({"when": {"events": ["ADDED"]}, "do": {"answer": 409}}, "do.answer befalls requests"),
         ({"do": {"answer": 409, "retryAfterSeconds": 1}}, "retryAfterSeconds must stand beside an answer of 429 or 503"),
         ({"do": {"stale": True}}, "do.stale must be on the verbs get or list only"),
-        ({"do": {"stall": True}}, "do.stall must be on the verb watch only"),
         ({"do": {"answer": 409}, "nth": [1], "probability": 0.5}, "only one of nth, every and probability"),
         ({"do": {"answer": 409}, "probability": 2}, r"probability: .*less than or equal to 1"),
         ({"do": {"answer": 409}, "verb": "get"}, r"rules.rules\[0\].verb: Extra inputs"),

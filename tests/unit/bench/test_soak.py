@@ -1,5 +1,7 @@
 """A soak's figures are about processes that lived through the whole of what is compared, and about what is there and should not be."""
 
+from dataclasses import replace
+
 from aios_bench.faults.scenario import Outcome
 from aios_bench.soak.bench import broken
 from aios_bench.soak.check import unready
@@ -25,8 +27,17 @@ def test_growth_is_that_of_the_worst_process_of_each_program():
     }
 
 
-def test_who_was_started_or_ended_in_between_tells_nothing_of_growth():
-    assert lives(aios_operator=life(30, 100, 1000, 2000), aios_node=life(0, 60, 1000, 2000)).growth(0, 100) == {}
+def test_who_was_started_or_soon_ended_in_between_tells_nothing_of_growth():
+    assert lives(aios_operator=life(30, 100, 1000, 2000), aios_node=life(0, 40, 1000, 2000)).growth(0, 100) == {}
+
+
+def test_an_operator_that_comes_to_lead_has_not_grown_by_that():
+    waits, leads = life(0, 60, 1000, 1050), [replace(each, leads=True) for each in life(60, 100, 3000, 3000, (50, 50))]
+    assert lives(aios_operator=waits + leads).growth(0, 100) == {"operator_memory_growth_percent": 5.0, "operator_descriptors_growth": 0.0}
+    assert lives(aios_operator=waits[30:] + leads).growth(30, 100) == {
+        "operator_memory_growth_percent": 0.0,
+        "operator_descriptors_growth": 0.0,
+    }
 
 
 def test_sizes_are_of_those_that_run_at_the_end():

@@ -89,11 +89,13 @@ async def test_the_context_of_an_agent_that_ended_is_closed(talking, tmp_path):
     async with talking() as talk:
         await talk.post("/items", {"items": [user("a")]})
         assert opened() > 0
-        (claim, _), *_ = talk.served.agents
+        ((claim, running), *_) = talk.served.agents
         talk.served.agents.stop(claim)
         async with asyncio.timeout(10):
             while opened():
                 await asyncio.sleep(0.01)
+        await running.context._desk.look_after()
+        assert opened() == 0, "nor is it opened again to see what is too old in it"
 
 
 async def test_items_are_appended_and_read_as_they_were(talking):

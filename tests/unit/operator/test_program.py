@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +139,39 @@ async def test_the_start_waits_for_our_definitions():
     assert not task.done()
     put("True")
     await asyncio.wait_for(task, 1)
+
+
+HANGS = """
+import asyncio, threading
+from aios_operator.main import end_within, to_the_end
+
+async def never():
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
+
+async def work():
+    asyncio.create_task(never())
+    asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+    await asyncio.sleep(0)
+    {how}
+
+asyncio.run(to_the_end(work()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [
+        ("return True", 0),
+        ("return False", 1),
+        ("raise ValueError('a fault of ours')", 1),
+        ("end_within(0.2); await asyncio.Event().wait()", 1),
+    ],
+)
+def test_nothing_that_hangs_holds_up_the_end_of_the_process(how: str, code: int):
+    """Who lost its Lease must make room: the kubelet starts the next one only once this one has ended."""
+    done = subprocess.run([sys.executable, "-c", HANGS.format(how=how)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr

@@ -118,6 +118,10 @@ class Desk:
         with self._opening:
             self._memories.pop(uid, None)
 
+    def leave(self, context: "AgentContext") -> None:
+        """Nobody is served it any more."""
+        self._served.discard(context)
+
     def rest(self, key: AgentKey) -> None:
         self._threads.submit(self.store.rest, key)
 
@@ -125,11 +129,15 @@ class Desk:
         """Until cancelled: what is too old goes, also where nobody appends."""
         while True:
             await asyncio.sleep(RETIRE_SECONDS)
-            for context in list(self._served):
-                try:
-                    await context.retire()
-                except Problem as problem:
-                    log.warning("what is too old in a context stays for now: %s", problem.detail)
+            await self.look_after()
+
+    async def look_after(self) -> None:
+        """What is too old is gone from the contexts of agents that run."""
+        for context in list(self._served):
+            try:
+                await context.retire()
+            except Problem as problem:
+                log.warning("what is too old in a context stays for now: %s", problem.detail)
 
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` returns, done in a thread."""
@@ -215,7 +223,8 @@ class AgentContext:
         return self.told
 
     def rest(self) -> None:
-        """The agent has ended: its context is closed, as soon as a thread is free."""
+        """The agent has ended: its context is closed, as soon as a thread is free, and not looked after any more."""
+        self._desk.leave(self)
         if self._context is not None:
             self._desk.rest(self._key)
 

@@ -23,7 +23,7 @@ LIMITS = Limits(
     sessions=4,
     pins=4,
     age_seconds=3600,
-    tiers=(Retention(frozenset({Kind.NOTE}), items=2),),
+    tiers=(Retention(frozenset({Kind.NOTE}), items=2), Retention(frozenset({Kind.TOOL_RESULT}), items=3)),
 )
 SEQS = st.lists(st.integers(1, 30), min_size=1, max_size=3)
 NAMES = st.sampled_from(["main", "b", "c", "d", "e"])

@@ -32,7 +32,7 @@ DOUBT_SECONDS: Final = 86_400.0
 BEHIND_SECONDS: Final = 3_600.0
 LEAPS_LIMIT: Final = 64
 """Doubted leaps that are told apart; the oldest of more are taken for one."""
-KEEP_SECONDS: Final = 3_600.0
+KEEP_SECONDS: Final = 300.0
 """Between two writes of the file: how much later things age, at most, after a machine was off."""
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -82,6 +82,13 @@ class Ages:
         """The time by which nothing ages too early: never after the machine's clock."""
         with self._lock:
             return datetime.fromtimestamp(self._look(), UTC)
+
+    def expected(self) -> datetime:
+        """What the clock should show, by what it showed before: one that is behind may be wrong for an hour."""
+        with self._lock:
+            self._look()
+            belief = self._belief
+            return datetime.fromtimestamp(self._running() + belief.offset + sum(leap.seconds for leap in belief.leaps), UTC)
 
     def _begin(self, boot: str) -> _Belief:
         running = self._running()

@@ -235,6 +235,17 @@ def size_bytes(content: Content) -> int:
     return len(encode_content(content).encode())
 
 
+def weight(entry: Item | Draft) -> int:
+    """What an item counts against limits of bytes."""
+    return size_bytes(entry.content) + overhead(entry)
+
+
+def overhead(entry: Item | Draft) -> int:
+    """What takes room of an item beside its content, in bytes: labels and links are in an index too."""
+    said = [entry.author or "", entry.call_id or "", *(2 * (key + value) for key, value in entry.labels.items()), *entry.tokens]
+    return sum(len(text.encode()) for text in said if text) + 16 * len(entry.derived_from) + 8 * len(entry.tokens)
+
+
 def encode_content(content: Content) -> str:
     """A text as it is; parts as JSON."""
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -251,15 +262,22 @@ def microseconds(moment: datetime) -> int:
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
-def stamp(newest: int, given: int | None, now: int) -> int:
+def stamp(newest: int, given: int | None, now: int, expected: int) -> int:
     """The time of the next item of a log whose newest has the time `newest`, in microseconds: the one that is given, or now; but not
-    before the newest item, nor more than `AHEAD_SECONDS` after now, where things would never be too old. A newest item from beyond that
-    counts for nothing: the clock was wrong then, and is right now, or the other way round."""
-    latest = now + AHEAD_SECONDS * 1_000_000
-    time = min(now if given is None else given, latest)
-    return time if newest > latest else max(newest, time)
+    before the newest item, nor more than `AHEAD_SECONDS` after now, where things would never be too old. A newest item from after `latest`
+    counts for nothing: a clock that was ahead gave it its time."""
+    time = min(now if given is None else given, now + AHEAD_SECONDS * 1_000_000)
+    return time if newest > latest(now, expected) else max(newest, time)
+
+
+def latest(now: int, expected: int) -> int:
+    """No item can be from after this. `expected` is what the clock should show by what it showed before: one that is behind, as a machine's
+    may be until the network has set it, makes nothing the future."""
+    return max(now, expected) + SLACK_SECONDS * 1_000_000
 
 
 AHEAD_SECONDS: Final = 300
 """So much may the clocks of an agent and of its node differ."""
+SLACK_SECONDS: Final = 7_200
+"""More than `AHEAD_SECONDS`, and than what is expected of a clock may be out."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

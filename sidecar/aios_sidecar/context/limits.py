@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Final, NamedTuple
 
@@ -12,6 +12,7 @@ MIB: Final = 1 << 20
 DAY_SECONDS: Final = 86_400
 LOW_MARK: Final = 0.95
 """Retention by number or bytes removes down to this share: once in many appends, not at each."""
+LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 STAY: Final = "stay, being pinned or a call or results of what is"
 """Of items, in refusals."""
 
@@ -65,16 +66,21 @@ class Total(NamedTuple):
     items: int = 0
     content_bytes: int = 0
 
+    def less(self, other: "Total") -> "Total":
+        return Total(self.items - other.items, self.content_bytes - other.content_bytes)
+
 
 class Old(NamedTuple):
-    """A unit that may go: one item, or a tool call and its results. Its youngest item's time counts."""
+    """A unit that may go: one item, or a tool call and its results."""
 
     seqs: Sequence[int]
-    kind: Kind
+    kinds: Sequence[Kind]
+    sizes: Sequence[int]
+    """In bytes; of each item, as its kind."""
     first: datetime
     """Of its oldest item."""
     time: datetime
-    content_bytes: int
+    """Of its youngest: this counts."""
 
 
 @dataclass
@@ -101,18 +107,25 @@ class Excess:
 
     def wants(self, old: Old) -> bool:
         """Whether this unit goes by this rule. One that is larger than what should go besides stays: it may be the newest."""
-        if old.kind not in self.rule.kinds:
+        own = self._own(old)
+        if not own.items:
             return False
         if self.pressing or (self.before is not None and old.time < self.before):
             return True
-        return self.should_items >= len(old.seqs) or self.should_bytes >= max(1, old.content_bytes)
+        return self.should_items >= own.items or self.should_bytes >= max(1, own.content_bytes)
 
     def take(self, old: Old) -> None:
         """It goes."""
-        self.must_items -= len(old.seqs)
-        self.should_items -= len(old.seqs)
-        self.must_bytes -= old.content_bytes
-        self.should_bytes -= old.content_bytes
+        own = self._own(old)
+        self.must_items -= own.items
+        self.should_items -= own.items
+        self.must_bytes -= own.content_bytes
+        self.should_bytes -= own.content_bytes
+
+    def _own(self, old: Old) -> Total:
+        """What of the unit the rule is about."""
+        sizes = [size for kind, size in zip(old.kinds, old.sizes, strict=True) if kind in self.rule.kinds]
+        return Total(len(sizes), sum(sizes))
 
 
 def excess(rule: Retention, total: Total, now: datetime) -> Excess:
@@ -129,29 +142,42 @@ def excess(rule: Retention, total: Total, now: datetime) -> Excess:
     return found
 
 
-def going(olds: Iterable[Old], beyond: Excess, at_once: int) -> Iterator[Old]:
-    """Those of `olds` (oldest first, none pinned) that go now: all that must, and of those that should as many as make `at_once` items.
-    No more of `olds` are taken than that needs: where things go by age alone, up to the first that is too young."""
-    count = 0
+class Going(NamedTuple):
+    """What goes now."""
+
+    seqs: Sequence[int]
+    oldest: datetime
+    """What stays is not older than this: before it is too old there is nothing to be done by age."""
+
+
+def going(olds: Iterable[Old], beyond: Excess, at_once: int, now: datetime) -> Going:
+    """Those of `olds` (oldest first, none pinned) that go: all that must, and of those that should as many as make `at_once` items. No more
+    of `olds` are taken than that needs: where things go by age alone, up to the first that is too young."""
+    seqs: list[int] = []
+    staying = [now]
     for old in olds:
-        if count >= at_once and not beyond.pressing:
-            return
+        if len(seqs) >= at_once and not beyond.pressing:
+            staying.append(LONG_AGO)  # there may be more
+            break
         if beyond.by_age_alone and (beyond.before is None or old.first >= beyond.before):
-            return
+            staying.append(old.first)
+            break
         if beyond.wants(old):
             beyond.take(old)
-            count += len(old.seqs)
-            yield old
+            seqs += old.seqs
+        elif not beyond.rule.kinds.isdisjoint(old.kinds):
+            staying.append(old.time)
+    return Going(seqs, min(staying))
 
 
-def dated(olds: Iterable[Old], now: datetime) -> Iterator[Old]:
-    """`olds`, none of them from a time that has not come yet: such a one, which a wrong clock gave its time, is as old as the next."""
+def dated(olds: Iterable[Old], latest: datetime) -> Iterator[Old]:
+    """`olds`, none of them from after `latest`: such a one, which a wrong clock gave its time, is as old as the next."""
     ahead: list[Old] = []
     for old in olds:
-        if old.time > now:
+        if old.time > latest:
             ahead.append(old)
             continue
-        yield from (each._replace(first=old.first, time=old.first) for each in ahead)
+        yield from (each._replace(first=min(each.first, old.first), time=old.first) for each in ahead)
         ahead.clear()
         yield old
-    yield from (each._replace(first=now, time=now) for each in ahead)
+    yield from (each._replace(first=min(each.first, latest), time=latest) for each in ahead)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from aios_sidecar.context.errors import ContextError
-from aios_sidecar.context.items import Draft, InvalidItem, check, encode_content, microseconds, text_of
+from aios_sidecar.context.items import Draft, InvalidItem, check, encode_content, microseconds, overhead, text_of
 from aios_sidecar.context.limits import Limits
 from aios_sidecar.context.store import KEY_LENGTH
 
@@ -18,6 +18,7 @@ class Ready(NamedTuple):
     time: int | None
     content: str
     content_bytes: int
+    """With what else of it takes room: see `items.weight`."""
     text: str
 
 
@@ -39,7 +40,7 @@ def prepare(drafts: Sequence[Draft], key: str | None, limits: Limits) -> Batch:
     ready, total = [], 0
     for index, draft in enumerate(drafts):
         try:
-            size = check(draft, limits.item_bytes)
+            size = check(draft, limits.item_bytes) + overhead(draft)
         except InvalidItem as error:
             raise InvalidItem(str(error) if len(drafts) == 1 else f"items[{index}].{error}") from None
         total += size

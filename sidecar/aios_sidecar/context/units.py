@@ -8,8 +8,8 @@ from aios_sidecar.context.items import Item, Kind
 from aios_sidecar.context.reader import Forks, Reader
 
 NO_FORKS: Final[Forks] = {}
-PARALLEL_LIMIT: Final = 16
-"""Calls made at once that a single item is completed to. Longer runs are completed when they are read in a row."""
+NEIGHBOURS: Final = 16
+"""Read at once beside a call, to see which were made with it."""
 
 
 class Fault(StrEnum):
@@ -124,9 +124,11 @@ def complete(reader: Reader, items: Sequence[Item], session: str | None = None) 
     """The whole units that `items` belong to, each once, in the order of the log; with `session`, as far as that has them."""
     forks = reader.forks()
     found = {unit.first: unit for unit in units_of(item for item in items if not is_tool(item))}
+    complete_already = set[int]()
     for item in items:
-        if is_tool(item):
+        if is_tool(item) and item.seq not in complete_already:
             unit = _unit_with(reader, item, session, forks)
+            complete_already.update(each.seq for each in unit.items)
             found[unit.first] = unit
     return [found[first] for first in sorted(found)]
 
@@ -135,7 +137,7 @@ def _unit_with(reader: Reader, item: Item, session: str | None, forks: Forks) ->
     call = item if item.kind is Kind.TOOL_CALL else reader.call_of(item)
     if call is None:
         return Unit((item,), Fault.NO_CALL)
-    around = _made_at_once(call, reader.neighbours(call.seq, PARALLEL_LIMIT))
+    around = _made_at_once(reader, call)
     for each in list(around.values()):
         around.update((answer.seq, answer) for answer in reader.answers(each))
     if session is not None:
@@ -144,13 +146,17 @@ def _unit_with(reader: Reader, item: Item, session: str | None, forks: Forks) ->
     return next(unit for unit in whole if any(each.seq == item.seq for each in unit.items))
 
 
-def _made_at_once(call: Item, neighbours: Sequence[Item]) -> dict[int, Item]:
+def _made_at_once(reader: Reader, call: Item) -> dict[int, Item]:
     """The calls whose numbers follow one another, `call` among them."""
-    calls = {each.seq: each for each in neighbours if each.kind is Kind.TOOL_CALL}
-    found = {call.seq: call}
-    for step in (-1, 1):
-        seq = call.seq + step
-        while seq in calls:
-            found[seq] = calls[seq]
-            seq += step
+    found, edges = {call.seq: call}, [call.seq]
+    while edges:
+        edge = edges.pop()
+        calls = {each.seq: each for each in reader.neighbours(edge, NEIGHBOURS) if each.kind is Kind.TOOL_CALL}
+        for step in (-1, 1):
+            seq = edge + step
+            while seq in calls and seq not in found:
+                found[seq] = calls[seq]
+                seq += step
+            if abs(seq - edge) > NEIGHBOURS:
+                edges.append(seq - step)
     return found

@@ -1,7 +1,7 @@
 """A context store in memory: the simplest that does all that `store` asks for. What others are held against, and nothing outlives it."""
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,10 +18,11 @@ from aios_sidecar.context.items import (
     Item,
     Kind,
     Usage,
+    latest,
     microseconds,
-    size_bytes,
     stamp,
     utc,
+    weight,
 )
 from aios_sidecar.context.limits import STAY, Limits, Old, Total, dated, excess, going
 from aios_sidecar.context.memory import MemoryReader
@@ -53,7 +54,7 @@ class _Log:
     retired: int = 0
 
     def sessions(self) -> set[str]:
-        return {item.session for item in self.items.values()} | self.forks.keys()
+        return {item.session for item in self.items.values()} | self.forks.keys() | {parent for parent, _ in self.forks.values()}
 
     def pinned(self) -> list[Item]:
         return [item for item in self.items.values() if item.pinned]
@@ -114,7 +115,7 @@ class VolatileContext:
         log.last_seq += 1
         newest = 0 if log.last_time is None else microseconds(log.last_time)
         given = None if draft.time is None else microseconds(draft.time)
-        log.last_time = utc(stamp(newest, given, microseconds(self._clock())))
+        log.last_time = utc(stamp(newest, given, microseconds(self._clock()), 0))
         fields = (draft.role, draft.kind, draft.content, draft.author, draft.call_id, draft.derived_from, draft.labels, draft.tokens)
         log.items[log.last_seq] = Item(log.last_seq, draft.session, log.last_time, *fields)
 
@@ -180,6 +181,8 @@ class VolatileContext:
             while made := {item.seq for item in log.items.values() if not seqs.isdisjoint(item.derived_from)} - seqs:
                 seqs |= made
             self._remove(seqs)
+            if scope.session is not None:
+                self._drop_session(scope.session)
             log.erased |= seqs
             for key in [key for key, (_, at) in log.keys.items() if not seqs.isdisjoint(range(at.first, at.last + 1))]:
                 del log.keys[key]
@@ -199,27 +202,37 @@ class VolatileContext:
             return self._log.retired - before
 
     def _retire(self) -> None:
-        log = self._log
+        log, now = self._log, self._clock()
         for rule in log.limits.rules:
-            own = [item for item in log.items.values() if item.kind in rule.kinds]
-            beyond = excess(rule, Total(len(own), sum(size_bytes(item.content) for item in own)), self._clock())
-            gone = [seq for old in going(dated(self._units(), self._clock()), beyond, len(log.items)) for seq in old.seqs]
+            beyond = excess(rule, _total(rule.kinds, log.items.values()), now)
+            if beyond.pressing and rule is not log.limits.rules[-1]:
+                beyond = excess(rule, _total(rule.kinds, log.items.values()).less(_total(rule.kinds, self._staying())), now)
+            gone = going(dated(self._units(now), self._latest(now)), beyond, len(log.items), now).seqs
             self._remove(gone)
             log.retired += len(gone)
 
+    def _latest(self, now: datetime) -> datetime:
+        return utc(latest(microseconds(now), 0))
+
     def _remove(self, seqs: Collection[int]) -> None:
-        """A fork that loses its last own item is none any more, unless another was forked from it."""
         log = self._log
-        sessions = {log.items.pop(seq).session for seq in seqs}
-        for session in sessions - {item.session for item in log.items.values()}:
-            if all(parent != session for parent, _ in log.forks.values()):
-                log.forks.pop(session, None)
+        for session in {log.items.pop(seq).session for seq in seqs}:
+            self._drop_session(session)
+
+    def _drop_session(self, session: str) -> None:
+        """A fork without own items is none any more, unless another was forked from it; then what it was forked from may be none either."""
+        log = self._log
+        if any(item.session == session for item in log.items.values()) or any(parent == session for parent, _ in log.forks.values()):
+            return
+        if (fork := log.forks.pop(session, None)) is not None:
+            self._drop_session(fork[0])
 
     def _stays(self, more: Collection[int] = ()) -> Total:
-        items = self._log.items
-        units = [self._unit(item) for item in items.values() if item.pinned or item.seq in more]
-        sizes = {item.seq: size_bytes(item.content) for unit in units for item in unit}
-        return Total(len(sizes), sum(sizes.values()))
+        return _total(Kind, self._staying(more))
+
+    def _staying(self, more: Collection[int] = ()) -> list[Item]:
+        units = [self._unit(item) for item in self._log.items.values() if item.pinned or item.seq in more]
+        return list({item.seq: item for unit in units for item in unit}.values())
 
     def _unit(self, item: Item) -> list[Item]:
         reader = MemoryReader(self._log.items.values(), forks=self._log.forks)
@@ -228,16 +241,17 @@ class VolatileContext:
         call = item if item.kind is Kind.TOOL_CALL else reader.call_of(item)
         return [item] if call is None else [call, *reader.answers(call)]
 
-    def _units(self) -> Iterator[Old]:
+    def _units(self, now: datetime) -> Iterator[Old]:
         given: set[int] = set()
         for item in list(self._log.items.values()):
-            unit = self._unit(item)
-            if item.seq in given or any(each.pinned for each in unit):
+            if item.seq in given:
                 continue
+            unit = self._unit(item)
             given.update(each.seq for each in unit)
-            times = [each.time for each in unit]
-            size = sum(size_bytes(each.content) for each in unit)
-            yield Old([each.seq for each in unit], unit[0].kind, min(times), max(times), size)
+            if not any(each.pinned for each in unit):
+                times = [each.time for each in unit if each.time <= self._latest(now)] or [min(each.time for each in unit)]
+                kinds, sizes = [each.kind for each in unit], [weight(each) for each in unit]
+                yield Old([each.seq for each in unit], kinds, sizes, min(times), max(times))
 
     def limit(self, limits: Limits) -> None:
         self._log.limits = limits
@@ -252,7 +266,7 @@ class VolatileContext:
 
     def describe(self) -> Description:
         log = self._log
-        size = sum(size_bytes(item.content) for item in log.items.values())
+        size = sum(weight(item) for item in log.items.values())
         return Description(
             items=len(log.items),
             content_bytes=size,
@@ -320,6 +334,11 @@ class VolatileStore:
 
     def close(self) -> None:
         self._logs.clear()
+
+
+def _total(kinds: Collection[Kind] | type[Kind], items: Iterable[Item]) -> Total:
+    sizes = [weight(item) for item in items if item.kind in kinds]
+    return Total(len(sizes), sum(sizes))
 
 
 def _is_in(scope: Scope, item: Item) -> bool:

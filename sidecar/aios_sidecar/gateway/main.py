@@ -99,7 +99,8 @@ def _audit(settings: Settings, metrics: Metrics) -> Audit:
 
 
 def _store(directory: Path, metrics: ContextMetrics) -> SqliteStore:
-    return SqliteStore(directory, ages=Ages(directory).now, observer=metrics)
+    ages = Ages(directory)
+    return SqliteStore(directory, ages=ages.now, expected=ages.expected, observer=metrics)
 
 
 def _desk(settings: Settings, metrics: ContextMetrics) -> Desk | None:

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from aios_sidecar.context.items import Draft, Role
+from aios_sidecar.context.items import Draft, Kind, Role
 from aios_sidecar.context.store import AgentKey
 
 KEY = AgentKey("team", "coder", "6a9c")
@@ -21,3 +21,17 @@ class Clock:
 
 def said(*texts: str, **fields: object) -> list[Draft]:
     return [Draft(Role.USER, text, **fields) for text in texts]
+
+
+def call(call_id: str, session: str = "main") -> list[Draft]:
+    """A tool call and its result."""
+    return [
+        Draft(
+            Role.ASSISTANT,
+            ({"type": "tool_call", "name": "weather", "arguments": {"city": call_id}},),
+            Kind.TOOL_CALL,
+            session,
+            call_id=call_id,
+        ),
+        Draft(Role.TOOL, f"it rains in {call_id}", Kind.TOOL_RESULT, session, call_id=call_id),
+    ]

@@ -182,3 +182,30 @@ def test_a_context_keeps_its_items_when_the_clock_is_set_forward(machine: Machin
         assert context.retire() == 1
     finally:
         store.close()
+
+
+def test_a_machine_that_wakes_in_the_past_retires_nothing_of_what_was_appended_meanwhile(machine: Machine):
+    root = machine.directory / "contexts"
+
+    def opened() -> SqliteStore:
+        ages = machine.ages()
+        return SqliteStore(root, clock=lambda: datetime.fromtimestamp(machine.wall, UTC), ages=ages.now, expected=ages.expected)
+
+    store = opened()
+    store.context(KEY, 1).append(said("before"))
+    store.close()
+    machine.is_off(8 * 3600)
+    right, machine.wall = machine.wall, START - 20 * YEAR
+    store = opened()
+    try:
+        context = store.context(KEY, 1)
+        context.append(said("in the past"))
+        machine.running += 30
+        machine.wall = right + 30
+        context.append(said("once it is right"))
+        assert context.retire() == 0
+        with context.reading() as reader:
+            times = [item.time.timestamp() for item in reader.oldest(9)]
+        assert times == [START, START, right + 30]
+    finally:
+        store.close()

@@ -9,7 +9,7 @@ from aios_sidecar.context.errors import Conflict, ContextError, Fenced, LimitRea
 from aios_sidecar.context.items import Accesses, Draft, InvalidItem, Kind, Role, Usage
 from aios_sidecar.context.limits import Limits, Retention
 from aios_sidecar.context.store import Appended, Scope, in_ranges, ranges
-from unit.context.support import KEY, said
+from unit.context.support import KEY, call, said
 
 
 def texts(items) -> list[str]:
@@ -23,20 +23,6 @@ def read(context, what):
 
 def kept(context) -> list[str]:
     return texts(read(context, lambda reader: reader.oldest(10_000)))
-
-
-def call(call_id: str, session: str = "main") -> list[Draft]:
-    """A tool call and its result."""
-    return [
-        Draft(
-            Role.ASSISTANT,
-            ({"type": "tool_call", "name": "weather", "arguments": {"city": call_id}},),
-            Kind.TOOL_CALL,
-            session,
-            call_id=call_id,
-        ),
-        Draft(Role.TOOL, f"it rains in {call_id}", Kind.TOOL_RESULT, session, call_id=call_id),
-    ]
 
 
 def test_items_come_back_as_they_were_with_numbers_and_times(store, clock):
@@ -348,6 +334,56 @@ def test_what_stays_with_a_pin_counts_as_what_stays(store):
     other.append(large)
     with pytest.raises(LimitReached, match="calls with their results"):
         other.pin([1])
+
+
+def test_pins_that_fill_a_tier_take_no_room_from_what_comes(store):
+    tools = Retention(frozenset({Kind.TOOL_CALL, Kind.TOOL_RESULT}), items=4)
+    context = store.context(KEY, 1, Limits(tiers=(tools,)))
+    for name in "abc":
+        context.pin([context.append(call(name)).first])
+    appended = context.append(call("d"))
+    assert {appended.first, appended.last} <= {item.seq for item in read(context, lambda reader: reader.oldest(99))}
+
+
+def test_results_go_by_a_rule_of_their_own(store, clock):
+    results = Retention(frozenset({Kind.TOOL_RESULT}), age_seconds=60)
+    context = store.context(KEY, 1, Limits(tiers=(results,)))
+    context.append([*said("said"), *call("c")])
+    clock.now += timedelta(hours=1)
+    assert context.retire() == 2, "the call goes with its result"
+    assert kept(context) == ["said"]
+
+
+def test_forks_whose_items_have_gone_are_no_sessions_any_more(store):
+    context = store.context(KEY, 1, Limits(items=4, sessions=3))
+    for number in range(20):
+        first = context.append(said("x", session="main")).first
+        context.fork(first, f"fork-{number}")
+        context.append(said("y", session=f"fork-{number}"))
+        context.append(said(*"abcd", session="other"))
+    context.fork(context.append(said("z", session="other")).first, "untouched")
+    context.erase(Scope(session="untouched"))
+    assert context.describe().sessions == 1
+
+
+def test_what_is_no_longer_pinned_goes_when_it_is_too_old(store, clock):
+    context = store.context(KEY, 1, Limits(age_seconds=86_400))
+    context.append(said("old"))
+    context.pin([1])
+    clock.now += timedelta(days=2)
+    context.append(said("new"))
+    assert kept(context) == ["old", "new"]
+    context.pin([1], pinned=False)
+    context.append(said("newer"))
+    assert kept(context) == ["new", "newer"]
+
+
+def test_what_is_said_of_an_item_counts_as_its_content_does(store):
+    context = store.context(KEY, 1, Limits(content_bytes=4_000))
+    for number in range(20):
+        context.append(said("x", labels={f"label-{n}": "v" * 20 for n in range(10)}, author=f"author-{number}"))
+    assert context.describe().content_bytes <= 4_000
+    assert context.describe().items < 10
 
 
 def test_a_result_in_a_fork_stays_with_the_pinned_call_that_it_answers(store):

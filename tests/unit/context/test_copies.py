@@ -1,5 +1,6 @@
 """Snapshots of a context, and its move to another store."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,31 @@ def test_more_than_a_tail_may_have_is_in_a_snapshot_that_is_made_after_the_hand_
     assert tail["rows"] == {}
     destination.complete(tail)
     assert all_of(other.context(KEY, 2)) == all_of(here.existing(KEY, 2))
+
+
+def test_nobody_writes_or_erases_where_a_context_was_handed_over(sqlite):
+    """Not even a visitor, who is refused by no other fence: the receipt would be for what goes on elsewhere."""
+    here = sqlite()
+    a_context(here)
+    Source(here, KEY, 2).hand_over()
+    visitor = here.existing(KEY, 2**31 - 1)
+    for write in (lambda: visitor.append(said("x")), lambda: visitor.pin([1]), lambda: visitor.erase(Scope(everything=True))):
+        with pytest.raises(Fenced, match="handed over to attempt 2"):
+            write()
+
+
+def test_where_a_context_was_handed_over_nothing_is_retired_any_more(sqlite, clock):
+    """Else no copy would say what the file does a moment later."""
+    here = sqlite()
+    context = a_context(here)
+    source = Source(here, KEY, 2)
+    source.hand_over()
+    snapshot = source.snapshot()
+    clock.now += timedelta(days=1000)
+    source.hand_over()
+    assert here.existing(KEY, 2).describe().retired == 0
+    source.tail(snapshot.last_seq)
+    assert context.describe().items == 202
 
 
 def test_a_summary_of_what_went_on_the_way_is_the_same_there(sqlite, other):

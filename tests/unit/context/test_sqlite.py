@@ -16,7 +16,7 @@ from aios_sidecar.context.limits import Limits
 from aios_sidecar.context.sqlite.folder import FILE
 from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.context.store import AgentKey, Appended, Observer, Scope
-from unit.context.support import KEY, said
+from unit.context.support import KEY, call, said
 
 SECRET = "sesquipedalian"
 
@@ -332,3 +332,20 @@ def test_keys_are_trimmed_whatever_the_batches_are(sqlite, monkeypatch):
     store.close()
     with (again := sqlite()).use(again.existing(KEY, 1)._holder) as file:
         assert file.totals.keys == count
+
+
+@pytest.mark.parametrize("results", [50, 200])
+def test_what_is_looked_at_grows_with_what_there_is_and_not_with_its_square(sqlite, results):
+    """A pinned call with many results, at its limit: each write asks for each of them once, not for each of them of each."""
+    store = sqlite()
+    context = store.context(KEY, 1, Limits(items=2 * results, pins=1024))
+    pair = (*call("c"), *[Draft(Role.TOOL, "more", Kind.TOOL_RESULT, call_id="c")] * (results - 2))
+    context.append(pair)
+    context.pin(range(1, results + 1))
+    context.append(said(*["x"] * results))
+    asked: list[str] = []
+    with store.use(context._holder) as file:
+        file._base.set_trace_callback(asked.append)
+    context.append(said(*["x"] * 10))
+    assert context.describe().retired >= 10
+    assert len(asked) < 60 + 5 * results

@@ -74,6 +74,14 @@ def test_a_pinned_call_is_completed_by_what_its_fork_answered_and_only_in_that_f
         assert ([item.seq for item in unit.items], unit.fault) == (seqs, fault)
 
 
+def test_many_calls_that_were_made_at_once_are_one_unit_from_wherever_it_is_completed():
+    drafts = [*(call(f"c{n}") for n in range(60)), *(result(f"c{n}") for n in range(60))]
+    items = [item._replace(pinned=item.seq in (1, 30, 60, 90)) for item in numbered(drafts)]
+    reader = MemoryReader(items)
+    (unit,) = complete(reader, reader.pinned())
+    assert [item.seq for item in unit.items] == list(range(1, 121))
+
+
 @given(logs())
 def test_every_item_is_in_one_unit_and_the_order_is_that_of_the_log(items: list[Item]):
     units = units_of(items)

@@ -14,7 +14,7 @@ from aios_sidecar.context.limits import Limits
 from aios_sidecar.context.memory import DAWN, MemoryReader, numbered
 from aios_sidecar.context.receipt import document
 from aios_sidecar.context.sqlite.store import SqliteStore
-from aios_sidecar.context.store import AgentKey
+from aios_sidecar.context.store import AgentKey, Scope
 from aios_sidecar.context.tokens import Models
 from aios_sidecar.context.tokens.files import load
 from aios_sidecar.context.window import Memory, Window, WindowRequest, build_window
@@ -265,6 +265,28 @@ def test_what_has_gone_by_retention_takes_no_room_from_what_a_question_finds(tmp
             context.append([said(words)] * 10)
             asked(memory)
         assert recalled(asked(memory)) == recalled(asked(Memory())) != []
+    finally:
+        store.close()
+
+
+def test_a_session_that_is_another_one_under_its_name_is_weighed_anew(tmp_path):
+    store = SqliteStore(tmp_path / "contexts")
+    try:
+        context = store.context(AgentKey("team", "coder", "u"), attempt=1)
+        memory, request = Memory(), WindowRequest(600, "gpt-4o", query="Where to?", session="f")
+
+        def asked() -> list[int]:
+            with context.reading() as reader:
+                return recalled(
+                    build_window(reader, replace(request, strategy=Strategy(type="sliding", retrieve=100)), memory, NOW, MODELS)
+                )
+
+        context.append([said(f"Number {n} to Lisbon", session="f") for n in range(3)])
+        assert asked() == [1, 2, 3]
+        context.append([said(f"Number {n} to Porto") for n in range(3)])
+        context.erase(Scope(session="f"))
+        context.fork(6, "f")
+        assert asked() == [4, 5, 6]
     finally:
         store.close()
 

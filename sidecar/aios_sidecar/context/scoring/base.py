@@ -70,7 +70,7 @@ class Known:
     def __init__(self) -> None:
         self.vectors = Vectors()
         self._facts: dict[int, Facts] = {}
-        self._lines: dict[str | None, tuple[int, list[int]]] = {}
+        self._lines: dict[str | None, tuple[int, int, list[int]]] = {}
 
     def learn(self, items: Iterable[Item]) -> None:
         for item in items:
@@ -102,17 +102,15 @@ class Known:
         return {seq: known[seq] for seq in seqs}
 
     def _line(self, reader: Reader, session: str | None) -> Sequence[int]:
-        upto, line = self._lines.pop(session, (0, []))
-        last, count = reader.last_seq(), reader.count(session)
-        for first in (upto + 1, 1):
-            new = reader.range(first, last, session) if first <= last else []
-            if first == 1:
-                line = []
+        upto, gone, line = self._lines.pop(session, (0, 0, []))
+        last = reader.last_seq()
+        if (gone_now := last - reader.count()) != gone:  # it may be something of what is known
+            upto, gone, line = 0, gone_now, []
+        if last > upto:
+            new = reader.range(upto + 1, last, session)
             self.learn(new)
             line.extend(item.seq for item in new)
-            if len(line) == count:  # else something of what was known is gone: all is read anew
-                break
-        self._lines[session] = (last if line else 0, line)  # an empty session may become a fork, which begins with older items
+        self._lines[session] = (last if line else 0, gone, line)  # an empty session may become a fork, which begins with older items
         while len(self._lines) > LINES_LIMIT:
             del self._lines[next(iter(self._lines))]
         return line

@@ -212,7 +212,7 @@ class SqliteContext:
 
     def _as_attempt(self, apply: Callable[[Writes], T]) -> Callable[[Writes], T]:
         def act(writes: Writes) -> T:
-            writes.require_attempt(self.attempt)
+            writes.require_writer(self.attempt)
             return apply(writes)
 
         return act

@@ -129,8 +129,8 @@ def apply(path: Path, what: Tail) -> None:
         base.execute("PRAGMA synchronous = FULL")
         base.execute("BEGIN IMMEDIATE")
         indexed = Totals.load(base).indexed
-        kept = in_ranges(what["present"])
-        gone = [seq for (seq,) in base.execute("SELECT seq FROM items") if not any(seq in numbers for numbers in kept)]
+        kept = {seq for numbers in in_ranges(what["present"]) for seq in numbers}
+        gone = [seq for (seq,) in base.execute("SELECT seq FROM items") if seq not in kept]
         for table, column in (*BY_ITEM, ("links", "source")):
             for chunk in chunks(gone):
                 base.execute(f"DELETE FROM {table} WHERE {column} IN ({blanks(chunk)})", chunk)  # noqa: S608

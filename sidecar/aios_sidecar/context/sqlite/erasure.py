@@ -18,7 +18,7 @@ def erase(file: OpenFile, scope: Scope, attempt: int) -> Receipt:
     """See `Context.erase`. What is done in the end is that nothing is left to do: killed at any point, erasing again completes it."""
 
     def act(base: sqlite3.Connection) -> Receipt:
-        file.writes().require_attempt(attempt)
+        file.writes().require_writer(attempt)
         return _erase(file, base, scope)
 
     receipt = file.alone(act)
@@ -35,6 +35,8 @@ def _erase(file: OpenFile, base: sqlite3.Connection, scope: Scope) -> Receipt:
     writes = file.writes()
     places = _counts(base, seqs)
     writes.remove(seqs)
+    if scope.session is not None:
+        writes.drop_session(scope.session)
     places["state"] = base.execute("DELETE FROM state").rowcount  # a window's traces say something of what was there
     places["keys"] = _forget_keys(base, seqs)
     writes.totals.keys -= places["keys"]

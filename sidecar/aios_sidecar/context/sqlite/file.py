@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from aios_sidecar.context.errors import ContextError, Damaged, Unwritable
 from aios_sidecar.context.items import InvalidItem
@@ -25,6 +25,17 @@ _NO_TEXT: Final = "Could not decode to UTF-8"
 _MALFORMED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
+class Clocks(NamedTuple):
+    """In microseconds since 1970."""
+
+    clock: Callable[[], int]
+    """By which items get their time."""
+    ages: Callable[[], int]
+    """By which they become too old."""
+    expected: Callable[[], int]
+    """What the clock should show."""
+
+
 class OpenFile:
     """Opened by whoever creates it. Raises Damaged; a file that can be read and not written is open for reading."""
 
@@ -33,16 +44,14 @@ class OpenFile:
         path: Path,
         limits: Limits,
         generation: int,
-        clock: Callable[[], int],
-        ages: Callable[[], int],
+        clocks: "Clocks",
         pool: Executor,
         observer: Observer,
     ) -> None:
         self.path = path
         self.limits = limits
         self._generation = generation
-        self._clock = clock
-        self._ages = ages
+        self._clocks = clocks
         self.observer = observer
         self._write = threading.Lock()
         self._due: dict[int, int] = {}
@@ -100,7 +109,7 @@ class OpenFile:
             raise Unwritable(self.unwritable)
         self._wait_for_disk(any(work.durable for work in works))
         self._base.execute("BEGIN IMMEDIATE")
-        writes = Writes(self._base, self.totals, self.limits, self._clock())
+        writes = Writes(self._base, self.totals, self.limits, self._clocks.clock(), self._clocks.expected())
         before = self.totals.last_seq
         settled: list[tuple[Work[Any], Any, Exception | None]] = []
         for work in works:
@@ -108,14 +117,14 @@ class OpenFile:
                 settled.append((work, work.apply(writes), None))
             except (ContextError, InvalidItem) as refusal:  # nothing of it was written
                 settled.append((work, None, refusal))
-        retired = writes.retire(self._due, self._age())
+        retired = 0 if self.totals.moved else writes.retire(self._due, self._age())
         self.totals.save(self._base)
         self._base.execute("COMMIT")
         self.observer.committed(len(works), self.totals.last_seq - before, retired)
         return settled
 
     def _age(self) -> int:
-        now = self._ages()
+        now = self._clocks.ages()
         if now < self._aged:  # what is due was looked up by a clock that was ahead
             self._due.clear()
         self._aged = now
@@ -165,7 +174,7 @@ class OpenFile:
 
     def writes(self) -> Writes:
         """For `alone`: what changes the file within a transaction of `act`."""
-        return Writes(self._base, self.totals, self.limits, self._clock())
+        return Writes(self._base, self.totals, self.limits, self._clocks.clock(), self._clocks.expected())
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[SqliteReader]:

@@ -20,7 +20,7 @@ from aios_sidecar.context.items import microseconds, utc
 from aios_sidecar.context.limits import Limits
 from aios_sidecar.context.sqlite import copies, reclaim, schema
 from aios_sidecar.context.sqlite.context import Holder, SqliteContext
-from aios_sidecar.context.sqlite.file import OpenFile, refusals, with_log
+from aios_sidecar.context.sqlite.file import Clocks, OpenFile, refusals, with_log
 from aios_sidecar.context.sqlite.folder import (
     DAMAGED,
     FILE,
@@ -45,7 +45,7 @@ _UID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 class SqliteStore:
     """See `ContextStore`. One program at a time has the directory. Raises Busy while another has it, Unwritable.
 
-    By `clock` items get their time; by `ages` they become too old, by default the same clock.
+    By `clock` items get their time; by `ages` they become too old, by default the same clock; `expected` is what the clock should show.
     """
 
     def __init__(
@@ -56,12 +56,14 @@ class SqliteStore:
         writers: int = 16,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         ages: Callable[[], datetime] | None = None,
+        expected: Callable[[], datetime] | None = None,
         observer: Observer | None = None,
     ) -> None:
         self._root = root
         self._open_files = open_files
         self._clock = lambda: microseconds(clock())
         self._ages: Callable[[], int] = self._clock if ages is None else lambda: microseconds(ages())
+        self._expected: Callable[[], int] = (lambda: 0) if expected is None else lambda: microseconds(expected())
         self._observer = observer or Observer()
         self._lock = threading.Lock()
         self._closed = False
@@ -328,7 +330,9 @@ class SqliteStore:
         folder = self.folder(holder.key.uid)
         try:
             self._exists(folder, holder, attempt)
-            return OpenFile(folder / FILE, holder.limits, holder.generation, self._clock, self._ages, self._pool, self._observer)
+            return OpenFile(
+                folder / FILE, holder.limits, holder.generation, Clocks(self._clock, self._ages, self._expected), self._pool, self._observer
+            )
         except Damaged as error:
             if (folder / FILE).exists():
                 self._move_aside(folder, holder.key, str(error))

@@ -5,11 +5,12 @@ The rule that group commit relies on: a refusal (a ContextError) is raised befor
 
 import json
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from aios_sidecar.context.errors import Conflict, Fenced, LimitReached, NotThere
-from aios_sidecar.context.items import ACCESS_TIMES, NAME, InvalidItem, Usage, microseconds, stamp, text_of, utc
+from aios_sidecar.context.items import ACCESS_TIMES, NAME, InvalidItem, Kind, Usage, latest, microseconds, stamp, text_of, utc
 from aios_sidecar.context.limits import STAY, Limits, Old, Retention, Total, dated, excess, going
 from aios_sidecar.context.prepared import Batch, compact
 from aios_sidecar.context.sqlite.calls import Calls
@@ -39,6 +40,7 @@ RETIRE_AT_ONCE: Final = 512
 """Items that one append may remove of what should go: some 20 ms. What must go always goes."""
 
 
+NEVER: Final = 2**62
 TRIM_EVERY: Final = 100
 """So many more than are kept may be there: trimming costs as much as what is kept."""
 
@@ -46,11 +48,14 @@ TRIM_EVERY: Final = 100
 class Writes:
     """The open transaction. `totals` are those of its end."""
 
-    def __init__(self, base: sqlite3.Connection, totals: Totals, limits: Limits, now: int) -> None:
+    def __init__(self, base: sqlite3.Connection, totals: Totals, limits: Limits, now: int, expected: int) -> None:
+        """`expected` is what the clock should show: see `items.latest`."""
         self._base = base
         self.totals = totals
         self._limits = limits
         self.now = now
+        self._expected = expected
+        self._unpinned = False
 
     def require_attempt(self, attempt: int) -> None:
         """This attempt of the agent may write. Raises Fenced."""
@@ -58,6 +63,12 @@ class Writes:
             raise Fenced(f"the context was handed over: attempt {attempt} writes it on another node")
         if attempt < self.totals.fence:
             raise Fenced(f"attempt {self.totals.fence} of this agent writes its context, or will; attempt {attempt} may not any more")
+
+    def require_writer(self, attempt: int) -> None:
+        """This attempt may write, or who visits a context that is here. Raises Fenced."""
+        self.require_attempt(attempt)
+        if self.totals.moved:
+            raise Fenced(f"the context was handed over to attempt {self.totals.fence}, which writes it on another node")
 
     def raise_fence(self, attempt: int) -> None:
         """Attempts before this one may not write any more."""
@@ -80,7 +91,7 @@ class Writes:
         for draft, time, content, size, text in batch.ready:
             seq += 1
             kind = _KIND_NUMBER[draft.kind]
-            totals.last_time = stamp(totals.last_time, time, self.now)
+            totals.last_time = stamp(totals.last_time, time, self.now, self._expected)
             session = totals.sessions.get(draft.session) or self._new_session(draft.session, totals.last_time)
             session.items, session.last, session.time = session.items + 1, seq, totals.last_time
             session.first = session.first or seq
@@ -150,16 +161,20 @@ class Writes:
         new = {ready.draft.session for ready in batch.ready} - totals.sessions.keys()
         self._require_sessions(len(new))
 
-    def _stays(self, more: Iterable[int] = ()) -> Total:
-        """What retention may not remove when these are pinned too: what is pinned, and what must stay with it."""
+    def _stays(self, more: Iterable[int] = (), kinds: Collection[Kind] = KINDS) -> Total:
+        """What of these kinds retention may not remove when `more` are pinned too: what is pinned, and what must stay with it."""
         calls = Calls(self._base)
         tools = "SELECT seq, session, kind, call_id FROM items WHERE call_id IS NOT NULL AND seq"
         pinned = {seq for (seq,) in self._base.execute("SELECT seq FROM marks WHERE pinned")} | set(more)
         seqs = set(pinned)
+        together = set[int]()
         for chunk in chunks(sorted(pinned)):
             for seq, session, kind, call_id in self._among(tools, chunk).fetchall():
-                seqs.update(calls.unit(session, seq, kind, call_id))
-        sizes = [size for chunk in chunks(sorted(seqs)) for (size,) in self._among("SELECT bytes FROM items WHERE seq", chunk)]
+                if seq not in together:
+                    together.update(calls.unit(session, seq, kind, call_id))
+        seqs |= together
+        rows = [row for chunk in chunks(sorted(seqs)) for row in self._among("SELECT kind, bytes FROM items WHERE seq", chunk)]
+        sizes = [size for kind, size in rows if KINDS[kind] in kinds]
         return Total(len(sizes), sum(sizes))
 
     def _require_sessions(self, more: int) -> None:
@@ -174,13 +189,15 @@ class Writes:
         unknown = [source for source in sources if not 0 < source <= self.totals.last_seq]
         if unknown:
             raise InvalidItem(f"derivedFrom must name items that there are; {min(unknown)} is none")
-        missing = sources - {row[0] for chunk in chunks(sorted(sources)) for row in self._among("SELECT seq FROM items WHERE seq", chunk)}
+        there = {row[0] for chunk in chunks(sorted(sources)) for row in self._among("SELECT seq FROM items WHERE seq", chunk)}
+        missing = sorted(sources - there)
         if not missing:
             return
         for (erased,) in self._base.execute("SELECT seqs FROM annotations WHERE what = 'erased'"):
             for numbers in in_ranges(erased):
-                if gone := [source for source in missing if source in numbers]:
-                    raise Conflict(f"derivedFrom names item {min(gone)}, which was erased; what was made from it can't be kept")
+                at = bisect_left(missing, numbers.start)
+                if at < len(missing) and missing[at] in numbers:
+                    raise Conflict(f"derivedFrom names item {missing[at]}, which was erased; what was made from it can't be kept")
 
     def _new_session(self, name: str, time: int, parent: int | None = None, parent_last: int | None = None) -> SessionRow:
         made = self._base.execute("INSERT INTO sessions VALUES (NULL, ?, 0, 0, 0, ?, ?, ?)", (name, time, parent, parent_last))
@@ -221,6 +238,7 @@ class Writes:
             [(seq, pinned) for seq in sorted(changing)],
         )
         self._annotate("pin" if pinned else "unpin", changing)
+        self._unpinned |= not pinned and bool(changing)
 
     def weigh(self, seqs: Collection[int], importance: float | None) -> None:
         if importance is not None and not 0 <= importance <= 1:
@@ -274,24 +292,26 @@ class Writes:
         """Remove what retention no longer keeps; how many items went. `now` is the time by which things age. `due` says, for each rule,
         before which time nothing is too old: it is looked up and kept up to date, so that most appends need not look for the oldest."""
         limits, totals = self._limits, self.totals
+        if self._unpinned:
+            due.clear()
         within = totals.items <= limits.items and totals.content_bytes <= limits.content_bytes
         if within and limits.by_age_alone and len(due) == len(limits.rules) and now < min(due.values()):
             return 0
         count = 0
-        for number, rule in enumerate(self._limits.rules):
-            if rule.items is None and rule.content_bytes is None and now < due.get(number, 0):
+        for number, rule in enumerate(limits.rules):
+            beyond = excess(rule, totals.of(rule.kinds), utc(now))
+            if beyond.pressing and rule is not limits.rules[-1]:  # the last one makes sure of it before anything is appended
+                beyond = excess(rule, totals.of(rule.kinds).less(self._stays(kinds=rule.kinds)), utc(now))
+            if beyond.by_age_alone and now < due.get(number, 0):
                 continue
-            beyond = excess(rule, self.totals.of(rule.kinds), utc(now))
-            if not (beyond.should_items or beyond.should_bytes) and now < due.get(number, 0):
-                continue
-            gone = [seq for old in going(dated(self._oldest(rule), utc(now)), beyond, RETIRE_AT_ONCE) for seq in old.seqs]
-            self.remove(gone)
-            self.totals.retired += len(gone)
-            count += len(gone)
+            found = going(dated(self._oldest(rule), utc(self._latest)), beyond, RETIRE_AT_ONCE, utc(now))
+            self.remove(found.seqs)
+            totals.retired += len(found.seqs)
+            count += len(found.seqs)
             if rule.age_seconds is not None:
-                oldest = next(dated(self._oldest(rule), utc(now)), None)
-                since = now if oldest is None else microseconds(oldest.first)
-                due[number] = since + rule.age_seconds * 1_000_000
+                due[number] = microseconds(found.oldest) + rule.age_seconds * 1_000_000
+            elif beyond.by_age_alone:
+                due[number] = NEVER
         return count
 
     def _oldest(self, rule: Retention) -> Iterator[Old]:
@@ -304,19 +324,25 @@ class Writes:
             for seq, session, kind, time, size, call_id in rows:
                 after = seq
                 if call_id is None:
-                    yield Old((seq,), KINDS[kind], utc(time), utc(time), size)
-                elif seq not in given and (unit := self._unit(calls.unit(session, seq, kind, call_id))):
-                    given.update(unit.seqs)
-                    yield unit
+                    yield Old((seq,), (KINDS[kind],), (size,), utc(time), utc(time))
+                elif seq not in given:
+                    seqs = calls.unit(session, seq, kind, call_id)
+                    given.update(seqs)
+                    if (unit := self._unit(seqs)) is not None:
+                        yield unit
 
     def _unit(self, seqs: Sequence[int]) -> Old | None:
         """The call and its results; None when one of them is pinned."""
-        statement = "SELECT i.seq, kind, time, bytes, coalesce(m.pinned, 0) FROM items i LEFT JOIN marks m ON m.seq = i.seq WHERE i.seq"
+        statement = "SELECT i.seq, kind, bytes, time, coalesce(m.pinned, 0) FROM items i LEFT JOIN marks m ON m.seq = i.seq WHERE i.seq"
         rows = sorted(row for chunk in chunks(seqs) for row in self._among(statement, chunk))
         if any(row[4] for row in rows):
             return None
-        times = [row[2] for row in rows]
-        return Old([row[0] for row in rows], KINDS[rows[0][1]], utc(min(times)), utc(max(times)), sum(row[3] for row in rows))
+        times = [time for _, _, _, time, _ in rows if time <= self._latest] or [min(row[3] for row in rows)]
+        return Old([row[0] for row in rows], [KINDS[row[1]] for row in rows], [row[2] for row in rows], utc(min(times)), utc(max(times)))
+
+    @property
+    def _latest(self) -> int:
+        return latest(self.now, self._expected)
 
     def remove(self, seqs: Collection[int]) -> None:
         """These items are in no table any more. Their numbers stay used."""
@@ -348,14 +374,26 @@ class Writes:
             self._after_removal(name)
 
     def _after_removal(self, name: str) -> None:
-        row = self.totals.sessions[name]
-        if row.items == 0 and self._base.execute("SELECT 1 FROM sessions WHERE parent = ?", (row.id,)).fetchone() is None:
-            del self.totals.sessions[name]
-            self._base.execute("DELETE FROM sessions WHERE id = ?", (row.id,))
+        row = self.totals.sessions.get(name)
+        if row is None or (row.items == 0 and self.drop_session(name)):
             return
         ends = "SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) FROM items WHERE session = ?"
         row.first, row.last = self._base.execute(ends, (row.id,)).fetchone()
         self.totals.touched.add(name)
+
+    def drop_session(self, name: str) -> bool:
+        """A session without items is gone, and so are those that it was forked from and that have none either; but none that another one
+        was forked from. Whether this one is."""
+        row = self.totals.sessions.get(name)
+        if row is None or row.items or self._base.execute("SELECT 1 FROM sessions WHERE parent = ?", (row.id,)).fetchone() is not None:
+            return False
+        parent = "SELECT p.name FROM sessions s JOIN sessions p ON p.id = s.parent WHERE s.id = ?"
+        found = self._base.execute(parent, (row.id,)).fetchone()
+        del self.totals.sessions[name]
+        self._base.execute("DELETE FROM sessions WHERE id = ?", (row.id,))
+        if found is not None:
+            self.drop_session(found[0])
+        return True
 
     def _annotate(self, what: str, seqs: Collection[int], value: float | None = None) -> None:
         if not seqs:

@@ -76,7 +76,11 @@ class ServedAgent:
     def route(self, head: Head) -> AgentRoute | Connect | Forward:
         self.require_fresh()
         if routes.leaves_the_pod(head):
-            return Connect(self.egress, head) if head.method == "CONNECT" else Forward(self.egress, head)
+            try:
+                return Connect(self.egress, head) if head.method == "CONNECT" else Forward(self.egress, head)
+            except Problem as problem:
+                self.egress.note_unread(head.method, head.target, problem)
+                raise
         name, answer = routes.find(head)
         return AgentRoute(name, self, head, answer)
 

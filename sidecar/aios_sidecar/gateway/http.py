@@ -19,6 +19,12 @@ from aios_sidecar.gateway.settings import Limits
 log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 16 * 1024
+EVENTS_AT_ONCE: Final = 16
+"""Pieces of content that are read in one slice of the loop: half a millisecond, however small a client or a host cuts them."""
+HEADER_LINES: Final = 256
+"""Of a request or a response; what reads them takes each line by itself, and the whole in one slice."""
+FRAMING_FACTOR: Final = 8
+"""So many times as long as its content may a request be: chunks of one byte have five more."""
 METHOD_SHOWN: Final = 40
 """Characters of a request's method in what is told and written: a client may send one as long as all headers together."""
 LINGER_BYTES: Final = 256 * 1024
@@ -141,7 +147,7 @@ class Connection:
         self._turn = turn
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
         self._status = 0
-        self._held = b""
+        self._held: list[bytes] = []
         self.companion: Companion | None = None
         self._served_one = False
         self._waits_for_another = False
@@ -214,7 +220,8 @@ class Connection:
 
     def _malformed(self, error: h11.RemoteProtocolError) -> Problem:
         if error.error_status_hint == 431:
-            return Problem(ProblemKind.HEADERS_TOO_LARGE, f"Request line and headers may have {self._limits.header_bytes} bytes.")
+            most = f"{self._limits.header_bytes} bytes and {HEADER_LINES} lines"
+            return Problem(ProblemKind.HEADERS_TOO_LARGE, f"Request line and headers may have {most}.")
         return Problem(ProblemKind.MALFORMED, str(error))
 
     async def _read_head(self) -> h11.Request | None:
@@ -225,6 +232,7 @@ class Connection:
         raw = self._http.trailing_data[0]
         if raw:
             await self._turn()  # a pipelined request never waits on the socket; others get their turn here
+            _must_be_short(raw)
         while (event := self._http.next_event()) is h11.NEED_DATA:
             if not begun and self._http.trailing_data[0]:
                 begun, deadline = True, now() + self._limits.head_seconds
@@ -236,6 +244,7 @@ class Connection:
             await self._turn()
             self._http.receive_data(data)
             raw += data
+            _must_be_short(raw)
         if not isinstance(event, h11.Request):
             return None
         _must_be_unambiguous(raw[: len(raw) - len(self._http.trailing_data[0])])
@@ -255,25 +264,32 @@ class Connection:
 
     async def _read_body(self, taken_bytes: int) -> bytes:
         """Read the content to its end: up to `taken_bytes` are held and returned; when the route takes none, all is dropped."""
-        deadline = asyncio.get_running_loop().time() + self._limits.body_seconds
-        size, limit, held = 0, taken_bytes or self._limits.body_bytes, []
+        now = asyncio.get_running_loop().time
+        deadline = now() + self._limits.body_seconds
+        size, limit, held, received, pieces = 0, taken_bytes or self._limits.body_bytes, bytearray(), 0, 0
         while not isinstance(event := self._http.next_event(), h11.EndOfMessage):
             if event is h11.NEED_DATA:
                 if self._http.they_are_waiting_for_100_continue:
                     await self._send(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
-                data = await self._receive(deadline, idle=False)
+                data = await self._receive(deadline, idle=False) if now() < deadline else None
                 if data is None:
                     raise Problem(ProblemKind.TIMEOUT, f"The content must arrive within {self._limits.body_seconds:g} seconds.")
+                received += len(data)
+                if received > FRAMING_FACTOR * limit + READ_BYTES:
+                    raise Problem(ProblemKind.CONTENT_TOO_LARGE, f"The content may have {limit} bytes, in pieces that are not tiny.")
+                await self._turn()
                 self._http.receive_data(data)
             elif isinstance(event, h11.Data):
-                size += len(event.data)
+                size, pieces = size + len(event.data), pieces + 1
+                if pieces % EVENTS_AT_ONCE == 0:
+                    await self._turn()
                 if size > limit:
                     raise Problem(ProblemKind.CONTENT_TOO_LARGE, f"The content may have {limit} bytes.")
                 if taken_bytes:
                     self._application.hold(len(event.data))
                     self._held_bytes += len(event.data)
-                    held.append(bytes(event.data))
-        return b"".join(held)
+                    held += event.data
+        return bytes(held)
 
     async def _respond(self, response: Response, *, last: bool, without_body: bool) -> bool:
         """Send `response`. True when the connection can take another request."""
@@ -320,18 +336,18 @@ class Connection:
     def begin(self, status: int, reason: bytes, headers: Headers) -> None:
         self._status = status
         closing = [(b"Connection", b"close")] if self._draining else []
-        self._held = self._http.send(h11.Response(status_code=status, reason=reason, headers=[*headers, *closing])) or b""
+        self._held = [self._http.send(h11.Response(status_code=status, reason=reason, headers=[*headers, *closing])) or b""]
 
     def put(self, data: bytes) -> None:
-        self._held += self._http.send(h11.Data(data=data)) or b""
+        self._held.append(self._http.send(h11.Data(data=data)) or b"")
 
     async def flush(self) -> None:
-        held, self._held = self._held, b""
+        held, self._held = b"".join(self._held), []
         if held:
             await self._send(held)
 
     async def end(self) -> None:
-        self._held += self._http.send(h11.EndOfMessage()) or b""
+        self._held.append(self._http.send(h11.EndOfMessage()) or b"")
         await self.flush()
 
     @contextlib.contextmanager
@@ -367,6 +383,17 @@ class Connection:
         deadline = asyncio.get_running_loop().time() + LINGER_SECONDS
         while left > 0 and (data := await self._receive(deadline, idle=False)):
             left -= len(data)
+
+
+def has_too_many_lines(buffer: bytes) -> bool:
+    """Whether the head at the beginning of `buffer`, as far as it is there, has more than `HEADER_LINES`."""
+    ends = [at for at in (buffer.find(b"\n\r\n"), buffer.find(b"\n\n")) if at >= 0]
+    return buffer.count(b"\n", 0, min(ends, default=len(buffer))) > HEADER_LINES
+
+
+def _must_be_short(head: bytes) -> None:
+    if has_too_many_lines(head):
+        raise h11.RemoteProtocolError(f"more than {HEADER_LINES} lines", error_status_hint=431)
 
 
 def _must_be_unambiguous(head: bytes) -> None:

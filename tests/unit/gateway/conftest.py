@@ -4,7 +4,7 @@ import asyncio
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,3 +167,18 @@ def proxying(serving: Serving) -> Proxying:
             yield Proxied(served.agents, metrics, served.path, served.port, names, audit)
 
     return serve
+
+
+@contextmanager
+def turns_of_the_loop() -> Iterator[list[int]]:
+    """How many turns the event loop makes: in each of them everybody else may go on."""
+    loop, made, ended = asyncio.get_running_loop(), [0], False
+
+    def turn() -> None:
+        made[0] += 1
+        if not ended:
+            loop.call_soon(turn)
+
+    turn()
+    yield made
+    ended = True

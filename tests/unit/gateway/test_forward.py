@@ -277,6 +277,27 @@ async def test_a_policy_that_changes_while_a_name_is_resolved_is_the_one_that_co
         agent.names.wait.set()
         assert problem(await asking)["reason"] == "EgressDenied"
         assert server.connections == 0
+        assert agent.last("verdict", "reason") == ("deny", "EgressDenied")
+        assert agent.egress.denied == 1
+
+
+@pytest.mark.parametrize(
+    ("request_line", "reason", "host"),
+    [
+        ("GET https://secure.example.com/x HTTP/1.1", "EgressDenied", "secure.example.com"),
+        ("GET ftp://files.example.com HTTP/1.1", "EgressDenied", "files.example.com"),
+        ("GET http://user:secret@api.example.com/ HTTP/1.1", "Malformed", "api.example.com"),
+        ("CONNECT user:secret@api.example.com:443 HTTP/1.1", "Malformed", "api.example.com:443"),
+        (f"GET http://{'a' * 4000}/ HTTP/1.1", "Malformed", "a" * 300),
+    ],
+)
+async def test_what_is_refused_unread_is_a_denial_like_any_other(proxying, request_line, reason, host):
+    async with proxying("http://api.example.com:80") as agent:
+        answer = await agent.ask(f"{request_line}\r\nHost: api.example.com\r\n\r\n".encode())
+        assert problem(answer)["reason"] == reason
+        assert agent.last("verdict", "reason", "host") == ("deny", reason, host)
+        assert agent.egress.denied == 1
+        assert "secret" not in str(agent.audit.lines)
 
 
 async def test_in_audit_mode_public_hosts_are_let_through_and_counted_and_inner_ones_are_not(proxying):

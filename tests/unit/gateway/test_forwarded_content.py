@@ -4,6 +4,7 @@ import asyncio
 import re
 
 from aios_sidecar.gateway.settings import EgressLimits
+from unit.gateway.conftest import turns_of_the_loop
 from unit.gateway.outside import Recorder, a_server, get, problem
 
 HERE = "127.0.0.1"
@@ -202,3 +203,34 @@ async def test_content_beyond_the_limit_is_refused(proxying):
     async with a_server(Recorder()) as port, proxying(f"http://{HERE}:{port}", egress=EgressLimits(content_bytes=1000)) as agent:
         response = await agent.ask(get(f"http://{HERE}:{port}/", "Content-Length: 2000", method="POST") + b"x" * 2000)
         assert problem(response)["reason"] == "ContentTooLarge"
+
+
+async def test_tiny_pieces_in_either_direction_leave_others_their_turns(proxying):
+    tiny = b"1\r\nx\r\n" * 8000 + b"0\r\n\r\n"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"0\r\n\r\n" if b"POST" in await reader.readuntil(b"\r\n") else b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + tiny)
+        await writer.drain()
+
+    async with a_server(answer) as port, proxying(f"http://{HERE}:{port}") as agent:
+        url, host = f"http://{HERE}:{port}/", f"{HERE}:{port}"
+        post = f"POST {url} HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n".encode()
+        for request, least in ((get(url, "Connection: close"), 400), (post + tiny, 800)):
+            reader, writer = await agent.connect()
+            with turns_of_the_loop() as made:
+                writer.write(request)
+                body = (await asyncio.wait_for(reader.read(), 20)).partition(b"\r\n\r\n")[2]
+            assert unchunked(body) == b"x" * 8000
+            assert made[0] > least
+            writer.close()
+
+
+async def test_a_response_whose_head_has_very_many_lines_is_refused(proxying):
+    async def wordy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n" + b"a:\r\n" * 5000 + b"Content-Length: 0\r\n\r\n")
+        await writer.drain()
+
+    async with a_server(wordy) as port, proxying(f"http://{HERE}:{port}") as agent:
+        assert problem(await agent.ask(get(f"http://{HERE}:{port}/")))["detail"].endswith("a response may begin with 256 lines.")

@@ -8,6 +8,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from aios_sidecar.gateway.metrics import Metrics, Operations
 from aios_sidecar.gateway.server import Server
 from aios_sidecar.gateway.settings import Limits
 from aios_sidecar.gateway.turns import Turns
+from unit.gateway.conftest import turns_of_the_loop
 
 GET = b"GET /v1/agent HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -137,6 +139,51 @@ async def test_one_agents_flood_leaves_another_its_turn(serving):
         assert time.monotonic() - began < 10, (
             "20 requests take milliseconds when the flood's connections give up their turn, else its whole time"
         )
+
+
+TINY: Final = b"1\r\nx\r\n" * 8000
+CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
+
+
+async def test_content_in_tiny_pieces_leaves_others_their_turns(serving):
+    async with serving() as agent:
+        with turns_of_the_loop() as made:
+            answer = await agent.exchange(GET.replace(b"\r\n\r\n", b"\r\n" + CHUNKED + b"\r\n") + TINY + b"0\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert made[0] > 400
+
+
+async def test_content_may_not_be_framed_at_many_times_its_length(serving):
+    async with serving(limits=Limits(body_bytes=1024)) as agent:
+        wide = b"1;" + b"a" * 10_000 + b"\r\nx\r\n"
+        answer = await agent.exchange(GET.replace(b"\r\n\r\n", b"\r\n" + CHUNKED + b"\r\n") + wide * 20)
+        assert answer.startswith(b"HTTP/1.1 413")
+        assert b"not tiny" in answer
+
+
+async def test_content_that_never_pauses_has_its_time_too(serving):
+    """What is always ready to be read must not be read for ever."""
+    async with serving(limits=Limits(body_seconds=0.5, body_bytes=1 << 22)) as agent:
+        with socket.create_connection(("127.0.0.1", agent.port)) as connection:
+
+            def send() -> None:
+                with contextlib.suppress(OSError):
+                    connection.sendall(GET.replace(b"\r\n\r\n", b"\r\n" + CHUNKED + b"\r\n"))
+                    while True:
+                        connection.sendall(TINY)
+
+            sending = asyncio.create_task(asyncio.to_thread(send))
+            assert (await asyncio.to_thread(connection.recv, 12)) == b"HTTP/1.1 408"
+        await sending
+
+
+async def test_a_head_of_very_many_lines_is_refused(serving):
+    async with serving() as agent:
+        answer = await agent.exchange(GET.replace(b"\r\n\r\n", b"\r\n" + b"a:\r\n" * 1000 + b"\r\n"))
+        assert answer.startswith(b"HTTP/1.1 431")
+        assert b"256 lines" in answer
+        fine = GET.replace(b"\r\n\r\n", b"\r\n" + b"a:\r\n" * 200 + b"\r\n")
+        assert (await agent.exchange(fine + b"\r\n" * 3)).startswith(b"HTTP/1.1 200"), "what follows it is not counted"
 
 
 async def test_descriptors_are_given_back(serving):

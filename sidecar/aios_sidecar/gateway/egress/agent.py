@@ -18,7 +18,7 @@ from aios_sidecar.gateway.egress.audit import Audit
 from aios_sidecar.gateway.egress.dial import dial
 from aios_sidecar.gateway.egress.ended import Ended
 from aios_sidecar.gateway.egress.names import Names
-from aios_sidecar.gateway.egress.target import Target
+from aios_sidecar.gateway.egress.target import Target, written_host
 from aios_sidecar.gateway.egress.tunnel import Room
 from aios_sidecar.gateway.http import METHOD_SHOWN
 from aios_sidecar.gateway.metrics import EgressMetrics
@@ -164,6 +164,10 @@ class AgentEgress:
         host where the target was read."""
         return Passage(self, method[:METHOD_SHOWN], target, asyncio.get_running_loop().time())
 
+    def note_unread(self, method: str, target: str, problem: Problem) -> None:
+        """What was refused before its target could be read is noted too: the host as it was written, at port 0."""
+        self.passage(method, Target(written_host(target), 0)).close(problem.kind.value)
+
     def judge(self, scheme: Scheme, passage: Passage) -> Decision:
         """What the policy in force says. Raises Problem for what it denies, when that has been noted."""
         if self.policy is None:
@@ -243,7 +247,8 @@ class AgentEgress:
         )
 
     def _changed(self, passage: Passage) -> Problem:
-        passage.close(Ended.PolicyChanged)
+        """No byte of it went out: it is a denial, as if it had been judged now."""
+        passage.close(ProblemKind.EGRESS_DENIED.value)
         return Problem(ProblemKind.EGRESS_DENIED, f"{passage.method} {passage.target.authority} is not allowed any more.")
 
     def _may_dial(self, decision: Decision, address: Address) -> bool:
@@ -267,6 +272,12 @@ class AgentEgress:
 
 DENIALS: Final = frozenset(
     kind.value
-    for kind in (ProblemKind.ADDRESS_DENIED, ProblemKind.SERVER_NAME_DENIED, ProblemKind.HOST_MISMATCH, ProblemKind.UPGRADE_REFUSED)
+    for kind in (
+        ProblemKind.ADDRESS_DENIED,
+        ProblemKind.EGRESS_DENIED,
+        ProblemKind.SERVER_NAME_DENIED,
+        ProblemKind.HOST_MISMATCH,
+        ProblemKind.UPGRADE_REFUSED,
+    )
 )
 """Refused although the target alone was allowed."""

@@ -15,7 +15,7 @@ from aios_sidecar.gateway import sockets
 from aios_sidecar.gateway.egress.agent import AgentEgress, Passage, Upstream
 from aios_sidecar.gateway.egress.ended import Ended
 from aios_sidecar.gateway.egress.target import names_the_same, of_absolute
-from aios_sidecar.gateway.http import Client, Head, Relay
+from aios_sidecar.gateway.http import EVENTS_AT_ONCE, HEADER_LINES, Client, Head, Relay, has_too_many_lines
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 
 READ_BYTES: Final = 64 * 1024
@@ -127,16 +127,20 @@ class Forward(Relay):
 
     async def _upload(self, client: Client, passage: Passage, upstream: Upstream, data: bytes, kept: bool) -> None:
         """The request has been sent to its end, `data` first. Content is passed on as it comes."""
+        pieces, held = 0, [data]
         while True:
             piece = b"" if self._sent_it_all else client.take_content()  # of a request that is sent again nothing is left to take
             while piece:
                 self._count(passage, len(piece))
-                data += upstream.http.send(h11.Data(data=piece)) or b""
+                held.append(upstream.http.send(h11.Data(data=piece)) or b"")
+                pieces += 1
+                if pieces % EVENTS_AT_ONCE == 0:
+                    await self._turn()
                 piece = client.take_content()
             if piece is not None:
-                data += upstream.http.send(h11.EndOfMessage()) or b""
+                held.append(upstream.http.send(h11.EndOfMessage()) or b"")
             try:
-                await sockets.send_all(upstream.socket, data, self._limits.response_seconds)
+                await sockets.send_all(upstream.socket, b"".join(held), self._limits.response_seconds)
             except TimeoutError:
                 raise Problem(ProblemKind.UPSTREAM_TIMEOUT, f"{self._target.authority} does not take the request.") from None
             except OSError as error:
@@ -144,7 +148,7 @@ class Forward(Relay):
             if piece is not None:
                 self._sent_it_all = True
                 return
-            data = b""
+            held.clear()
             await client.receive_content(self._limits.content_seconds)
 
     async def _upload_beside(self, client: Client, passage: Passage, upstream: Upstream, data: bytes) -> None:
@@ -169,7 +173,13 @@ class Forward(Relay):
     async def _download(self, client: Client, passage: Passage, upstream: Upstream, kept: bool) -> None:
         """The response has been passed on, its end apart."""
         heard = False
+        events = 0
         while True:
+            if upstream.http.their_state is h11.SEND_RESPONSE and has_too_many_lines(upstream.http.trailing_data[0]):
+                raise Problem(ProblemKind.UPSTREAM_FAILED, f"{self._target.authority}: a response may begin with {HEADER_LINES} lines.")
+            events += 1
+            if events % EVENTS_AT_ONCE == 0:
+                await self._turn()
             try:
                 event = upstream.http.next_event()
             except h11.RemoteProtocolError as error:
@@ -206,8 +216,11 @@ class Forward(Relay):
             raise self._failure(may_repeat, error) from error
         if data is None:
             raise Problem(ProblemKind.UPSTREAM_TIMEOUT, f"{self._target.authority} is silent.")
-        await self._egress.outside.turns(self._egress)
+        await self._turn()
         return data
+
+    async def _turn(self) -> None:
+        await self._egress.outside.turns(self._egress)
 
     def _failure(self, may_repeat: bool, error: Exception | None) -> Exception:
         if self._clients_error is not None:

@@ -59,6 +59,12 @@ def of_absolute(target: str, method: str) -> Target:
     return _target(authority, HTTP_PORT, path)
 
 
+def written_host(target: str) -> str:
+    """What stands for the host in a target that could not be read, for people: bounded, without what may be a password."""
+    authority = re.split(r"[/?#]", target.partition("://")[2] or target, maxsplit=1)[0]
+    return authority.rpartition("@")[2][:AUTHORITY_LIMIT]
+
+
 def names_the_same(host_header: str, target: Target, default_port: int = HTTP_PORT) -> bool:
     """Whether a request's Host is the target's own: otherwise one host would be judged and another be asked."""
     try:

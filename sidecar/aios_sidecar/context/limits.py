@@ -82,6 +82,13 @@ class Old(NamedTuple):
     time: datetime
     """Of its youngest: this counts."""
 
+    @classmethod
+    def of(cls, parts: Sequence[tuple[int, Kind, int, datetime]], latest: datetime) -> "Old":
+        """Of the number, kind, size and time of each item. Times after `latest` count only when there is no other."""
+        seqs, kinds, sizes, times = zip(*parts, strict=True)
+        believed = [time for time in times if time <= latest] or [min(times)]
+        return cls(seqs, kinds, sizes, min(believed), max(believed))
+
 
 @dataclass
 class Excess:

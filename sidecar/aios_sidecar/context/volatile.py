@@ -249,9 +249,7 @@ class VolatileContext:
             unit = self._unit(item)
             given.update(each.seq for each in unit)
             if not any(each.pinned for each in unit):
-                times = [each.time for each in unit if each.time <= self._latest(now)] or [min(each.time for each in unit)]
-                kinds, sizes = [each.kind for each in unit], [weight(each) for each in unit]
-                yield Old([each.seq for each in unit], kinds, sizes, min(times), max(times))
+                yield Old.of([(each.seq, each.kind, weight(each), each.time) for each in unit], self._latest(now))
 
     def limit(self, limits: Limits) -> None:
         self._log.limits = limits

@@ -16,7 +16,8 @@
  *
  * With a programs line each process below `proc` uses what it says in the file /tmp/aios-fake-vram/<its pid, as it knows it> of its own root, a line
  * `gpu=GPU-5c0e... used=1Gi` for each GPU, for as long as it lives and as far as the GPU has that much free; a line that says anything else
- * counts for nothing, and so does a file from before the process began, which another of that number left. So the programs of a container can play what they do with a GPU, and the pids told are those of the reader.
+ * counts for nothing, and so does a file from before the process began, which another of that number left. So the programs of a container can
+ * play what they do with a GPU, and the pids told are those of the reader.
  *
  * GPUs are numbered from 0 in their order. A GPU that leaves the file is lost to those who hold its handle. A file that can't be understood
  * makes every call fail, with one line on standard error that names its line. The driver's version always ends in "-aios-fake", so that whoever

@@ -35,3 +35,16 @@ def call(call_id: str, session: str = "main") -> list[Draft]:
         ),
         Draft(Role.TOOL, f"it rains in {call_id}", Kind.TOOL_RESULT, session, call_id=call_id),
     ]
+
+
+def texts(items) -> list[str]:
+    return [item.content for item in items]
+
+
+def read(context, what):
+    with context.reading() as reader:
+        return what(reader)
+
+
+def kept(context) -> list[str]:
+    return texts(read(context, lambda reader: reader.oldest(10_000)))

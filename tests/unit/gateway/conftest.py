@@ -3,9 +3,11 @@
 import asyncio
 import socket
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,18 @@ import pytest
 from aios_api.agent import PlacedGPU
 from aios_api.egress import EgressPolicy
 from aios_api.meta import Condition
+from aios_sidecar.context.scoring.embeddings import StaticTable
+from aios_sidecar.context.sqlite.store import SqliteStore
 from aios_sidecar.contracts.agents import AgentIdentity, AgentRecord, Share
 from aios_sidecar.contracts.link import ListenerKind
 from aios_sidecar.gateway.agents import Agents
+from aios_sidecar.gateway.contexts.desk import Desk
 from aios_sidecar.gateway.egress.agent import AgentEgress, Outside
 from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.metrics import Metrics
 from aios_sidecar.gateway.settings import EgressLimits, Limits
 from unit.gateway.outside import NOTHING, Names, Notes, a_policy, an_outside
+from unit.gateway.talk import Talk
 
 CLAIM = "0b8e2b1e-6d2f-4f0e-9a53-1d3c5b0c7a01"
 
@@ -182,3 +188,21 @@ def turns_of_the_loop() -> Iterator[list[int]]:
     turn()
     yield made
     ended = True
+
+
+@pytest.fixture
+def talking(serving, tmp_path):
+    @asynccontextmanager
+    async def talk(limits: Limits | None = None, table: StaticTable | None = None):
+        metrics = Metrics()
+        desk = Desk(partial(SqliteStore, tmp_path / "contexts", observer=metrics.contexts), metrics.contexts, table=table)
+        try:
+            claim = f"{time.monotonic_ns():x}"
+            async with serving(
+                agents=Agents(limits or Limits(), an_outside(metrics), metrics, fresh(metrics), desk), claim=claim
+            ) as served:
+                yield Talk(served)
+        finally:
+            desk.close()
+
+    return talk

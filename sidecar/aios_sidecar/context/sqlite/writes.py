@@ -41,6 +41,7 @@ RETIRE_AT_ONCE: Final = 512
 
 
 NEVER: Final = 2**62
+"""When what no rule of age is about is due."""
 TRIM_EVERY: Final = 100
 """So many more than are kept may be there: trimming costs as much as what is kept."""
 
@@ -337,8 +338,7 @@ class Writes:
         rows = sorted(row for chunk in chunks(seqs) for row in self._among(statement, chunk))
         if any(row[4] for row in rows):
             return None
-        times = [time for _, _, _, time, _ in rows if time <= self._latest] or [min(row[3] for row in rows)]
-        return Old([row[0] for row in rows], [KINDS[row[1]] for row in rows], [row[2] for row in rows], utc(min(times)), utc(max(times)))
+        return Old.of([(seq, KINDS[kind], size, utc(time)) for seq, kind, size, time, _ in rows], utc(self._latest))
 
     @property
     def _latest(self) -> int:

@@ -30,11 +30,13 @@ _INTERNAL: Final = _networks(
     *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "192.0.0.0/24", "198.18.0.0/15"),
     # the same in IPv6: loopback, unique local, link-local, site-local, discard, NAT64 of the network's own
     *("::1/128", "fc00::/7", "fe80::/10", "fec0::/10", "100::/64", "64:ff9b:1::/48"),
-    # where clouds tell a machine its credentials: AWS and most others, its IPv6 form, GCP's, AWS containers, Alibaba, Oracle, Azure
-    *("169.254.169.254/32", "fd00:ec2::254/128", "fd20:ce::254/128", "169.254.170.0/24", "100.100.100.200/32", "192.0.0.192/32"),
-    *("168.63.129.16/32",),
+    # where clouds tell a machine its credentials: AWS and most others, AWS containers, what AWS has in IPv6, GCP in IPv6, Alibaba,
+    # Oracle, Azure, Scaleway in both, Tencent
+    *("169.254.169.254/32", "169.254.170.0/24", "fd00:ec2::/32", "fd20:ce::254/128", "100.100.100.200/32", "192.0.0.192/32"),
+    *("168.63.129.16/32", "169.254.42.42/32", "fd00:42::42/128", "169.254.0.23/32"),
 )
-_NAT64: Final = IPv6Network("64:ff9b::/96")
+_TRANSLATED: Final = _networks("64:ff9b::/96", "::ffff:0:0:0/96")
+"""IPv6 whose last 32 bits are the IPv4 address that a translator on the way speaks to (RFC 6052, RFC 2765)."""
 _ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)
 """The upper half of an interface identifier whose lower half is an IPv4 address (RFC 5214)."""
 
@@ -121,7 +123,7 @@ def _carried(address: Address) -> Iterator[IPv4Address]:
     """IPv4 addresses to which a translator or a tunnel on the way may take the packet."""
     if isinstance(address, IPv4Address):
         return
-    if address in _NAT64 or (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP:
+    if any(address in each for each in _TRANSLATED) or (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP:
         yield IPv4Address(int(address) & 0xFFFF_FFFF)
     if address.sixtofour is not None:
         yield address.sixtofour

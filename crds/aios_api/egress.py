@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 from pydantic import Field, ValidationError
 
@@ -211,6 +211,25 @@ class _Index:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """One rule as an object has it now, field by field: what is wrong in one takes nothing from what another says. None: can't be read."""
+
+    destinations: frozenset[tuple[str, str]] | None
+    """Field and value of what it names: one in a rule that is whole."""
+    scheme: Scheme | None
+    ports: frozenset[int] | None
+    """Those that can be read, when any can."""
+
+    def narrow(self, rule: PolicyRule) -> PolicyRule | None:
+        """What is left of `rule`, which this one has replaced. None when that is nothing."""
+        own = ("host", rule.host) if rule.host is not None else ("cidr", rule.cidr)
+        if (self.destinations is not None and own not in self.destinations) or self.scheme not in (None, rule.scheme):
+            return None
+        ports = [port for port in rule.ports if self.ports is None or port in self.ports]
+        return rule.model_copy(update={"ports": tuple(ports)}) if ports else None
+
+
+@dataclass(frozen=True, slots=True)
 class Binding:
     """A ToolBinding as it is compiled. `spec` is None when the object can't be read; `error` then says why, and the rest is what can be."""
 
@@ -220,9 +239,8 @@ class Binding:
     """RFC 3339; empty where there is no cluster."""
     spec: ToolBindingSpec | None = field(hash=False)
     error: str | None
-    rules: Mapping[str, tuple[EgressRule, ...]] = field(hash=False)
-    """What the object says now under each rule name: whatever else is wrong, nothing more of that rule stays in force. A name without
-    a rule that can be read has an empty tuple."""
+    rules: Mapping[str, tuple[Said, ...]] = field(hash=False)
+    """What the object says now under each rule name: whatever else is wrong, nothing more of that rule stays in force."""
     may_audit: bool
     """False when the mode is readable and not Audit."""
     selector: AgentSelector | None = field(hash=False)
@@ -270,17 +288,35 @@ def _identity_errors(name: str, generation: object) -> Iterator[str]:
         yield f"metadata.generation must be a whole number from 0 to {GENERATION_MAX}"
 
 
-def _readable_rules(listed: object) -> dict[str, tuple[EgressRule, ...]]:
-    found: dict[str, tuple[EgressRule, ...]] = {}
+def _readable_rules(listed: object) -> dict[str, tuple[Said, ...]]:
+    found: dict[str, tuple[Said, ...]] = {}
     for each in listed if isinstance(listed, list) else ():
-        if not isinstance(each, Mapping) or not isinstance(name := each.get("name"), str):
-            continue
-        try:
-            said: tuple[EgressRule, ...] = (EgressRule.model_validate(each),)
-        except ValidationError:
-            said = ()
-        found[name] = (*found.get(name, ()), *said)
+        if isinstance(each, Mapping) and isinstance(name := each.get("name"), str):
+            found[name] = (*found.get(name, ()), _said(each))
     return found
+
+
+def _said(raw: Mapping[str, Any]) -> Said:
+    given = {key: raw[key] for key in ("host", "cidr") if raw.get(key) is not None}
+    scheme: Scheme | None = next((each for each in get_args(Scheme) if raw.get("scheme", "https") == each), None)
+    ports: object = raw.get("ports")
+    if ports is None and scheme is not None:
+        ports = list(DEFAULT_PORTS.get(scheme, ()))
+    readable = [port for port in ports if _reads(host="a.example", ports=[port])] if isinstance(ports, list) else ()
+    return Said(
+        destinations=frozenset(given.items()) if all(_reads(**{key: value}) for key, value in given.items()) else None,
+        scheme=scheme,
+        ports=frozenset(readable) if readable else None,
+    )
+
+
+def _reads(**fields: object) -> bool:
+    """Whether these can stand in a rule."""
+    try:
+        EgressRule.model_validate({"name": "rule", **fields})
+    except ValidationError:
+        return False
+    return True
 
 
 def _readable_selector(spec: Mapping[str, Any]) -> tuple[AgentSelector | None, bool]:
@@ -325,14 +361,11 @@ def _forms(binding: Binding, previous: EgressPolicy | None) -> Iterator[tuple[Po
         yield last.model_copy(update={"mode": mode}), [rule for rule in kept if rule is not None]
 
 
-def _narrowed(rule: PolicyRule, said: Iterable[EgressRule]) -> PolicyRule | None:
+def _narrowed(rule: PolicyRule | None, said: Iterable[Said]) -> PolicyRule | None:
     """The part of `rule` that each of `said`, which now have its name, allows as well. None when that is nothing."""
-    ports = set(rule.ports)
     for each in said:
-        if (each.host, each.cidr, each.scheme) != (rule.host, rule.cidr, rule.scheme):
-            return None
-        ports.intersection_update(_ports(each))
-    return rule.model_copy(update={"ports": tuple(sorted(ports))}) if ports else None
+        rule = each.narrow(rule) if rule is not None else None
+    return rule
 
 
 def _compiled(binding: Binding, rule: EgressRule) -> PolicyRule:

@@ -109,6 +109,18 @@ WIDE = {"host": "*.example.com", "ports": [443, 8443]}
         ({"host": "api.example.com", "ports": [443]}, []),
         ({"cidr": "203.0.113.0/24", "ports": [443]}, []),
         ({**WIDE, "ports": [0]}, [443, 8443]),  # can't be read, so it says nothing else
+        ({**WIDE, "ports": "8443"}, [443, 8443]),
+        ({**WIDE, "ports": ["443", 8443]}, [8443]),
+        ({**WIDE, "scheme": "quic", "ports": [8443]}, [8443]),
+        ({**WIDE, "odd": True, "ports": [8443]}, [8443]),
+        ({"host": "*.example.com", "scheme": "quic"}, [443, 8443]),
+        ({**WIDE, "host": "NO HOST"}, [443, 8443]),
+        ({**WIDE, "host": "NO HOST", "ports": [443]}, [443]),
+        ({**WIDE, "host": "api.example.com", "ports": [0]}, []),
+        ({**WIDE, "host": "api.example.com", "cidr": "203.0.113.0/24"}, []),
+        ({**WIDE, "cidr": "203.0.113.0/24"}, [443, 8443]),  # the host that it has is one that it had
+        ({"ports": [443]}, []),
+        ({**WIDE, "scheme": "http", "ports": [0]}, []),
     ],
 )
 def test_what_a_rule_says_no_longer_under_its_old_name_is_gone(now: dict[str, Any], kept: list[int]) -> None:

@@ -89,16 +89,20 @@ def as_markdown(found: list[Change]) -> str:
     for each in found[:MARKDOWN_ROWS]:
         word = "gains" if each.gained else "loses"
         cells = (
-            f"`{each.agent}`",
+            _literal(each.agent),
             word,
-            f"`{_where(each)}`",
-            f"`{each.binding}` / `{each.rule}`",
+            _literal(_where(each)),
+            f"{_literal(each.binding)} / {_literal(each.rule)}",
             f"⚠ {each.why_wide}" if each.why_wide else "",
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
     if len(found) > MARKDOWN_ROWS:
         lines.append(f"\n{len(found) - MARKDOWN_ROWS} more changes are not shown; `aiosctl diff` prints all of them.")
     return "\n".join(lines)
+
+
+def _literal(text: object) -> str:
+    return f"`{str(text).replace('`', chr(39))}`"
 
 
 def _where(change: Change) -> str:

@@ -28,9 +28,14 @@ Schema = dict[str, Any]
 
 INTERNAL_KINDS = ("AgentRuntime",)
 """Written by the operator alone."""
+_LABEL: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _METADATA: Final = {
     "type": "object",
-    "properties": {"name": {"type": "string"}, "generation": {"type": "integer", "minimum": 0, "maximum": GENERATION_MAX}},
+    "properties": {
+        "name": {"type": "string", "maxLength": 253, "pattern": f"^{_LABEL}(\\.{_LABEL})*$"},
+        "namespace": {"type": "string", "maxLength": 63, "pattern": f"^{_LABEL}$"},
+        "generation": {"type": "integer", "minimum": 0, "maximum": GENERATION_MAX},
+    },
 }
 """The API server's own. Looked at is what we compile with."""
 _SERVERS_OWN: Final = re.compile(r"\b(isQuantity|quantity|isIP|ip|isCIDR|cidr)\(|\boldSelf\b")

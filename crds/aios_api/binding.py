@@ -184,7 +184,7 @@ class ToolBindingSpec(Model):
     mode: Mode = Field(
         default="Enforce",
         description="Enforce: what no rule of any binding allows is denied. Audit: the selected Agents may reach every public address, and "
-        "what no rule allows is counted as would-deny. Internal addresses stay denied.",
+        "what no rule allows is counted as would-deny; its bytes are not looked at. Internal addresses stay denied.",
     )
     egress: list[EgressRule] | None = Field(
         default=None,

@@ -89,6 +89,24 @@ def test_markdown_is_one_table_row_for_each_change(tmp_path: Path):
     assert "| `default/x` | gains | `https://api.example.com:443` | `b` / `r` |  |" in output
 
 
+@pytest.mark.parametrize("field", ["name", "namespace"])
+def test_no_name_brings_markup_into_the_comment(field: str, tmp_path: Path):
+    odd = {**X, "metadata": {**X["metadata"], "namespace": "default", field: "a` <img src=x> `"}}
+    gained = diff(tmp_path, [X], [odd, {**ONE, "metadata": {**ONE["metadata"], "namespace": odd["metadata"]["namespace"]}}])
+    assert gained.exit_code == 1
+    assert f"metadata.{field}" in gained.output
+    lost = diff(
+        tmp_path / "back",
+        [odd, {**ONE, "metadata": {**ONE["metadata"], "namespace": odd["metadata"]["namespace"]}}],
+        [X],
+        "--format",
+        "markdown",
+    )
+    assert lost.exit_code == 0
+    assert "a' <img src=x> '" in lost.output
+    assert "a`" not in lost.output
+
+
 def test_errors_in_the_new_state_end_with_1_and_name_them(tmp_path: Path):
     result = diff(tmp_path, [X], [X, binding("b", {"name": "r", "host": "UPPER.example.com"})])
     assert result.exit_code == 1

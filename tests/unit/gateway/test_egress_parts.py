@@ -9,7 +9,7 @@ import pytest
 
 from aios_sidecar.gateway.egress.audit import AuditFile
 from aios_sidecar.gateway.egress.hello import HelloReader, NotTLS
-from aios_sidecar.gateway.egress.names import SystemNames
+from aios_sidecar.gateway.egress.names import ADDRESSES_LIMIT, SystemNames
 from aios_sidecar.gateway.egress.target import Target, names_the_same, of_absolute, of_connect
 from aios_sidecar.gateway.metrics import Metrics
 from aios_sidecar.gateway.problems import Problem, ProblemKind
@@ -166,6 +166,20 @@ async def test_a_name_without_an_address_is_a_problem_and_so_it_stays_for_a_mome
             await names.resolve("none.example", "a")
         assert none.value.kind is ProblemKind.NAME_NOT_RESOLVED
     assert ask.asked == ["none.example"]
+    names.close()
+
+
+@pytest.mark.parametrize(("count", "refused"), [(ADDRESSES_LIMIT, False), (ADDRESSES_LIMIT + 1, True), (5000, True)])
+async def test_a_name_with_more_addresses_than_are_checked_is_refused(count, refused):
+    everyone = tuple(ip_address("203.0.0.0") + each for each in range(count))
+    names = SystemNames(EgressLimits(), lambda host: everyone)
+    for _ in range(2):
+        if refused:
+            with pytest.raises(Problem) as many:
+                await names.resolve("x.example", "a")
+            assert many.value.kind is ProblemKind.ADDRESS_DENIED
+        else:
+            assert await names.resolve("x.example", "a") == everyone
     names.close()
 
 

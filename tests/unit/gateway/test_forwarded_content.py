@@ -199,6 +199,17 @@ async def test_pieces_of_a_response_are_passed_on_as_they_come_and_informational
         writer.close()
 
 
+async def test_a_host_that_informs_without_end_is_given_up(proxying):
+    async def inform(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        while True:
+            writer.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+            await writer.drain()
+
+    async with a_server(inform) as port, proxying(f"http://{HERE}:{port}") as agent:
+        assert problem(await agent.ask(get(f"http://{HERE}:{port}/")))["reason"] == "UpstreamFailed"
+
+
 async def test_content_beyond_the_limit_is_refused(proxying):
     async with a_server(Recorder()) as port, proxying(f"http://{HERE}:{port}", egress=EgressLimits(content_bytes=1000)) as agent:
         response = await agent.ask(get(f"http://{HERE}:{port}/", "Content-Length: 2000", method="POST") + b"x" * 2000)

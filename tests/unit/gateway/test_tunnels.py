@@ -7,11 +7,13 @@ import ssl
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
+from aios_sidecar.gateway.egress.passage import Traffic
 from aios_sidecar.gateway.egress.tunnel import READ_BYTES, ROOM_BYTES, SPARING_BYTES, Room, Tunnel
 from aios_sidecar.gateway.settings import EgressLimits
 from aios_sidecar.gateway.turns import Turns
-from unit.gateway.outside import Authority, a_server, echo, problem
+from unit.gateway.outside import NOTHING, Authority, a_server, echo, problem
 
 HERE = "127.0.0.1"
 HOST = "api.example.com"
@@ -244,6 +246,46 @@ async def test_a_tunnel_that_a_change_forbids_ends_and_others_stay(proxying):
         writer.close()
 
 
+async def test_no_byte_goes_out_once_a_change_that_forbids_its_tunnel_is_in_force(proxying):
+    with socket.create_server((HERE, 0)) as listener:
+        listener.setblocking(False)
+        port = listener.getsockname()[1]
+        async with proxying(f"tcp://{HERE}:{port}") as agent:
+            _, writer = await a_tunnel(agent, f"{HERE}:{port}")
+            writer.write(b"before")
+            host, _ = await asyncio.get_running_loop().sock_accept(listener)
+            with host:
+                assert await asyncio.get_running_loop().sock_recv(host, 100) == b"before"
+                writer.write(b"after")  # it is at the gateway when the change comes
+                agent.egress.load(NOTHING)
+                host.settimeout(5)
+                assert host.recv(100) == b"", "ended already, though nothing of the gateway has run since"
+            while agent.egress.open:
+                await asyncio.sleep(0.01)
+            assert agent.last("reason", "upBytes") == ("PolicyChanged", 6)
+            writer.close()
+
+
+async def test_what_is_open_for_long_is_in_the_audit_before_it_ends(proxying, monkeypatch):
+    monkeypatch.setattr("aios_sidecar.gateway.egress.agent.OPEN_SECONDS", 0.05)
+    async with a_server(echo) as port, proxying(f"tcp://{HERE}:{port}") as agent:
+        reader, writer = await a_tunnel(agent, f"{HERE}:{port}")
+        writer.write(b"hello")
+        await asyncio.wait_for(reader.readexactly(5), 5)
+        while not agent.audit.lines:
+            await asyncio.sleep(0.01)
+        shown = "verdict", "reason", "host", "port", "binding", "rule", "upBytes", "downBytes"
+        assert agent.last(*shown) == ("open", "open", HERE, port, "b", "r0", 5, 5)
+        assert agent.last("seconds")[0] >= 0.05
+        await asyncio.sleep(0.2)
+        assert len(agent.audit.lines) == 1, "once, however long it is open"
+        assert b"aios_gateway_egress_total{" not in generate_latest(agent.metrics.registry), "what is counted is its end"
+        writer.close()
+        while len(agent.audit.lines) < 2:
+            await asyncio.sleep(0.01)
+        assert agent.last("verdict", "reason") == ("allow", "Closed")
+
+
 async def test_each_side_may_end_its_half_alone(proxying):
     async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(str(len(await reader.read())).encode())
@@ -371,7 +413,7 @@ async def test_what_many_tunnels_hold_of_what_nobody_takes_is_bounded():
         for each in (client, ours, upstream, theirs):
             each.setblocking(False)
         ends.append((client, ours, upstream, theirs))
-        tunnel = Tunnel(ours, upstream, turns=turns, who="a", room=room, idle_seconds=60, longest_seconds=60)
+        tunnel = Tunnel(ours, upstream, turns=turns, who="a", room=room, traffic=Traffic(), idle_seconds=60, longest_seconds=60)
         running.append(asyncio.create_task(tunnel.run(b"")))
     sent = 0
     for _ in range(40):

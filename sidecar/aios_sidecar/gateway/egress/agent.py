@@ -1,14 +1,10 @@
 """An agent's way out: its policy, and all that it has open outside. A new policy is in force when `load` returns."""
 
 import asyncio
-import contextlib
-import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
-
-import h11
 
 from aios_api.addresses import Address, Internal
 from aios_api.binding import Scheme
@@ -18,8 +14,10 @@ from aios_sidecar.gateway.egress.audit import Audit
 from aios_sidecar.gateway.egress.dial import dial
 from aios_sidecar.gateway.egress.ended import Ended
 from aios_sidecar.gateway.egress.names import Names
+from aios_sidecar.gateway.egress.passage import Passage
 from aios_sidecar.gateway.egress.target import Target, written_host
 from aios_sidecar.gateway.egress.tunnel import Room
+from aios_sidecar.gateway.egress.upstream import Upstream
 from aios_sidecar.gateway.http import METHOD_SHOWN
 from aios_sidecar.gateway.metrics import EgressMetrics
 from aios_sidecar.gateway.problems import Problem, ProblemKind
@@ -28,6 +26,10 @@ from aios_sidecar.gateway.turns import Turns
 
 JUDGED_LIMIT: Final = 256
 """Verdicts that are kept while the policy stays: an agent asks the same few hosts again and again."""
+OPEN_SECONDS: Final = 10.0
+"""What is open for longer has a line in the audit while it is, beside the one at its end."""
+OPEN: Final = "open"
+"""The verdict in that line: it is not counted, the end will be."""
 _WORDS: Final = {
     Verdict.InternalAddress: "is an internal address",
     Verdict.InvalidHost: "is neither a DNS name of two labels nor a plain address",
@@ -46,91 +48,6 @@ class Outside:
     internal: Internal
 
 
-@dataclass(eq=False, slots=True)
-class Passage:
-    """One verdict with all that came of it: a tunnel, a plain request, or a refusal. Noted once, at its end."""
-
-    egress: "AgentEgress"
-    method: str
-    target: Target
-    began: float
-    decision: Decision | None = None
-    address: Address | None = None
-    up_bytes: int = 0
-    down_bytes: int = 0
-    status: int | None = None
-    cut_because: str | None = None
-    closed: bool = False
-
-    def __enter__(self) -> "Passage":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        """Whatever ended it has a word: a problem's own, why it was cut, or what became of its connection."""
-        match error:
-            case Problem():
-                self.close(error.kind.value)
-            case asyncio.CancelledError():
-                self.close(self.cut_because or Ended.Stopped)
-            case _:
-                self.close(Ended.Broken if error else Ended.Done)
-
-    def close(self, reason: str) -> None:
-        """Noted with `reason`: the verdict's word, or how it ended. Only the first one counts."""
-        if not self.closed:
-            self.closed = True
-            self.egress.note(self, reason)
-
-
-class Upstream:
-    """A connection to an address that was checked for a decision. Owned by one connection of the agent, and never another's."""
-
-    def __init__(self, egress: "AgentEgress", connection: socket.socket, address: Address, target: Target, decision: Decision) -> None:
-        self.socket = connection
-        self.address = address
-        self.target = target
-        self.decision = decision
-        self.http = h11.Connection(h11.CLIENT, max_incomplete_event_size=egress.outside.limits.response_head_bytes)
-        self._egress = egress
-        self._user: asyncio.Task[object] | None = None
-        self._passage: Passage | None = None
-
-    def serves(self, target: Target) -> bool:
-        """Whether it is still connected to this target's host, and nothing that nobody asked for has come from there."""
-        return self.socket.fileno() >= 0 and (self.target.host, self.target.port) == (target.host, target.port) and not self._has_spoken()
-
-    @contextlib.contextmanager
-    def used_by_this_task(self, passage: Passage) -> Iterator[None]:
-        """This task speaks over it inside, for `passage`: when it is cut the task is cancelled."""
-        self._user, self._passage = asyncio.current_task(), passage
-        passage.address = self.address
-        try:
-            yield
-        finally:
-            self._user = self._passage = None
-
-    def cut(self, reason: str) -> None:
-        """End it, and whoever speaks over it."""
-        if self._user is None or self._passage is None:
-            self.close()
-        elif self._passage.cut_because is None:
-            self._passage.cut_because = reason
-            self._user.cancel(reason)
-
-    def close(self) -> None:
-        self._egress.forget(self)
-        self.socket.close()
-
-    def _has_spoken(self) -> bool:
-        try:
-            self.socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        return True  # its end, or a response before the request
-
-
 class AgentEgress:
     """Judges, opens and ends what one agent does outside."""
 
@@ -143,6 +60,7 @@ class AgentEgress:
         """By binding in Audit mode, since it is."""
         self._identity = identity
         self._open: set[Upstream] = set()
+        self._look: asyncio.TimerHandle | None = None
         self._judged: dict[tuple[Scheme, str, int], Decision] = {}
 
     @property
@@ -162,7 +80,7 @@ class AgentEgress:
     def passage(self, method: str, target: Target) -> Passage:
         """One that begins now. What the agent chose of it is bounded, since all agents of the node share the audit: the method here, the
         host where the target was read."""
-        return Passage(self, method[:METHOD_SHOWN], target, asyncio.get_running_loop().time())
+        return Passage(self.note, method[:METHOD_SHOWN], target, asyncio.get_running_loop().time())
 
     def note_unread(self, method: str, target: str, problem: Problem) -> None:
         """What was refused before its target could be read is noted too: the host as it was written, at port 0."""
@@ -204,24 +122,23 @@ class AgentEgress:
         if now is None:
             raise self._changed(passage)
         connection, address = await dial(passage.target, addresses, limits.connect_seconds)
-        upstream = Upstream(self, connection, address, passage.target, now)
+        upstream = Upstream(connection, address, passage.target, now, head_bytes=limits.response_head_bytes, closed=self._open.discard)
         if not self._still_allowed(upstream):
             connection.close()
             raise self._changed(passage)
         self._open.add(upstream)
+        self._look_later()
         return upstream
 
-    def forget(self, upstream: Upstream) -> None:
-        self._open.discard(upstream)
-
     def note(self, passage: Passage, reason: str) -> None:
-        """Count `passage` and write it down."""
-        decision, rule = passage.decision, passage.decision.rule if passage.decision else None
-        allowed = decision is not None and decision.allowed and reason not in DENIALS
-        verdict = "deny" if not allowed else "would_deny" if decision is not None and decision.audited else "allow"
+        """Count `passage`, which has ended for `reason`, and write it down."""
+        verdict = passage.verdict(reason)
         if verdict == "deny":
             self.denied += 1
-        self.outside.metrics.noted(verdict, reason, passage.up_bytes, passage.down_bytes)
+        self.outside.metrics.noted(verdict, reason, passage.traffic.up_bytes, passage.traffic.down_bytes)
+        self._write(passage, verdict, reason)
+
+    def _write(self, passage: Passage, verdict: str, reason: str) -> None:
         identity = self._identity()
         self.outside.audit.note(
             {
@@ -231,20 +148,24 @@ class AgentEgress:
                 "attempt": identity.attempt,
                 "verdict": verdict,
                 "reason": reason,
-                "method": passage.method,
-                "host": passage.target.host,
-                "port": passage.target.port,
-                "address": str(passage.address) if passage.address else None,
-                "binding": rule.binding if rule else None,
-                "rule": rule.rule if rule else None,
-                "generation": rule.generation if rule else None,
                 "policy": self.policy.digest if self.policy else None,
-                "status": passage.status,
-                "upBytes": passage.up_bytes,
-                "downBytes": passage.down_bytes,
-                "seconds": round(asyncio.get_running_loop().time() - passage.began, 4),
+                **passage.fields(),
             }
         )
+
+    def _look_at_open(self) -> None:
+        """Write down what has been open for long, once: whoever reads the audit need not wait for its end."""
+        self._look = None
+        now = asyncio.get_running_loop().time()
+        for passage in [each.passage for each in self._open if each.passage is not None]:
+            if not passage.shown_open and now - passage.began >= OPEN_SECONDS:
+                passage.shown_open = True
+                self._write(passage, OPEN, OPEN)
+        self._look_later()
+
+    def _look_later(self) -> None:
+        if self._open and self._look is None:
+            self._look = asyncio.get_running_loop().call_later(OPEN_SECONDS / 2, self._look_at_open)
 
     def _changed(self, passage: Passage) -> Problem:
         """No byte of it went out: it is a denial, as if it had been judged now."""
@@ -268,16 +189,3 @@ class AgentEgress:
     def _still_allowed(self, upstream: Upstream) -> bool:
         now = self._judged_anew(upstream.decision)
         return now is not None and self._may_dial(now, upstream.address)
-
-
-DENIALS: Final = frozenset(
-    kind.value
-    for kind in (
-        ProblemKind.ADDRESS_DENIED,
-        ProblemKind.EGRESS_DENIED,
-        ProblemKind.SERVER_NAME_DENIED,
-        ProblemKind.HOST_MISMATCH,
-        ProblemKind.UPGRADE_REFUSED,
-    )
-)
-"""Refused although the target alone was allowed."""

@@ -6,10 +6,12 @@ import socket
 from typing import Final
 
 from aios_api.egress import Decision
-from aios_sidecar.gateway.egress.agent import AgentEgress, Passage, Upstream
+from aios_sidecar.gateway.egress.agent import AgentEgress
 from aios_sidecar.gateway.egress.hello import HelloReader, NotTLS
+from aios_sidecar.gateway.egress.passage import Passage
 from aios_sidecar.gateway.egress.target import LOOPBACK_HOST, Target, names_the_same, of_connect
 from aios_sidecar.gateway.egress.tunnel import Tunnel
+from aios_sidecar.gateway.egress.upstream import Upstream
 from aios_sidecar.gateway.http import Client, Head, Relay
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 
@@ -64,14 +66,11 @@ class Connect(Relay):
             turns=self._egress.outside.turns,
             who=self._egress,
             room=self._egress.room,
+            traffic=passage.traffic,
             idle_seconds=limits.tunnel_idle_seconds,
             longest_seconds=limits.tunnel_seconds,
         )
-        try:
-            ended = await tunnel.run(first)
-        finally:
-            passage.up_bytes, passage.down_bytes = tunnel.up_bytes, tunnel.down_bytes
-        passage.close(ended)
+        passage.close(await tunnel.run(first))
 
     async def _read_hello(self, reader: HelloReader, connection: socket.socket, first: bytes) -> None:
         data = first

@@ -12,9 +12,11 @@ from typing import Final
 import h11
 
 from aios_sidecar.gateway import sockets
-from aios_sidecar.gateway.egress.agent import AgentEgress, Passage, Upstream
+from aios_sidecar.gateway.egress.agent import AgentEgress
 from aios_sidecar.gateway.egress.ended import Ended
+from aios_sidecar.gateway.egress.passage import Passage
 from aios_sidecar.gateway.egress.target import names_the_same, of_absolute
+from aios_sidecar.gateway.egress.upstream import Upstream
 from aios_sidecar.gateway.http import EVENTS_AT_ONCE, HEADER_LINES, Client, Head, Relay, has_too_many_lines
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 
@@ -23,6 +25,8 @@ INLINE_CONTENT_BYTES: Final = 64 * 1024
 """Content up to this goes up before the response is read; longer content and its response are under way at once."""
 PATIENT_SECONDS: Final = 0.5
 """Whoever waits longer for a response is watched: a client that has gone away waits for none. Most responses come sooner."""
+INFORMED_LIMIT: Final = 64
+"""Informational responses (1xx) before the one to a request. A host that sends them without end holds nobody's connection for ever."""
 VIA: Final = (b"Via", b"1.1 aios")
 HOP_BY_HOP: Final = frozenset(
     {
@@ -164,7 +168,7 @@ class Forward(Relay):
 
     def _count(self, passage: Passage, count: int) -> None:
         self._content_bytes += count
-        passage.up_bytes += count
+        passage.traffic.up_bytes += count
         if self._content_bytes > self._limits.content_bytes:
             raise Problem(ProblemKind.CONTENT_TOO_LARGE, f"The content of a plain request may have {self._limits.content_bytes} bytes.")
 
@@ -173,7 +177,7 @@ class Forward(Relay):
     async def _download(self, client: Client, passage: Passage, upstream: Upstream, kept: bool) -> None:
         """The response has been passed on, its end apart."""
         heard = False
-        events = 0
+        events = informed = 0
         while True:
             if upstream.http.their_state is h11.SEND_RESPONSE and has_too_many_lines(upstream.http.trailing_data[0]):
                 raise Problem(ProblemKind.UPSTREAM_FAILED, f"{self._target.authority}: a response may begin with {HEADER_LINES} lines.")
@@ -190,8 +194,8 @@ class Forward(Relay):
                 passage.status = event.status_code
                 client.begin(event.status_code, event.reason, _end_to_end(_unambiguous(event, self._target.authority)))
             elif isinstance(event, h11.Data):
-                passage.down_bytes += len(event.data)
-                if passage.down_bytes > self._limits.response_bytes:
+                passage.traffic.down_bytes += len(event.data)
+                if passage.traffic.down_bytes > self._limits.response_bytes:
                     raise Problem(ProblemKind.UPSTREAM_FAILED, f"A response may have {self._limits.response_bytes} bytes.")
                 client.put(bytes(event.data))
             elif event is h11.NEED_DATA:
@@ -199,7 +203,11 @@ class Forward(Relay):
                 data = await self._receive(client, upstream, kept and not heard)
                 heard = heard or bool(data)
                 upstream.http.receive_data(data)
-            elif not isinstance(event, h11.InformationalResponse):
+            elif isinstance(event, h11.InformationalResponse):
+                informed += 1
+                if informed > INFORMED_LIMIT:
+                    raise Problem(ProblemKind.UPSTREAM_FAILED, f"{self._target.authority} informs without end.")
+            else:
                 raise self._failure(kept and not heard, None)
 
     async def _receive(self, client: Client, upstream: Upstream, may_repeat: bool) -> bytes:

@@ -16,7 +16,8 @@ FOUND_SECONDS: Final = 5.0
 FAILED_SECONDS: Final = 2.0
 """How long an answer is used again. The system's resolver tells no time to live; this spares a busy agent from asking for each request."""
 CACHE_LIMIT: Final = 4096
-ADDRESSES_LIMIT: Final = 16
+ADDRESSES_LIMIT: Final = 256
+"""Of one name: each is checked, and nobody waits long for it. One with more is refused, since some of them would go unseen."""
 
 
 class Names(Protocol):
@@ -30,7 +31,7 @@ def _ask(host: str) -> tuple[Address, ...]:
     """The system's resolver. The dot at the end keeps its search domains out: a name that was judged is the name that is asked for."""
     found = socket.getaddrinfo(f"{host}.", None, type=socket.SOCK_STREAM)
     addresses = dict.fromkeys(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found)
-    return tuple(addresses)[:ADDRESSES_LIMIT]
+    return tuple(addresses)
 
 
 class SystemNames:
@@ -58,6 +59,8 @@ class SystemNames:
             addresses = known[1]
         if not addresses:
             raise Problem(ProblemKind.NAME_NOT_RESOLVED, f"{host} has no address.")
+        if len(addresses) > ADDRESSES_LIMIT:
+            raise Problem(ProblemKind.ADDRESS_DENIED, f"{host} has more than {ADDRESSES_LIMIT} addresses.")
         return addresses
 
     def close(self) -> None:
@@ -85,7 +88,7 @@ class SystemNames:
             self._busy[who] -= 1
             if not self._busy[who]:
                 del self._busy[who]
-        self._known[host] = self._loop.time() + (FOUND_SECONDS if addresses else FAILED_SECONDS), addresses
+        self._known[host] = self._loop.time() + (FOUND_SECONDS if addresses else FAILED_SECONDS), addresses[: ADDRESSES_LIMIT + 1]
         self._known.move_to_end(host)
         if len(self._known) > CACHE_LIMIT:
             self._known.popitem(last=False)

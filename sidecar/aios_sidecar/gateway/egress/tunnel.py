@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from typing import Final
 
 from aios_sidecar.gateway.egress.ended import Ended
+from aios_sidecar.gateway.egress.passage import Traffic
 from aios_sidecar.gateway.turns import Turns
 
 READ_BYTES: Final = 256 * 1024
@@ -129,7 +130,7 @@ class _Direction:
 class Tunnel:
     """Between a client and the host that it was let through to. The sockets stay the caller's to close."""
 
-    __slots__ = ("_down", "_ended", "_idle_seconds", "_last", "_timer", "_up", "down_bytes", "loop", "room", "turns", "up_bytes", "who")
+    __slots__ = ("_down", "_ended", "_idle_seconds", "_last", "_timer", "_up", "loop", "room", "traffic", "turns", "who")
 
     def __init__(
         self,
@@ -139,12 +140,12 @@ class Tunnel:
         turns: Turns,
         who: Hashable,
         room: Room,
+        traffic: Traffic,
         idle_seconds: float,
         longest_seconds: float,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.turns, self.who, self.room = turns, who, room
-        self.up_bytes = self.down_bytes = 0
+        self.turns, self.who, self.room, self.traffic = turns, who, room, traffic
         self._idle_seconds = idle_seconds
         self._last = self.loop.time()
         self._ended: asyncio.Future[Ended] = self.loop.create_future()
@@ -177,11 +178,11 @@ class Tunnel:
             self.end(None)
 
     def _moved_up(self, count: int) -> None:
-        self.up_bytes += count
+        self.traffic.up_bytes += count
         self._last = self.loop.time()
 
     def _moved_down(self, count: int) -> None:
-        self.down_bytes += count
+        self.traffic.down_bytes += count
         self._last = self.loop.time()
 
     def _look_whether_idle(self, end_at: float) -> None:

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 @click.option("--host", metavar="HOST[:PORT]", help="Whether it may reach that host, and by which binding and rule.")
 @click.option("--scheme", type=click.Choice(["https", "http", "tcp"]), help="With --host. [default: http for port 80, else https]")
 @click.option(
+    "--internal-cidr",
+    "internal_cidrs",
+    metavar="CIDR",
+    multiple=True,
+    help="With --host: a range of the cluster's own, as in the chart's gateway.internalCIDRs. May be given several times.",
+)
+@click.option(
     "--manifests", "-f", type=click.Path(path_type=Path, exists=True), help="With --host: look at these manifests instead of a cluster."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
@@ -37,6 +44,7 @@ def explain(
     namespace: str | None,
     host: str | None,
     scheme: Scheme | None,
+    internal_cidrs: tuple[str, ...],
     manifests: Path | None,
     as_json: bool,
 ) -> None:
@@ -49,12 +57,12 @@ def explain(
       3  it is on its way, or waits and goes on by itself
     With --host: 0 it may reach the host, 1 it may not.
     """
-    if host is None and (manifests is not None or scheme is not None):
-        raise click.UsageError("--manifests and --scheme go with --host")
+    if host is None and (manifests is not None or scheme is not None or internal_cidrs):
+        raise click.UsageError("--manifests, --scheme and --internal-cidr go with --host")
     if host is not None:
         from aios_cli import way_out
 
-        what = way_out.asked(host, scheme)
+        what = way_out.asked(host, scheme, internal_cidrs)
         if manifests is not None:
             answer = _by_manifests(manifests, namespace, agent, what)
         else:

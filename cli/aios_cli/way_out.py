@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import click
 import yaml
 
-from aios_api.addresses import parse_address
+from aios_api.addresses import INTERNAL, Internal, parse_address
 from aios_api.binding import Scheme
 from aios_api.egress import Binding, Decision, EgressPolicy, Verdict
 
@@ -26,11 +26,12 @@ _WHY = {
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked for."""
+    """What is asked for, and what is inside there."""
 
     host: str
     port: int
     scheme: Scheme
+    internal: Internal = INTERNAL
 
     def __str__(self) -> str:
         bracketed = f"[{self.host}]" if ":" in self.host else self.host
@@ -47,8 +48,12 @@ class Answer:
     lines: tuple[str, ...]
 
 
-def asked(text: str, scheme: Scheme | None) -> Asked:
-    """HOST, HOST:PORT, an address, or [ADDRESS]:PORT. Raises `click.BadParameter`."""
+def asked(text: str, scheme: Scheme | None, internal_cidrs: Iterable[str] = ()) -> Asked:
+    """HOST, HOST:PORT, an address, or [ADDRESS]:PORT, in a cluster with these ranges of its own. Raises `click.BadParameter`."""
+    try:
+        internal = Internal.with_cluster(internal_cidrs)
+    except ValueError as wrong:
+        raise click.BadParameter(str(wrong), param_hint="--internal-cidr") from None
     host, port = text, ""
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
@@ -60,12 +65,12 @@ def asked(text: str, scheme: Scheme | None) -> Asked:
             f"must be HOST, HOST:PORT or [ADDRESS]:PORT with a port from 1 to 65535, not {text!r}", param_hint="--host"
         )
     number = int(port) if port else (80 if scheme == "http" else 443)
-    return Asked(host, number, scheme or SCHEME_OF_PORT.get(number, "https"))
+    return Asked(host, number, scheme or SCHEME_OF_PORT.get(number, "https"), internal)
 
 
 def judge(agent: str, policy: EgressPolicy, what: Asked, bindings: Sequence[Binding], labels: Mapping[str, str]) -> Answer:
     """What the gateway decides before it resolves the name, with the bindings beside it."""
-    decision = policy.judge(what.scheme, what.host, what.port)
+    decision = policy.judge(what.scheme, what.host, what.port, what.internal)
     lines = [*_because(decision), *_notes(decision, policy, bindings, labels)]
     if not decision.allowed and decision.verdict is not Verdict.InvalidHost:
         lines += ["what would allow it, in a ToolBinding that selects the Agent:", *_rule(what)]

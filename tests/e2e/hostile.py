@@ -110,6 +110,18 @@ print(json.dumps(counts))
 """
 """Ten thousand connections that say nothing, five hundred of them open at once."""
 
+ASKING = r"""
+import collections, http.client, json
+statuses = collections.Counter()
+for number in range(200):
+    call = http.client.HTTPConnection("127.0.0.1", 2489, timeout=10)
+    call.request("GET", "/v1/agent")
+    statuses[str(call.getresponse().status)] += 1
+    call.close()
+print(json.dumps(statuses))
+"""
+"""Two hundred questions, a connection for each."""
+
 GREED = r"""
 import collections, http.client, json, os, urllib.parse
 url = urllib.parse.urlsplit(os.environ["AIOS_URL"])

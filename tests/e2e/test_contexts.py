@@ -52,7 +52,6 @@ def test_a_context_is_seen_and_exported_and_goes_with_its_agent_if_that_was_aske
     space.kubectl("delete", "agents", "forgets", "stays")
     eventually(lambda: uids["forgets"] not in contexts(space), "the context of an Agent with reclaim Erase is gone")
     assert uids["stays"] in contexts(space)
-    events = json.loads(space.kubectl("get", "events", "-o", "json"))["items"]
-    (erased,) = [each for each in events if each["reason"] == "ContextErased"]
+    (erased,) = eventually(lambda: [each for each in space.objects("events") if each["reason"] == "ContextErased"], "that is told")
     assert erased["involvedObject"]["uid"] == uids["forgets"]
     assert "2 items" in erased["message"]

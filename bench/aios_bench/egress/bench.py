@@ -5,17 +5,14 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from aios_bench.egress import bypasses
+from aios_bench.egress import bypasses, floods
+from aios_bench.egress.floods import HERE, asked
 from aios_bench.egress.house import Beside, House, a_house, a_policy, done
 from aios_bench.result import Options, Result, percentile
 
-HERE: Final = "127.0.0.1"
-CONNECTIONS: Final = 16
-FLOOD_CONNECTIONS: Final = 64
 LOAD: Final = 0.6
-QUIET_PER_SECOND: Final = 50
 
 METHOD: Final = (
     "Gateway (one process, asyncio), hosts and clients are processes of their own on loopback of one machine, whose cores they share. "
@@ -28,7 +25,8 @@ METHOD: Final = (
     "connect_gbit_per_s: one tunnel, the slower of the two directions; connect_gbit_per_worker_cpu_s: what it carried with a second of a "
     "core, which other work on the machine does not change. idle_connections_mib: resident memory of the gateway with {idle} "
     "idle connections over {agents} Agents, half of them tunnels, which have a second socket each. flood_p99_ratio: p99 of {quiet} "
-    "requests/s of one Agent while another keeps its 64 connections busy, over p99 without; the middle of three rounds. "
+    "requests/s of one Agent while another floods over its 64 connections, over p99 without: the middle of three rounds, of the worst kind "
+    "of flood (bench/aios_bench/egress/floods.py); flood_*_p99_ratio is each. "
     "policy_in_force_s_p95: {agents} Agents' orders change at once in the node agent's store; until its link has the gateway's word, each. "
     "bypasses_*: those of bench/aios_bench/egress/bypasses.py. load_average_*: of the machine over one minute, before and after: what else "
     "it had to do."
@@ -58,14 +56,6 @@ async def some_hosts(busy_seconds: float = 0) -> AsyncIterator[dict[str, int]]:
         await process.end()
 
 
-async def asked(port: int, host: int, seconds: float, per_second: float = 0, connections: int = CONNECTIONS, direct: bool = False) -> Any:
-    """Load on the host's HTTP port: through the gateway's `port`, or straight to it."""
-    where = f"{HERE}:{host}"
-    url = "/" if direct else f"http://{where}/"
-    given = {"port": host if direct else port, "url": url, "host": where, "connections": connections}
-    return await done("ask", **given, seconds=seconds, per_second=per_second)
-
-
 async def requests(house: House, http: int, seconds: float) -> tuple[dict[str, float], dict[str, list[float]]]:
     port = house.ports[0]
     used = cpu_seconds(house.worker_pid)
@@ -85,21 +75,6 @@ async def requests(house: House, http: int, seconds: float) -> tuple[dict[str, f
     middle = {name: round(sorted(each)[1], 3) for name, each in added.items()}
     raw = {name: [round(one, 3) for one in each] for name, each in added.items()}
     return {"requests_per_s_per_worker": round(rate), "worker_cpu_ms_per_request": round(cpu_ms, 3), **middle}, raw
-
-
-async def flood(house: House, http: int, seconds: float) -> tuple[dict[str, float], dict[str, list[float]]]:
-    noisy, quiet = house.ports[:2]
-    ratios, flooded = [], 0.0
-    for _ in range(3):
-        before = (await asked(quiet, http, seconds, QUIET_PER_SECOND, connections=4))["ms"]
-        flooding = asyncio.create_task(asked(noisy, http, seconds * 2, connections=FLOOD_CONNECTIONS))
-        await asyncio.sleep(seconds / 2)
-        during = (await asked(quiet, http, seconds, QUIET_PER_SECOND, connections=4))["ms"]
-        result = await flooding
-        flooded = len(result["ms"]) / result["seconds"]
-        ratios.append(percentile(during, 99) / percentile(before, 99))
-    figures = {"flood_p99_ratio": round(sorted(ratios)[1], 2), "flood_requests_per_s": round(flooded)}
-    return figures, {"flood_p99_ratio": [round(each, 2) for each in ratios]}
 
 
 async def tunnels(house: House, pump: int, seconds: float) -> dict[str, float]:
@@ -131,7 +106,12 @@ async def in_force(house: House, hosts: dict[str, int], rounds: int) -> tuple[di
 
 
 def _rules(hosts: dict[str, int]) -> tuple[str, ...]:
-    return f"http://{HERE}:{hosts['http']}", f"tcp://{HERE}:{hosts['http']}", f"tcp://{HERE}:{hosts['pump']}"
+    return (
+        f"http://{HERE}:{hosts['http']}",
+        f"http://{HERE}:{hosts['crumbs']}",
+        f"tcp://{HERE}:{hosts['http']}",
+        f"tcp://{HERE}:{hosts['pump']}",
+    )
 
 
 async def past_it() -> tuple[dict[str, float], list[str]]:
@@ -148,17 +128,17 @@ async def measure(options: Options) -> Result:
     figures |= through
     async with some_hosts() as hosts, a_house(agents, a_policy(*_rules(hosts))) as house:
         figures |= await tunnels(house, hosts["pump"], seconds)
-        for part in (requests, flood):
-            measured, raw = await part(house, hosts["http"], seconds)
+        for measured, raw in (
+            await requests(house, hosts["http"], seconds),
+            await floods.measure(house, hosts, seconds),
+            await in_force(house, hosts, rounds),
+        ):
             figures |= measured
             samples |= raw
-        measured, raw = await in_force(house, hosts, rounds)
-        figures |= measured
-        samples |= raw
     async with some_hosts() as hosts, a_house(agents, a_policy(*_rules(hosts))) as house:
         figures |= await idle(house, hosts, each)
     figures["load_average_after"] = load_average()
-    method = METHOD.format(load=LOAD, idle=agents * each, agents=agents, quiet=QUIET_PER_SECOND)
+    method = METHOD.format(load=LOAD, idle=agents * each, agents=agents, quiet=floods.QUIET_PER_SECOND)
     return Result(figures=figures, samples=samples, method=method + (f" Passed: {', '.join(names)}." if names else ""))
 
 

@@ -12,10 +12,13 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 RESPONSE: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1024\r\n\r\n" + b"x" * 1024
 PIECE: Final = 256 * 1024
+CRUMBS: Final = b"1\r\nx\r\n" * 8192
+"""Content in chunks of one byte, which cost a reader the most."""
 HERE: Final = "127.0.0.1"
 
 
@@ -60,19 +63,33 @@ def pump(connection: socket.socket) -> None:
             pass
 
 
-async def hosts(given: Any) -> None:
-    """`{busy_seconds}`: an HTTP server, to which each request is so much work of its only thread, and a pump."""
-    loop = asyncio.get_running_loop()
-    answering = await loop.create_server(lambda: Answering(given["busy_seconds"]), HERE, 0, backlog=1024)
-    pumping = socket.create_server((HERE, 0), backlog=4096)
-    say({"http": answering.sockets[0].getsockname()[1], "pump": pumping.getsockname()[1]})
+def crumble(connection: socket.socket) -> None:
+    """Answers with content in pieces of one byte, without end."""
+    with connection, contextlib.suppress(OSError):
+        connection.recv(PIECE)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            connection.sendall(CRUMBS)
+
+
+def serve_in_threads(serve: Callable[[socket.socket], None]) -> int:
+    """The port at which each connection is served in a thread of its own, until the process ends."""
+    listener = socket.create_server((HERE, 0), backlog=4096)
 
     def accept() -> None:
         while True:
-            connection, _ = pumping.accept()
-            threading.Thread(target=pump, args=(connection,), daemon=True).start()
+            connection, _ = listener.accept()
+            threading.Thread(target=serve, args=(connection,), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
+    return int(listener.getsockname()[1])
+
+
+async def hosts(given: Any) -> None:
+    """`{busy_seconds}`: an HTTP server, to which each request is so much work of its only thread; a pump; one that crumbles."""
+    loop = asyncio.get_running_loop()
+    answering = await loop.create_server(lambda: Answering(given["busy_seconds"]), HERE, 0, backlog=1024)
+    say({"http": answering.sockets[0].getsockname()[1], "pump": serve_in_threads(pump), "crumbs": serve_in_threads(crumble)})
     await until_closed()
 
 
@@ -105,7 +122,7 @@ class Asking(asyncio.Protocol):
             if not separator:
                 return
             if not head.startswith(b"HTTP/1.1 200"):
-                raise RuntimeError(f"the bench was answered {head[:200]!r}")
+                raise RuntimeError(f"the bench was answered {self._head[:600]!r}")
             self._length = len(head) + 4 + 1024
         if self._have >= self._length:
             self._have -= self._length
@@ -173,6 +190,64 @@ async def ask(given: Any) -> None:
     say({"seconds": took, "lost": load.lost, "ms": [round(1000 * each, 4) for each in load.seconds]})
 
 
+class Pestering(asyncio.Protocol):
+    """One connection that says what it says again and again, as fast as it is taken, and listens to nothing."""
+
+    def __init__(self, pest: "Pest") -> None:
+        self._pest = pest
+        self._may_write = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(self._pest.first)
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self._may_write = False
+
+    def resume_writing(self) -> None:
+        asyncio.get_running_loop().call_soon(self._write_on)  # a transport that calls this is not done with its last write
+
+    def _write_on(self) -> None:
+        self._may_write = True
+        while self._pest.again and self._may_write and not self._transport.is_closing():
+            self._transport.write(self._pest.again)
+
+    def data_received(self, data: bytes) -> None:
+        self._pest.heard += len(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._pest.ended.release()
+
+
+class Pest:
+    """What is said, first and then without end, and what came of it."""
+
+    def __init__(self, first: bytes, again: bytes) -> None:
+        self.first, self.again = first, again
+        self.heard = 0
+        self.ended = asyncio.Semaphore(0)
+
+
+async def pester(given: Any) -> None:
+    """`{port, first, again, connections, seconds}`: how many connections were ended by the other side, and the bytes that came from it.
+    Each that ends is made anew."""
+    pest = Pest(given["first"].encode(), given["again"].encode())
+    loop = asyncio.get_running_loop()
+    ended = -int(given["connections"])
+    for _ in range(given["connections"]):
+        pest.ended.release()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(given["seconds"]):
+            while True:
+                await pest.ended.acquire()
+                ended += 1
+                with contextlib.suppress(OSError):
+                    await loop.create_connection(lambda: Pestering(pest), HERE, given["port"])
+    say({"ended": ended, "heard": pest.heard})
+
+
 def a_tunnel(port: int, target: str) -> socket.socket:
     connection = socket.create_connection((HERE, port))
     connection.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
@@ -217,7 +292,7 @@ async def hold(given: Any) -> None:
     await until_closed()
 
 
-MODES: Final = {"hosts": hosts, "ask": ask, "carry": carry, "hold": hold}
+MODES: Final = {"hosts": hosts, "ask": ask, "pester": pester, "carry": carry, "hold": hold}
 
 if __name__ == "__main__":
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -72,6 +72,17 @@ def test_audit_mode_says_that_it_would_be_denied(tmp_path: Path):
     assert "would be denied, is let through" in result.output
 
 
+def test_a_range_of_the_clusters_own_is_inside(tmp_path: Path):
+    directory = write(tmp_path, X, binding("b", {"name": "all", "cidr": "0.0.0.0/0"}))
+    assert explain(directory, "203.0.113.7").exit_code == 0
+    result = explain(directory, "203.0.113.7", "--internal-cidr", "198.51.100.0/24", "--internal-cidr", "203.0.113.0/24")
+    assert result.exit_code == 1
+    assert "the address is inside" in result.output
+    wrong = explain(directory, "203.0.113.7", "--internal-cidr", "203.0.113.7/24")
+    assert wrong.exit_code == 2
+    assert "'203.0.113.7/24' must be an address range" in wrong.output
+
+
 def test_an_agent_that_is_not_there_is_named(tmp_path: Path):
     result = explain(write(tmp_path, ONE), "api.example.com")
     assert result.exit_code == 1

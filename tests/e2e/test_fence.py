@@ -91,7 +91,7 @@ def test_an_agent_is_reached_where_it_is_exposed_and_nowhere_else(space: Space):
     service = eventually(lambda: space.get("service", "server"), "there is a Service")
     eventually(lambda: space.get("agentruntime", "server")["status"].get("exposed"), "the fence is open")
     assert visited(space, address) == ["hello", "refused", "refused"]
-    assert visited(space, service["spec"]["clusterIP"])[0] == "hello"
+    eventually(lambda: visited(space, service["spec"]["clusterIP"])[0] == "hello", "the Service leads there")
     started = space.get("pod", space.pod_of("server"))["metadata"]["uid"]
     space.patch("server", {"expose": [{"name": "other", "port": 8081}]})
     ports = [{"port": 8081, "protocol": "TCP"}]

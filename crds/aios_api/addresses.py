@@ -28,8 +28,8 @@ _LOOPBACK_6: Final = IPv6Address("::1")
 _INTERNAL: Final = _networks(
     # loopback, private, carrier-grade NAT, link-local, protocol assignments, benchmarks
     *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "192.0.0.0/24", "198.18.0.0/15"),
-    # the same in IPv6: loopback, unique local, link-local, site-local, discard, NAT64 of the network's own
-    *("::1/128", "fc00::/7", "fe80::/10", "fec0::/10", "100::/64", "64:ff9b:1::/48"),
+    # the same in IPv6: loopback, unique local, link-local, site-local, discard, NAT64 and segment routing of the network's own
+    *("::1/128", "fc00::/7", "fe80::/10", "fec0::/10", "100::/64", "64:ff9b:1::/48", "5f00::/16"),
     # where clouds tell a machine its credentials: AWS and most others, AWS containers, what AWS has in IPv6, GCP in IPv6, Alibaba,
     # Oracle, Azure, Scaleway in both, Tencent
     *("169.254.169.254/32", "169.254.170.0/24", "fd00:ec2::/32", "fd20:ce::254/128", "100.100.100.200/32", "192.0.0.192/32"),

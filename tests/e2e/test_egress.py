@@ -122,6 +122,8 @@ def test_containers_have_the_proxy_in_their_environment(world: Outside):
     assert {told[name] for name in both if "no" not in name.lower()} == {"http://127.0.0.1:2489"}
     assert "127.0.0.1" in told["no_proxy"]
     assert told["no_proxy"] == told["NO_PROXY"]
+    inside = f"import os; os.environ['URL'] = 'http://{HOST}:{world.plain}/hello'\n{ASK}"
+    assert world.space.inside("traveller", inside).startswith("answer"), "and a program in the container itself finds its way by it"
 
 
 def test_a_refusal_names_its_reason_and_the_next_step_and_nothing_of_the_policy(world: Outside):
@@ -176,7 +178,8 @@ def test_ways_past_the_policy(own_world: Outside):
         "localhost:443",
     ):
         refused = own_world.run("traveller", SNEAK, CONNECT=f"CONNECT {target} HTTP/1.1\r\nHost: {target}", SNI=HOST)
-        assert refused.startswith("refused"), target
+        assert refused.startswith("refused HTTP/1.1 403"), f"{target}: {refused}"
+        assert '"reason": "EgressDenied"' in refused, target
     for internal in inside:
         said = own_world.run("traveller", ASK, URL=f"http://{internal}:{own_world.plain}/")
         assert said.startswith("refused 403"), f"{internal} is resolved to an address inside"

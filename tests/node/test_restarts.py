@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -166,12 +166,13 @@ async def counts_after(asking: asyncio.subprocess.Process, answers: int) -> tupl
 
 
 @asynccontextmanager
-async def gateway(node_socket: Path, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def gateway(
+    node_socket: Path, program: Sequence[str] = ("-c", "from aios_sidecar.gateway.main import main; main()"), **settings: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """The gateway's program; killed at the end of the block."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-c",
-        "from aios_sidecar.gateway.main import main; main()",
+        *program,
         env={
             **os.environ,
             "AIOS_GATEWAY_NODE_SOCKET": str(node_socket),

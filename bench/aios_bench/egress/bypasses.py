@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import ssl
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -48,11 +50,12 @@ async def two_hosts() -> AsyncIterator[Watched]:
     watched = Watched()
 
     async def allowed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        moved = f"HTTP/1.1 302 Found\r\nLocation: http://{FORBIDDEN}:{watched.port}/\r\nContent-Length: 0\r\n\r\n".encode()
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
                 watched.received += data
                 for _ in range(data.count(b"\r\n\r\n")):
-                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                    writer.write(moved if data.startswith(b"GET /moved ") else b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         writer.close()
 
     async def forbidden(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -158,9 +161,10 @@ def _shredded(hello: bytes) -> bytes:
     return b"".join(hello[:3] + b"\x00\x01" + hello[at : at + 1] for at in range(5, len(hello)))
 
 
-async def try_it(attempt: Attempt, house: House) -> None:
+async def try_it(attempt: Attempt, port: int) -> None:
+    """At an agent's `port`. What comes of it, the hosts see."""
     with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
-        reader, writer = await asyncio.open_connection(ALLOWED, house.ports[attempt.agent])
+        reader, writer = await asyncio.open_connection(ALLOWED, port)
         try:
             writer.write(attempt.sent)
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -173,6 +177,16 @@ async def try_it(attempt: Attempt, house: House) -> None:
                 await reader.read()
         finally:
             writer.close()
+
+
+def follow(port: int, hosts_port: int) -> int:
+    """As any client that follows redirects, and asks its proxy again: the status that it gets in the end, after the allowed host has sent
+    it to the forbidden one."""
+    proxied = urllib.request.build_opener(urllib.request.ProxyHandler({"http": f"http://{ALLOWED}:{port}"}))
+    try:
+        return int(proxied.open(f"http://{ALLOWED}:{hosts_port}/moved", timeout=10).status)
+    except urllib.error.HTTPError as refused:
+        return refused.code
 
 
 async def after_a_change(house: House, watched: Watched) -> AsyncIterator[tuple[str, bool]]:
@@ -206,6 +220,9 @@ async def try_all(house: House, watched: Watched) -> dict[str, bool]:
     passed = {}
     for attempt in attempts(watched.port):
         watched.forget()
-        await try_it(attempt, house)
+        await try_it(attempt, house.ports[attempt.agent])
         passed[attempt.name] = watched.reached
+    watched.forget()
+    await asyncio.to_thread(follow, house.ports[AGENT], watched.port)
+    passed["redirect to another host"] = watched.reached
     return passed | {name: reached async for name, reached in after_a_change(house, watched)}

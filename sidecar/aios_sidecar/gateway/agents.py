@@ -74,13 +74,14 @@ class ServedAgent:
         self.server.listen_on(listeners.items())
 
     def route(self, head: Head) -> AgentRoute | Connect | Forward:
-        self.require_fresh()
-        if routes.leaves_the_pod(head):
+        if routes.leaves_the_pod(head.method, head.target):
             try:
+                self.require_fresh()
                 return Connect(self.egress, head) if head.method == "CONNECT" else Forward(self.egress, head)
             except Problem as problem:
                 self.egress.note_unread(head.method, head.target, problem)
                 raise
+        self.require_fresh()
         name, answer = routes.find(head)
         return AgentRoute(name, self, head, answer)
 
@@ -89,6 +90,10 @@ class ServedAgent:
             detail = f"An agent's requests may have {self._limits.held_bytes} bytes of content under way at once."
             raise Problem(ProblemKind.TOO_MUCH_AT_ONCE, detail, {"Retry-After": "1"})
         self._held_bytes += content_bytes
+
+    def unread(self, method: str, target: str, problem: Problem) -> None:
+        if routes.leaves_the_pod(method, target):
+            self.egress.note_unread(method, target, problem)
 
     def answered(self, route: str, status: int) -> None:
         self._metrics.answered(route, status)

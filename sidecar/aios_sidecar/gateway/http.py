@@ -10,9 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Protocol
 
-import h11
-
 from aios_sidecar.gateway import sockets
+from aios_sidecar.gateway.parser import h11
 from aios_sidecar.gateway.problems import PROBLEM_TYPE, Problem, ProblemKind
 from aios_sidecar.gateway.settings import Limits
 
@@ -35,6 +34,7 @@ LINGER_SECONDS: Final = 1.0
 Headers = Iterable[tuple[bytes, bytes]]
 Turn = Callable[[], Awaitable[None]]
 
+_FIRST_LINE: Final = re.compile(rb"(?:\r?\n)*+([!-~]{1,40}) ([!-~]+)")
 _BARE_LINE_END: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _FOLDED: Final = re.compile(rb"\r\n[ \t]")
 _FRAMING: Final = re.compile(rb"\r\n(content-length|transfer-encoding|host)[ \t]*:[ \t]*([^\r]*)", re.IGNORECASE)
@@ -132,6 +132,9 @@ class Application(Protocol):
     def hold(self, content_bytes: int) -> None:
         """So much more content is held in memory for its routes; less, when negative. Raises Problem when that is too much."""
 
+    def unread(self, method: str, target: str, problem: Problem) -> None:
+        """Told of a request that is refused since it can't be read, when its first line can."""
+
     def answered(self, route: str, status: int) -> None:
         """Told of every response; `route` is "none" when the request never got one."""
 
@@ -146,6 +149,7 @@ class Connection:
         self._limits = limits
         self._turn = turn
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
+        self._raw = b""
         self._status = 0
         self._held: list[bytes] = []
         self.companion: Companion | None = None
@@ -200,7 +204,10 @@ class Connection:
             response = _response_to(problem)
         except h11.RemoteProtocolError as error:
             self._must_not_have_begun(error)
-            response, last = _response_to(self._malformed(error)), True
+            malformed = self._malformed(error)
+            if head is None and (line := _FIRST_LINE.match(self._raw)) is not None:
+                self._application.unread(line[1].decode("latin-1"), line[2].decode("latin-1"), malformed)
+            response, last = _response_to(malformed), True
         except OSError:
             raise  # the connection's, not the route's: nobody is left to tell
         except Exception as error:
@@ -229,10 +236,10 @@ class Connection:
         now = asyncio.get_running_loop().time
         deadline = now() + self._limits.idle_seconds
         begun = False
-        raw = self._http.trailing_data[0]
-        if raw:
+        self._raw = self._http.trailing_data[0]
+        if self._raw:
             await self._turn()  # a pipelined request never waits on the socket; others get their turn here
-            _must_be_short(raw)
+            _must_be_short(self._raw)
         while (event := self._http.next_event()) is h11.NEED_DATA:
             if not begun and self._http.trailing_data[0]:
                 begun, deadline = True, now() + self._limits.head_seconds
@@ -243,11 +250,11 @@ class Connection:
                 return None
             await self._turn()
             self._http.receive_data(data)
-            raw += data
-            _must_be_short(raw)
+            self._raw += data
+            _must_be_short(self._raw)
         if not isinstance(event, h11.Request):
             return None
-        _must_be_unambiguous(raw[: len(raw) - len(self._http.trailing_data[0])])
+        _must_be_unambiguous(self._raw[: len(self._raw) - len(self._http.trailing_data[0])])
         if event.http_version not in (b"1.0", b"1.1"):
             raise h11.RemoteProtocolError(f"HTTP/{event.http_version.decode()} is not spoken here")
         return event

@@ -126,6 +126,9 @@ class Operations:
     def hold(self, content_bytes: int) -> None:
         """No page takes content."""
 
+    def unread(self, method: str, target: str, problem: Problem) -> None:
+        """Nobody is judged here."""
+
     def answered(self, route: str, status: int) -> None:
         """Not counted: requests are those of agents."""
 

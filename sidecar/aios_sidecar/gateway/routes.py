@@ -104,6 +104,6 @@ def find(head: Head) -> tuple[str, Answer]:
     return found
 
 
-def leaves_the_pod(head: Head) -> bool:
+def leaves_the_pod(method: str, target: str) -> bool:
     """CONNECT and an absolute target ask a proxy for the outside."""
-    return head.method == "CONNECT" or ABSOLUTE.match(head.target) is not None
+    return method == "CONNECT" or ABSOLUTE.match(target) is not None

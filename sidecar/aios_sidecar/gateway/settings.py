@@ -60,6 +60,9 @@ class EgressLimits:
     """Of all agents together."""
     resolve_seconds: Seconds = 5.0
     """For a name. The system's resolver goes on for longer; the agent is told and may ask again."""
+    connects_per_second: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 50.0
+    connects_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 500
+    """New connections outside: one that was ended in order keeps its port for a minute, and a host can be asked from 28,000 of them."""
     connect_seconds: Seconds = 10.0
     """For a connection, over all its addresses. Clients commonly give up after 10 s or more."""
     hello_seconds: Seconds = 10.0

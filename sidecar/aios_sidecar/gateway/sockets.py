@@ -2,7 +2,14 @@
 switch, which with asyncio's own were a third of what a proxied request cost."""
 
 import asyncio
+import ctypes
+import os
 import socket
+from typing import Final
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_NOWHERE: Final = bytes(16)
+"""A socket address of the family AF_UNSPEC."""
 
 
 async def receive(connection: socket.socket, size: int, deadline: float) -> bytes | None:
@@ -48,3 +55,11 @@ async def _ready(connection: socket.socket, deadline: float, *, writing: bool) -
 def _set(ready: "asyncio.Future[bool]", value: bool) -> None:
     if not ready.done():
         ready.set_result(value)
+
+
+def abort(connection: socket.socket) -> None:
+    """The connection has ended with a reset: what the kernel still held for the other side is not sent. The descriptor is left as it is,
+    for whoever waits for it or closes it. Raises OSError when it was not connected."""
+    if _LIBC.connect(connection.fileno(), _NOWHERE, len(_NOWHERE)) != 0:  # connect(2): AF_UNSPEC dissolves the association
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))

@@ -132,6 +132,15 @@ class Recorder:
                     return
 
 
+async def the_rest(reader: asyncio.StreamReader) -> bytes:
+    """What is read until the other side ends the connection, in order or with a reset."""
+    taken = b""
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(1 << 16):
+            taken += data
+    return taken
+
+
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Gives back what it is sent."""
     while data := await reader.read(1 << 16):

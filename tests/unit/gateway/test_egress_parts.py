@@ -57,6 +57,7 @@ def test_a_target_has_one_form(authority, host, port):
         "x/y:443",
         "x?y:443",
         f"{'a' * 300}:443",
+        "x.example..:443",
     ],
 )
 def test_what_is_no_target_is_refused(authority):
@@ -157,6 +158,22 @@ async def test_one_agent_can_not_have_all_the_lookups_and_is_told_so():
     names.close()
 
 
+async def test_while_most_threads_are_busy_an_agent_has_one_look_up_and_so_others_have_theirs():
+    ask = Ask()
+    names = SystemNames(EgressLimits(lookups=4, lookup_threads=8, resolve_seconds=5), ask)
+    waiting = [asyncio.create_task(names.resolve(f"{number}.dead.example", "greedy")) for number in range(4)]
+    await asyncio.sleep(0)
+    for who in ("b", "c", "d", "e"):
+        waiting.append(asyncio.create_task(names.resolve(f"{who}.dead.example", who)))
+        await asyncio.sleep(0)
+        with pytest.raises(Problem) as second:
+            await names.resolve(f"second.{who}.dead.example", who)
+        assert second.value.kind is ProblemKind.TOO_MANY_LOOKUPS
+    ask.let.set()
+    assert len(await asyncio.gather(*waiting)) == 8
+    names.close()
+
+
 async def test_a_name_without_an_address_is_a_problem_and_so_it_stays_for_a_moment():
     ask = Ask()
     ask.let.set()
@@ -253,6 +270,31 @@ async def test_lines_that_go_with_the_oldest_file_are_counted_also_those_of_the_
     assert len(list(tmp_path.iterdir())) == files
     assert metrics.registry.get_sample_value("aios_gateway_audit_rotated_out_lines") == 30
     assert metrics.registry.get_sample_value("aios_gateway_audit_dropped_lines") == 0
+
+
+async def test_an_agent_that_writes_without_end_has_like_lines_in_one_and_others_have_theirs(tmp_path, monkeypatch):
+    monkeypatch.setattr("aios_sidecar.gateway.egress.audit.LINES_BURST", 10)
+    path = tmp_path / "egress.jsonl"
+    audit = AuditFile(path, file_bytes=1 << 20, files=3)
+    for number in range(1000):
+        host = "same.example" if number % 2 else f"other-{number}.example"
+        audit.note({"uid": "noisy", "verdict": "deny", "reason": "NotAllowed", "host": host, "upBytes": 1, "downBytes": 2, "seconds": 0.5})
+        if number % 100 == 0:
+            audit.note(
+                {"uid": "quiet", "verdict": "allow", "reason": "Done", "host": "x.example", "upBytes": 1, "downBytes": 2, "seconds": 1}
+            )
+    await audit.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["host"] for line in lines if line["uid"] == "quiet"] == ["x.example"] * 10
+    assert not any("repeated" in line for line in lines if line["uid"] == "quiet")
+    noisy = [line for line in lines if line["uid"] == "noisy"]
+    folded = [line for line in noisy if "repeated" in line]
+    assert len(noisy) < 10 + 50, "some for the time that this took, and one for each kind"
+    assert sum(line.get("repeated", 1) for line in noisy) == 1000
+    assert (sum(line["upBytes"] for line in noisy), sum(line["downBytes"] for line in noisy)) == (1000, 2000)
+    assert max(folded, key=lambda line: line["repeated"] if line["host"] else 0)["host"] == "same.example"
+    assert any(line["host"] is None and line["verdict"] == "deny" for line in folded), "of many hosts the rest is counted together"
+    assert audit.dropped == 0
 
 
 async def test_a_disk_that_does_not_answer_drops_lines_and_counts_them(tmp_path, monkeypatch, caplog):

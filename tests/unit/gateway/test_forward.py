@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from unit.gateway.outside import Recorder, a_server, get, problem
+from unit.gateway.outside import Recorder, a_server, get, problem, the_rest
 
 HERE = "127.0.0.1"
 CLOSING = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -234,7 +234,7 @@ async def test_a_kept_connection_that_a_change_forbids_ends_at_once(proxying):
     async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-        await reader.read()
+        await the_rest(reader)
         ended.set()
 
     async with a_server(answer_once) as port, proxying(f"http://{HERE}:{port}") as agent:
@@ -300,6 +300,26 @@ async def test_what_is_refused_unread_is_a_denial_like_any_other(proxying, reque
         assert "secret" not in str(agent.audit.lines)
 
 
+@pytest.mark.parametrize(
+    ("request_line", "headers", "reason", "host"),
+    [
+        ("CONNECT api.example.com:443 HTTP/1.1", "Host: a\r\nHost: b", "Malformed", "api.example.com:443"),
+        ("POST http://api.example.com/ HTTP/1.1", "Content-Length: 1\r\nTransfer-Encoding: chunked", "Malformed", "api.example.com"),
+        ("GET http://api.example.com/ HTTP/1.1", "X: a\x00", "Malformed", "api.example.com"),
+        ("GET http://api.example.com/ HTTP/1.1", "X: a\r\n" * 300, "HeadersTooLarge", "api.example.com"),
+        ("GET http://api.example.com/ HTTP/2.0", "Host: a", "Malformed", "api.example.com"),
+    ],
+)
+async def test_a_request_for_the_outside_that_can_not_be_read_is_a_denial_too(proxying, request_line, headers, reason, host):
+    async with proxying("http://api.example.com:80") as agent:
+        assert problem(await agent.ask(f"{request_line}\r\n{headers}\r\n\r\n".encode()))["reason"] == reason
+        assert agent.last("verdict", "reason", "host") == ("deny", reason, host)
+        assert problem(await agent.ask(f"GET /v1/agent HTTP/1.1\r\n{headers}\r\n\r\n".encode()))["reason"] == (
+            reason if "2.0" not in request_line else "ForeignHost"
+        )
+        assert agent.egress.denied == 1, "what asks for nothing outside is none"
+
+
 async def test_in_audit_mode_public_hosts_are_let_through_and_counted_and_inner_ones_are_not(proxying):
     async with proxying() as agent:
         agent.allow(audit=True)
@@ -308,7 +328,7 @@ async def test_in_audit_mode_public_hosts_are_let_through_and_counted_and_inner_
         assert problem(await agent.ask(get("http://10.0.0.7/")))["reason"] == "EgressDenied"
         assert problem(await agent.ask(get("http://nowhere.example.com/")))["reason"] == "NameNotResolved"
         assert agent.last("verdict", "binding") == ("would_deny", None)
-        assert agent.egress.would_deny == {"b": 2}
+        assert agent.egress.would_deny == {"b": 1}, "what is denied is not let through"
         agent.allow()
         assert agent.egress.would_deny == {}, "of a binding that audits no longer nothing is told"
 

@@ -5,7 +5,7 @@ import re
 
 from aios_sidecar.gateway.settings import EgressLimits
 from unit.gateway.conftest import turns_of_the_loop
-from unit.gateway.outside import Recorder, a_server, get, problem
+from unit.gateway.outside import Recorder, a_server, get, problem, the_rest
 
 HERE = "127.0.0.1"
 CLOSING = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -119,7 +119,7 @@ async def test_a_client_that_goes_away_ends_what_it_asked_for(proxying):
 
     async def think(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        await reader.read()
+        await the_rest(reader)
         gone.set()
 
     async with a_server(think) as port, proxying(f"http://{HERE}:{port}") as agent:

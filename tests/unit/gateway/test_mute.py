@@ -9,6 +9,7 @@ import pytest
 from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.metrics import Metrics, Operations
 from aios_sidecar.gateway.problems import Problem, ProblemKind
+from unit.gateway.outside import Notes, a_policy, an_outside, get
 
 GET = b"GET /v1/agent HTTP/1.1\r\nHost: localhost\r\n\r\n"
 REQUESTS = [
@@ -80,6 +81,15 @@ async def test_every_request_is_refused_while_mute_and_answered_again_afterwards
             assert b"Retry-After" in head
         freshness.renew(1130)
         assert await agent.exchange(request_bytes) == before
+
+
+async def test_what_is_refused_while_mute_is_in_the_audit(serving, clock):
+    freshness, notes = a_freshness(clock), Notes()
+    async with serving(
+        freshness=freshness, outside=an_outside(Metrics(), audit=notes), policy=a_policy("http://api.example.com:80")
+    ) as agent:
+        await agent.exchange(get("http://api.example.com/"))
+        assert [(line["verdict"], line["reason"], line["host"]) for line in notes.lines] == [("deny", "Mute", "api.example.com")]
 
 
 async def test_a_request_that_was_begun_before_is_not_answered_after(serving, clock):

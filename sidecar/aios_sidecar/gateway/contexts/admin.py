@@ -111,6 +111,9 @@ class Admin:
     def hold(self, content_bytes: int) -> None:
         """Who may reach the socket may send what a request takes."""
 
+    def unread(self, method: str, target: str, problem: Problem) -> None:
+        """Nobody is judged here."""
+
     def answered(self, route: str, status: int) -> None:
         """Not counted: requests are those of agents."""
 

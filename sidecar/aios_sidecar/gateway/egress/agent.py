@@ -21,6 +21,7 @@ from aios_sidecar.gateway.egress.upstream import Upstream
 from aios_sidecar.gateway.http import METHOD_SHOWN
 from aios_sidecar.gateway.metrics import EgressMetrics
 from aios_sidecar.gateway.problems import Problem, ProblemKind
+from aios_sidecar.gateway.rate import Rate
 from aios_sidecar.gateway.settings import EgressLimits
 from aios_sidecar.gateway.turns import Turns
 
@@ -62,6 +63,8 @@ class AgentEgress:
         self._open: set[Upstream] = set()
         self._look: asyncio.TimerHandle | None = None
         self._judged: dict[tuple[Scheme, str, int], Decision] = {}
+        limits = outside.limits
+        self._connects = Rate(limits.connects_per_second, limits.connects_burst, asyncio.get_running_loop().time())
 
     @property
     def open(self) -> int:
@@ -97,8 +100,6 @@ class AgentEgress:
             if len(self._judged) < JUDGED_LIMIT:
                 self._judged[asked] = decision
         passage.decision = decision
-        if decision.audited:
-            self.would_deny.update(self.policy.audit_bindings)
         if not decision.allowed:
             raise self._refused(passage, decision)
         return decision
@@ -121,6 +122,10 @@ class AgentEgress:
             raise Problem(ProblemKind.ADDRESS_DENIED, f"{passage.target.authority} has an address that is not allowed.")
         if now is None:
             raise self._changed(passage)
+        self._count_audited(passage)
+        if not self._connects.take(asyncio.get_running_loop().time()):
+            most = f"{limits.connects_burst} connections outside, and {limits.connects_per_second:g} a second after that"
+            raise Problem(ProblemKind.TOO_MANY_CONNECTIONS, f"An agent may open {most}.", {"Retry-After": "1"})
         connection, address = await dial(passage.target, addresses, limits.connect_seconds)
         upstream = Upstream(connection, address, passage.target, now, head_bytes=limits.response_head_bytes, closed=self._open.discard)
         if not self._still_allowed(upstream):
@@ -135,8 +140,16 @@ class AgentEgress:
         verdict = passage.verdict(reason)
         if verdict == "deny":
             self.denied += 1
+        elif verdict == "would_deny":
+            self._count_audited(passage)
         self.outside.metrics.noted(verdict, reason, passage.traffic.up_bytes, passage.traffic.down_bytes)
         self._write(passage, verdict, reason)
+
+    def _count_audited(self, passage: Passage) -> None:
+        """Once, where no rule allows it and it is let through."""
+        if passage.decision is not None and passage.decision.audited and self.policy is not None and not passage.counted_audited:
+            passage.counted_audited = True
+            self.would_deny.update(self.policy.audit_bindings)
 
     def _write(self, passage: Passage, verdict: str, reason: str) -> None:
         identity = self._identity()

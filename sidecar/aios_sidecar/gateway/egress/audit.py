@@ -1,5 +1,8 @@
 """The audit: one JSON line for each verdict, in files that are rotated, so that their size is bounded and the newest lines are kept.
 
+All agents of a node share these files. An agent has a line for each verdict up to a rate that no use comes near; beyond it, like lines of
+half a second become one that says how many it stands for, so that nobody writes over what others have done.
+
 Lines are made where the verdict falls and written by a thread of its own, twice a second. When the disk is slower than the agents, lines
 are dropped and counted, and no agent waits. Lines that go with the oldest file are counted as well: who has not
 collected them by then has lost them.
@@ -8,12 +11,14 @@ collected them by then has lost them.
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
+
+from aios_sidecar.gateway.rate import Rate
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +26,15 @@ FLUSH_SECONDS: Final = 0.5
 PENDING_LIMIT: Final = 20_000
 """Lines that wait to be written. At 1,500 a second that is a disk that does not answer for 13 s."""
 
+LINES_PER_SECOND: Final = 200.0
+LINES_BURST: Final = 2_000
+"""Of one agent, each by itself."""
+KINDS: Final = 16
+"""Of one agent's lines beyond that, in half a second; the rest becomes one line for each verdict and reason."""
+_KIND: Final = ("verdict", "reason", "method", "host", "port", "binding", "rule", "generation")
+_COARSE: Final = ("verdict", "reason")
+_WHOSE: Final = ("namespace", "agent", "uid", "attempt", "policy")
+_SUMS: Final = ("upBytes", "downBytes", "seconds")
 READ_BYTES: Final = 1024 * 1024
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -47,6 +61,33 @@ class NoAudit:
         """There is nothing to keep."""
 
 
+class _Part:
+    """What one agent has written."""
+
+    def __init__(self, now: float) -> None:
+        self.rate = Rate(LINES_PER_SECOND, LINES_BURST, now)
+        self._folded: dict[tuple[object, ...], dict[str, str | int | float | None]] = {}
+
+    def fold(self, fields: Fields) -> None:
+        """Count it with those like it."""
+        kind: tuple[object, ...] = tuple(fields.get(each) for each in _KIND)
+        if kind not in self._folded and len(self._folded) >= KINDS:
+            fields = {name: value if name in (*_COARSE, *_WHOSE, *_SUMS) else None for name, value in fields.items()}
+            kind = tuple(fields.get(each) for each in _COARSE)
+        known = self._folded.setdefault(kind, {**fields, **dict.fromkeys(_SUMS, 0), "repeated": 0})
+        for name in _SUMS:
+            known[name] = _number(known[name]) + _number(fields.get(name))
+        known["repeated"] = _number(known["repeated"]) + 1
+
+    def take_folded(self) -> Sequence[Fields]:
+        folded, self._folded = list(self._folded.values()), {}
+        return folded
+
+
+def _number(value: object) -> int | float:
+    return value if isinstance(value, (int, float)) else 0
+
+
 class AuditFile:
     """Writes to `path`; when a file is full it becomes `path.1`, that one `path.2`, and so on, at most `files` in all."""
 
@@ -57,6 +98,8 @@ class AuditFile:
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="audit")
         self._lines: list[str] = []
+        self._parts: dict[object, _Part] = {}
+        """By the agent's uid."""
         self._writing: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._failing = False
@@ -66,11 +109,25 @@ class AuditFile:
         """Lines that were written and went with the oldest file, since the start."""
 
     def note(self, fields: Fields) -> None:
+        now = self._loop.time()
+        part = self._parts.get(fields.get("uid"))
+        if part is None:
+            part = self._parts[fields.get("uid")] = _Part(now)
+        if part.rate.take(now):
+            self._line(fields)
+        else:
+            part.fold(fields)
+            self._flush_later()
+
+    def _line(self, fields: Fields) -> None:
         if len(self._lines) >= PENDING_LIMIT:
-            self.dropped += 1
+            self.dropped += int(_number(fields.get("repeated", 1)))
             return
         time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._lines.append(_ENCODE({"time": time, **fields}))
+        self._flush_later()
+
+    def _flush_later(self) -> None:
         if self._timer is None:
             self._timer = self._loop.call_later(FLUSH_SECONDS, self._flush)
 
@@ -89,7 +146,13 @@ class AuditFile:
             self._timer = None
         if self._writing is not None:
             self._timer = self._loop.call_later(FLUSH_SECONDS, self._flush)  # the disk is slow; the lines wait, up to the limit
-        elif self._lines:
+            return
+        for uid, part in list(self._parts.items()):
+            for fields in part.take_folded():
+                self._line(fields)
+            if part.rate.is_full(self._loop.time()):
+                del self._parts[uid]
+        if self._lines:
             lines, self._lines = self._lines, []
             self._writing = asyncio.ensure_future(self._write(lines))
 

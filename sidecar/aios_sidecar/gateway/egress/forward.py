@@ -9,8 +9,6 @@ import socket
 from collections.abc import Iterable
 from typing import Final
 
-import h11
-
 from aios_sidecar.gateway import sockets
 from aios_sidecar.gateway.egress.agent import AgentEgress
 from aios_sidecar.gateway.egress.ended import Ended
@@ -18,6 +16,7 @@ from aios_sidecar.gateway.egress.passage import Passage
 from aios_sidecar.gateway.egress.target import names_the_same, of_absolute
 from aios_sidecar.gateway.egress.upstream import Upstream
 from aios_sidecar.gateway.http import EVENTS_AT_ONCE, HEADER_LINES, Client, Head, Relay, has_too_many_lines
+from aios_sidecar.gateway.parser import h11
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 
 READ_BYTES: Final = 64 * 1024

@@ -35,11 +35,13 @@ def _ask(host: str) -> tuple[Address, ...]:
 
 
 class SystemNames:
-    """The system's resolver in threads. One agent has at most `limits.lookups` of them at once, awaited or not."""
+    """The system's resolver in threads. One agent has at most `limits.lookups` of them at once, awaited or not; and only one while more
+    than half of all are busy, so that a few agents with dead name servers leave threads to the others."""
 
     def __init__(self, limits: EgressLimits, ask: Callable[[str], tuple[Address, ...]] = _ask) -> None:
         self._seconds = limits.resolve_seconds
         self._lookups = limits.lookups
+        self._thread_count = limits.lookup_threads
         self._ask = ask
         self._threads = ThreadPoolExecutor(limits.lookup_threads, thread_name_prefix="names")
         self._loop = asyncio.get_running_loop()
@@ -70,9 +72,12 @@ class SystemNames:
         """The answer to come; one question for all who ask for the same host meanwhile."""
         answer = self._under_way.get(host)
         if answer is None:
-            if self._busy[who] >= self._lookups:
+            crowded = len(self._under_way) >= self._thread_count // 2
+            if self._busy[who] >= (1 if crowded else self._lookups):
                 raise Problem(
-                    ProblemKind.TOO_MANY_LOOKUPS, f"An agent may have {self._lookups} names resolved at once.", {"Retry-After": "1"}
+                    ProblemKind.TOO_MANY_LOOKUPS,
+                    f"An agent may have {self._lookups} names resolved at once, and one while many others wait for theirs.",
+                    {"Retry-After": "1"},
                 )
             self._busy[who] += 1
             answer = self._under_way[host] = asyncio.ensure_future(self._answer(host, who))

@@ -47,6 +47,7 @@ class Passage:
     status: int | None = None
     cut_because: str | None = None
     shown_open: bool = False
+    counted_audited: bool = False
     closed: bool = False
 
     def __enter__(self) -> "Passage":

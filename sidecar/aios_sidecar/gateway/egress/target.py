@@ -90,7 +90,7 @@ def _endpoint(authority: str, default_port: int | None) -> tuple[str, int]:
         if address is None or ":" not in host:
             raise _malformed(f"{host[:80]!r} is not an IPv6 address")
         return str(address), port
-    if not _HOST.fullmatch(host):
+    if not _HOST.fullmatch(host) or host.endswith(".."):
         raise _malformed(f"{host[:80]!r} is neither a host name nor an address")
     return host.lower().removesuffix("."), port
 

@@ -3,14 +3,19 @@
 import asyncio
 import contextlib
 import socket
+import struct
 from collections.abc import Callable, Iterator
-
-import h11
+from typing import Final
 
 from aios_api.addresses import Address
 from aios_api.egress import Decision
+from aios_sidecar.gateway import sockets
 from aios_sidecar.gateway.egress.passage import Passage
 from aios_sidecar.gateway.egress.target import Target
+from aios_sidecar.gateway.parser import h11
+
+RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER, on, for no time."""
 
 
 class Upstream:
@@ -51,18 +56,22 @@ class Upstream:
             self._user = self.passage = None
 
     def cut(self, reason: str) -> None:
-        """No byte goes over it any more; who speaks over it ends."""
+        """No byte leaves for the host any more, not even one that the kernel has; who speaks over it ends."""
         if self._user is None or self.passage is None:
             self.close()
         elif self.passage.cut_because is None:
             self.passage.cut_because = reason
             with contextlib.suppress(OSError):
-                self.socket.shutdown(socket.SHUT_RDWR)
+                sockets.abort(self.socket)
             self._user.cancel(reason)
 
     def close(self) -> None:
+        """With a reset. Nothing of use is lost by it: the host has said all that it will, or nobody is left to hear it. An orderly end that
+        we begin would keep a port of the node busy for a minute, and whoever opens and closes fast enough could take them all."""
         self._closed(self)
-        self.socket.close()
+        if self.socket.fileno() >= 0:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            self.socket.close()
 
     def _has_spoken(self) -> bool:
         try:

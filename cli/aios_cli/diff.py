@@ -28,6 +28,9 @@ def diff(base: Path, head: Path, namespace: str | None, form: Form) -> None:
 
     What counts is the effect: all bindings that select an agent, added up. A rule that only moved is no change.
 
+    Files are read as they stand. Where kustomize, Helm, Flux or Argo CD would change them, BASE and HEAD must be what was built:
+    directories or files.
+
     \b
     Exit code:
       0  nobody gains anything
@@ -41,7 +44,7 @@ def diff(base: Path, head: Path, namespace: str | None, form: Form) -> None:
     before, after = manifests.read(base, namespace), manifests.read(head, namespace)
     errors = [each for each in findings(after) if each.level == "error"]
     if errors or before.unreadable:
-        texts = [f"{each.path}: {each.subject} {each.text}" for each in errors]
+        texts = [" ".join(part for part in (f"{head}/{each.path}:", each.subject, each.text) if part) for each in errors]
         texts += [f"{base}/{each.path}: {each.why}" for each in before.unreadable]
         raise click.ClickException("what is compared must be free of errors:\n  " + "\n  ".join(texts[:20]))
     found = reach.changes(reach.policies(before), reach.policies(after))

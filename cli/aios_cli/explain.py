@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     help="With --host: a range of the cluster's own, as in the chart's gateway.internalCIDRs. May be given several times.",
 )
 @click.option(
-    "--manifests", "-f", type=click.Path(path_type=Path, exists=True), help="With --host: look at these manifests instead of a cluster."
+    "--manifests",
+    "-f",
+    type=click.Path(path_type=Path, exists=True),
+    help="With --host: look at these manifests, as they stand, instead of a cluster.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def explain(

@@ -36,7 +36,8 @@ class Finding:
 def lint(directory: Path, namespace: str | None, strict: bool, as_json: bool) -> None:
     """Check the manifests in DIRECTORY: schemas, names given twice, wildcards and ranges that are too wide, bindings that select nothing.
 
-    It needs no cluster. Rules about pod templates that only the API server can judge are left to it.
+    It needs no cluster. Rules about pod templates that only the API server can judge are left to it. Files are read as they stand: what
+    kustomize, Helm, Flux or Argo CD would change in them is an error that names the field; lint what was built then.
 
     \b
     Exit code:

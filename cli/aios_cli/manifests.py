@@ -1,4 +1,7 @@
-"""Manifests in a directory: the objects of our group that Git holds, without a cluster. What can't be read is a fault, never left out."""
+"""Manifests in a directory: the objects of our group that Git holds, without a cluster. What can't be read is a fault, never left out.
+
+They are read as they stand. What would be built from them before it is applied (by kustomize, Helm, Flux or Argo CD) is a fault, too.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 import yaml
 
 from aios_api.names import GROUP
+from aios_cli import builds
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_BYTES = 8 << 20
@@ -43,7 +47,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A file, or an object in it, that can't be read, and why."""
+    """A file, or an object in it, that can't be read or is not what would be applied, and why."""
 
     path: str
     why: str
@@ -69,8 +73,14 @@ def read(root: Path, namespace: str | None = None) -> Manifests:
     if not root.exists():
         raise FileNotFoundError(root)
     manifests = Manifests()
-    for path in [root] if root.is_file() else sorted(_files(root)):
+    paths = [root] if root.is_file() else sorted(_files(root))
+    files, whole = {path.resolve() for path in paths}, root.resolve()
+    known = files | {each for file in files for each in file.parents if each.is_relative_to(whole)}
+    for path in paths:
         shown = str(path.relative_to(root)) if path != root else path.name
+        if why := builds.of_a_program(path):
+            manifests.unreadable.append(Unreadable(shown, why))
+            continue
         try:
             if path.stat().st_size > MAX_BYTES:
                 raise ValueError(f"larger than {MAX_BYTES >> 20} MiB, which no manifest is")
@@ -79,23 +89,34 @@ def read(root: Path, namespace: str | None = None) -> Manifests:
             manifests.unreadable.append(Unreadable(shown, " ".join(str(problem).split())))
             continue
         for document in documents:
-            _take(document, shown, namespace, manifests)
+            for each in _objects(document):
+                manifests.unreadable += [Unreadable(shown, why) for why in sorted(builds.changes(each, path, known))]
+                _take(each, shown, namespace, manifests)
     return manifests
 
 
 def _files(root: Path) -> Iterator[Path]:
     for path in root.rglob("*"):
-        if ".git" not in path.relative_to(root).parts and path.suffix in SUFFIXES and path.is_file():
+        if ".git" not in path.relative_to(root).parts and _may_be_read(path) and path.is_file():
             yield path
 
 
-def _take(document: object, path: str, namespace: str | None, manifests: Manifests) -> None:
+def _may_be_read(path: Path) -> bool:
+    return path.suffix in (*SUFFIXES, builds.JSONNET) or path.name in builds.KUSTOMIZATIONS
+
+
+def _objects(document: object) -> Iterator[Mapping[str, Any]]:
+    """`document`, or the items of a list of any kind: who applies it applies each."""
     if not isinstance(document, Mapping):
         return
-    if isinstance(document.get("items"), list):  # a list of any kind: who applies it applies each item
+    if isinstance(document.get("items"), list):
         for item in document["items"]:
-            _take(item, path, namespace, manifests)
-        return
+            yield from _objects(item)
+    else:
+        yield document
+
+
+def _take(document: Mapping[str, Any], path: str, namespace: str | None, manifests: Manifests) -> None:
     if not str(document.get("apiVersion", "")).startswith(f"{GROUP}/"):
         return
     metadata = document.get("metadata")

@@ -81,6 +81,11 @@ def read(root: Path, namespace: str | None = None) -> Manifests:
         if why := builds.of_a_program(path):
             manifests.unreadable.append(Unreadable(shown, why))
             continue
+        if not path.resolve().is_relative_to(whole):
+            manifests.unreadable.append(
+                Unreadable(shown, "must not be a link out of the directory: what it leads to may be something else there")
+            )
+            continue
         try:
             if path.stat().st_size > MAX_BYTES:
                 raise ValueError(f"larger than {MAX_BYTES >> 20} MiB, which no manifest is")

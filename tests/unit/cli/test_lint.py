@@ -73,6 +73,17 @@ def test_files_that_are_no_yaml_are_errors_hidden_ones_as_well_and_those_of_git_
     assert (error.level, error.path) == ("error", ".broken.yaml")
 
 
+def test_a_link_out_of_the_directory_is_an_error_and_one_within_is_none(tmp_path: Path):
+    write(tmp_path, agent("x"), name="outside.yaml")
+    inner = write(tmp_path / "inner", agent("y"), name="y.txt")
+    (inner / "y.yaml").symlink_to("y.txt")
+    (inner / "x.yaml").symlink_to("../outside.yaml")
+    (error,) = findings(manifests.read(inner, "default"))
+    assert (error.level, error.path) == ("error", "x.yaml")
+    (inner / "x.yaml").unlink()
+    assert findings(manifests.read(inner, "default")) == []
+
+
 def test_an_object_that_names_no_namespace_is_an_error_unless_one_is_given(tmp_path: Path):
     write(tmp_path, agent("x"))
     (error,) = findings(manifests.read(tmp_path))

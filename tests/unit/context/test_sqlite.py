@@ -156,6 +156,20 @@ def test_a_file_in_use_is_not_closed_under_its_user(sqlite):
         assert [item.content for item in reader.oldest(9)] == ["a"]
 
 
+def test_of_agents_that_rest_and_are_used_by_nobody_nothing_is_remembered(sqlite):
+    store = sqlite()
+    keys = [KEY._replace(uid=f"agent-{number}") for number in range(5)]
+    contexts = [store.context(key, 1) for key in keys]
+    for key, context in zip(keys, contexts, strict=True):
+        context.append(said("a"))
+        store.rest(key)
+    assert len(store._holders) == 5, "who has a context shares its file with whoever asks for it next"
+    del context, contexts
+    assert len(store._holders) == 0
+    with store.existing(keys[0], 1).reading() as reader:
+        assert [item.content for item in reader.oldest(9)] == ["a"]
+
+
 def test_a_context_that_rests_is_closed_by_who_uses_it_last_and_opened_by_the_next_use(sqlite):
     store = sqlite()
     context = store.context(KEY, 1)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+from weakref import WeakValueDictionary
 
 from aios_sidecar.context.errors import Busy, Conflict, ContextError, Damaged, Fenced
 from aios_sidecar.context.items import microseconds, utc
@@ -67,7 +68,8 @@ class SqliteStore:
         self._observer = observer or Observer()
         self._lock = threading.Lock()
         self._closed = False
-        self._holders: dict[str, Holder] = {}
+        self._holders: WeakValueDictionary[str, Holder] = WeakValueDictionary()
+        """Of whom a context is used or a file is open: every user of one agent's file has the same one."""
         self._open: OrderedDict[str, Holder] = OrderedDict()
         self._generations = itertools.count(1)
         self._to_erase: set[str] = set()
@@ -319,9 +321,10 @@ class SqliteStore:
         finally:
             with holder.opening:
                 holder.users -= 1
-                if holder.resting and not holder.users and broken is None:
+                if holder.resting and not holder.users:
                     holder.resting = False
-                    self._close(holder)
+                    if broken is None:
+                        self._close(holder)
             if broken is not None:
                 self._set_aside(holder, file, broken)
             self._close_some()

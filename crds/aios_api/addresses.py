@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
 from typing import Final
 
 Address = IPv4Address | IPv6Address
@@ -68,6 +68,23 @@ def parse_network(text: str) -> Network | None:
 def can_be_reached(network: Network) -> bool:
     """Not a range of which no address is a host."""
     return not any(_inside(network, each) for each in UNREACHABLE) or network == ip_network(_LOOPBACK_6)
+
+
+def own_ranges(networks: Iterable[Network], limit: int) -> tuple[Network, ...]:
+    """Those of a cluster that would count as public, as few as there can be. Of more than `limit` neighbours are taken together, though
+    that takes more than was given."""
+    found = {each for each in networks if can_be_reached(each) and not any(_inside(each, inside) for inside in _INTERNAL)}
+    fewest = _collapsed(found)
+    while len(fewest) > limit:
+        longest = max(each.prefixlen - each.max_prefixlen for each in fewest)
+        fewest = _collapsed({each.supernet() if each.prefixlen - each.max_prefixlen == longest else each for each in fewest})
+    return tuple(fewest)
+
+
+def _collapsed(networks: Iterable[Network]) -> list[Network]:
+    several = list(networks)
+    fours = [each for each in several if isinstance(each, IPv4Network)]
+    return [*collapse_addresses(fours), *collapse_addresses([each for each in several if isinstance(each, IPv6Network)])]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,13 +33,14 @@ from aios_operator.decide.bindings import plan_bindings
 from aios_operator.decide.cluster import plan_cluster, standing_order, waiting
 from aios_operator.decide.exposure import plan_exposure
 from aios_operator.decide.quota import plan_quotas
+from aios_operator.decide.ranges import cluster_ranges
 from aios_operator.decide.states import AgentState, Order
 from aios_operator.decide.views import Key
 from aios_operator.metrics import Metrics
 from aios_operator.observe import parse
 from aios_operator.observe.store import Store
 from aios_operator.settings import OperatorSettings
-from aios_operator.subjects import Bindings, Exposure, GoneNode, Quotas, Subject, named
+from aios_operator.subjects import Bindings, Exposure, GoneNode, Quotas, Ranges, Subject, named
 from aios_operator.timers import Timers
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ class Loop:
         self._plan_exposures(steady)
         self._plan_bindings(now, steady)
         self._plan_gone_nodes(steady)
+        self._plan_ranges(steady)
         self._plan_cluster(now, steady)
         self.metrics.queue(dirty=len(self.store.dirty), busy=len(self._busy), waiting=len(self._waiting))
 
@@ -224,6 +226,17 @@ class Loop:
         for node in [node for node in self.store.gone_nodes if self._may(GoneNode(node), steady)]:
             self.store.gone_nodes.discard(node)
             self._begin(GoneNode(node), [do.DeleteNodeLease(namespace, node)])
+
+    def _plan_ranges(self, steady: datetime) -> None:
+        """No sooner than a moment after the last time: a hundred nodes that join cost one write."""
+        namespace = self.settings.lease_namespace
+        if namespace is None or not self.store.dirty_ranges or not self._may(Ranges(), steady):
+            return
+        self.store.dirty_ranges = False
+        cidrs = cluster_ranges(self.store.nodes.views.values(), self.store.service_ranges)
+        if cidrs != self.store.published_ranges:
+            self._not_before[Ranges()] = steady + timedelta(seconds=self.settings.ranges_seconds)
+            self._begin(Ranges(), [do.PublishRanges(namespace, cidrs)])
 
     def _plan_agents(self, now: datetime, steady: datetime) -> None:
         dirty = self.store.dirty
@@ -429,6 +442,8 @@ class Loop:
             self.store.dirty_exposures.add(subject.key)
         elif isinstance(subject, GoneNode):
             self.store.gone_nodes.add(subject.name)
+        elif isinstance(subject, Ranges):
+            self.store.dirty_ranges = True
         else:
             self.store.dirty_namespaces.add(subject)
         if error is not None:

@@ -28,7 +28,7 @@ from aios_operator.act.executor import Executor
 from aios_operator.act.report import Reporter
 from aios_operator.loop import Loop
 from aios_operator.metrics import Metrics
-from aios_operator.observe import foreign
+from aios_operator.observe import foreign, ranges
 from aios_operator.observe.audit import Audit, WatchIsDead
 from aios_operator.observe.feed import Feed
 from aios_operator.observe.heartbeats import Heard, Heartbeats
@@ -40,7 +40,7 @@ from aios_operator.uninstall import remove_agents
 log = logging.getLogger("aios_operator")
 
 USER_AGENT = "aios-operator"
-ONLY_READ = ("audit", "foreign pods", "heartbeats")
+ONLY_READ = ("audit", "foreign pods", "heartbeats", "ranges")
 """Parts of the operator that may end at any moment."""
 
 
@@ -124,6 +124,8 @@ async def run(settings: OperatorSettings) -> bool:
         store.set_foreign(await foreign.count(client))
         if heartbeats is not None:
             await heartbeats.listen()
+        if settings.lease_namespace is not None:
+            await ranges.read(client, store, settings.lease_namespace)
         _audited(health)
         health.ready = True
         log.info("the cluster is read: %d Agents, %d nodes, %d slices", *(len(t.views) for t in (store.agents, store.nodes, store.slices)))
@@ -134,6 +136,7 @@ async def run(settings: OperatorSettings) -> bool:
             "events": events.run(),
             **({"lease": keep(lease)} if lease else {}),
             **({"heartbeats": heartbeats.run()} if heartbeats else {}),
+            **_of_ranges(client, store, settings),
             "kopf": feed.run(stop),  # last: when it ends, it waits for every task that began after it
         }
         try:
@@ -159,6 +162,12 @@ def listen(client: ClusterClient, store: Store, settings: OperatorSettings) -> H
         return None
     store.heard = Heard(settings.mute_seconds, settings.mute_seconds + settings.lost_margin_seconds)
     return Heartbeats(client, store, settings.lease_namespace, store.heard)
+
+
+def _of_ranges(client: ClusterClient, store: Store, settings: OperatorSettings) -> dict[str, Coroutine[Any, Any, None]]:
+    if settings.lease_namespace is None:
+        return {}
+    return {"ranges": ranges.refresh(client, store, settings.lease_namespace, settings.foreign_seconds)}
 
 
 async def keep(lease: Lease) -> None:

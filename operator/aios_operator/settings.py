@@ -54,6 +54,9 @@ class OperatorSettings:
     """What Agents get in a namespace without a GPUQuota: `Unlimited` or `Nothing`. Unlimited, so that one Agent on one GPU needs no quota;
     where teams share a cluster, Nothing."""
 
+    ranges_seconds: float = 5.0
+    """At least between two writes of the address ranges that gateways are told."""
+
     quota_status_seconds: float = 1.0
     """At least between two writes of the status of one GPUQuota. A burst of a hundred Agents changes it a hundred times; decisions follow
     from what Agents hold, never from that status."""

@@ -35,8 +35,14 @@ class GoneNode:
     name: str
 
 
-Subject = Key | str | Quotas | Bindings | Exposure | GoneNode
-"""What a worker works for: an Agent, what it exposes, a namespace, its quotas, its bindings, or a node that is gone."""
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """The cluster's own address ranges."""
+
+
+Subject = Key | str | Quotas | Bindings | Exposure | GoneNode | Ranges
+"""What a worker works for: an Agent, what it exposes, a namespace, its quotas, its bindings, a node that is gone, or what gateways are told
+of the cluster's addresses."""
 
 
 def named(subject: Subject) -> str:
@@ -47,6 +53,8 @@ def named(subject: Subject) -> str:
         return f"ToolBindings of namespace {subject.namespace}"
     if isinstance(subject, GoneNode):
         return f"node {subject.name}, which is gone"
+    if isinstance(subject, Ranges):
+        return "address ranges of the cluster"
     if isinstance(subject, Exposure):
         return f"what {'/'.join(subject.key)} exposes"
     return "/".join(subject) if isinstance(subject, Key) else f"namespace {subject}"

@@ -142,3 +142,27 @@ def test_a_node_that_is_drained_is_left_for_another_once_its_kubelet_has_ended_t
     assert (story.status["attempt"], story.status["nodeName"]) == (2, story.second)
     assert story.status["lastFailure"]["reason"] == "Displaced"
     assert "as a drain of its node does" in story.status["lastFailure"]["message"]
+
+
+def test_public_addresses_of_nodes_and_ranges_of_pods_and_services_are_told_to_gateways(plane: Plane, tmp_path: Path) -> None:
+    node = "/api/v1/nodes/out-there"
+    config = f"/api/v1/namespaces/{RELEASE}/configmaps/{names.CLUSTER_RANGES}"
+    services = "/apis/networking.k8s.io/v1/servicecidrs"
+
+    def told() -> list[str]:
+        return str(((plane.get(config) or {}).get("data") or {}).get(names.CLUSTER_RANGES_KEY, "")).split()
+
+    pods = {"podCIDR": "198.51.100.0/25", "podCIDRs": ["198.51.100.0/25", "2001:db8:1::/64"]}
+    plane.post("/api/v1/nodes", {"metadata": {"name": "out-there"}, "spec": pods})
+    addresses = [{"type": "InternalIP", "address": "10.1.2.3"}, {"type": "ExternalIP", "address": "203.0.113.7"}]
+    plane.post(f"/api/v1/namespaces/{RELEASE}/configmaps", {"metadata": {"name": names.CLUSTER_RANGES}})
+    plane.merge(f"{node}/status", {"status": {"addresses": [*addresses, {"type": "Hostname", "address": "out-there"}]}})
+    plane.post(services, {"metadata": {"name": "more"}, "spec": {"cidrs": ["203.0.113.128/25"]}})
+    with operator(plane, tmp_path / "log", **SHORT):
+        plane.until(lambda: told() == ["198.51.100.0/25", "203.0.113.7/32", "203.0.113.128/25", "2001:db8:1::/64"], "gateways are told")
+        version = (plane.get(config) or {})["metadata"]["resourceVersion"]
+        plane.merge(node, {"metadata": {"annotations": {"beat": "1"}}})
+        plane.client.delete(node)
+        plane.until(lambda: told() == ["203.0.113.128/25"], "what is gone is theirs no longer")
+        assert version != (plane.get(config) or {})["metadata"]["resourceVersion"]
+    plane.client.delete(f"{services}/more")

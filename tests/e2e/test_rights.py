@@ -28,6 +28,11 @@ RARE: dict[Right, str] = {
     ): "slices of ours under another name: tests/unit/node/test_slices.py::test_slices_of_ours_under_another_name_are_removed",
     ("aios-node", "events.k8s.io/events", "patch"): SERIES,
     ("aios-operator", "events.k8s.io/events", "patch"): SERIES,
+    (
+        "aios-operator",
+        "/configmaps",
+        "patch",
+    ): "where addresses of the cluster are public: tests/api/test_node_lost.py",
     ("aios-operator", "coordination.k8s.io/leases", "create"): "made anew when somebody removed it: tests/api/test_lease.py",
     ("aios-operator", "coordination.k8s.io/leases", "delete"): "of a node that is gone for an hour: tests/unit/operator/test_heartbeats.py",
     ("aios-operator", "aios.dev/agents/finalizers", "update"): "asked for by the API server where an owner blocks its deletion; no request",

@@ -73,6 +73,8 @@ class Executor:
             case do.DeleteNodeLease(namespace, node):
                 with suppress(NotFound):
                     await self.client.delete(resources.LEASES, names.node_lease_name(node), namespace)
+            case do.PublishRanges(namespace, cidrs):
+                await self._publish(namespace, cidrs)
             case do.WriteStatus(key, uid, status):
                 await self._status(self.store.agents, key.namespace, key.name, uid, status)
             case do.WriteQuotaStatus(namespace, name, uid, status):
@@ -127,6 +129,12 @@ class Executor:
 
     def _exposures(self, kind: str) -> Table[Any]:
         return self.store.services if kind == "Service" else self.store.policies
+
+    async def _publish(self, namespace: str, cidrs: tuple[str, ...]) -> None:
+        """The ConfigMap is the chart's, which leaves its data alone."""
+        data: Object = {"data": {names.CLUSTER_RANGES_KEY: "".join(f"{cidr}\n" for cidr in cidrs)}}
+        await self.client.patch(resources.CONFIG_MAPS, names.CLUSTER_RANGES, data, namespace=namespace, field_manager=MANAGER)
+        self.store.published_ranges = cidrs
 
     async def _expose(self, key: Key, uid: str | None, body: Object) -> None:
         """The Service or NetworkPolicy is as in `body`. What the server has against it is remembered for the planner."""

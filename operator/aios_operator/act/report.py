@@ -57,6 +57,8 @@ class Reporter:
                 log.info("namespace %s: wrote its NetworkPolicy", namespace)
             case do.DeleteNodeLease(_, node):
                 log.info("removed the Lease of node %s, which is gone", node)
+            case do.PublishRanges(_, cidrs):
+                log.info("told gateways of %d public address ranges that are the cluster's own", len(cidrs))
             case do.DeletePolicy(namespace, _):
                 log.info("namespace %s: removed its NetworkPolicy, no Agent is left", namespace)
             case do.WriteStatus(key, _, status):

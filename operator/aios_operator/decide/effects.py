@@ -213,6 +213,14 @@ class PlanAgainAt:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class PublishRanges:
+    """Gateways read in the ConfigMap that these ranges are the cluster's own."""
+
+    namespace: str
+    cidrs: tuple[str, ...]
+
+
 Write = (
     AddFinalizer
     | RemoveFinalizer
@@ -229,6 +237,7 @@ Write = (
     | DeleteRuntime
     | DeletePolicy
     | DeleteNodeLease
+    | PublishRanges
     | WriteStatus
     | WriteQuotaStatus
     | WriteBindingStatus

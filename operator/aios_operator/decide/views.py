@@ -245,6 +245,8 @@ class NodeView:
     taints: tuple[Taint, ...]
     labels: Mapping[str, str]
     allocatable: Requests
+    networks: frozenset[str] = frozenset()
+    """Its own addresses, and the ranges of its pods."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -264,7 +264,12 @@ def node(raw: Raw) -> NodeView:
         allocatable=Requests(
             parse_milli(str(offered.get("cpu", 0))), parse_bytes(str(offered.get("memory", 0))), parse_bytes(str(offered.get("pods", 0)))
         ),
+        networks=frozenset((*_addresses(status), *(spec.get("podCIDRs") or ()))),
     )
+
+
+def _addresses(status: Raw) -> Iterator[str]:
+    return (each["address"] for each in status.get("addresses") or () if each["type"] in ("InternalIP", "ExternalIP"))
 
 
 def _taints(raw: Raw) -> tuple[Taint, ...]:

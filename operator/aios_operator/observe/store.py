@@ -89,6 +89,12 @@ class Store:
         """Agents whose Service and NetworkPolicy may not be as they should."""
         self.gone_nodes: set[str] = set()
         """Nodes of which nothing but a Lease is left, since long."""
+        self.service_ranges: frozenset[str] = frozenset()
+        """Of the Services of the cluster."""
+        self.published_ranges: tuple[str, ...] = ()
+        """What gateways are told, as it was read or written last."""
+        self.dirty_ranges = True
+        """Gateways may have to be told of other ranges."""
         self.cluster_dirty = False
         """What places are offered or taken has changed."""
         self.on_dirty: Callable[[], None] = lambda: None
@@ -274,6 +280,13 @@ class Store:
         for key in {key for node in before | self.heard.noteworthy() for key in on.get(node, ())} | departed:
             self.mark(key)
 
+    def set_ranges(self, services: frozenset[str], published: tuple[str, ...]) -> None:
+        """The ranges of Services, and what gateways are told, were read."""
+        if (services, published) != (self.service_ranges, self.published_ranges):
+            self.service_ranges, self.published_ranges = services, published
+            self.dirty_ranges = True
+            self.on_dirty()
+
     def refuse_template(self, key: Key, digest: str, message: str) -> None:
         """The server finds what is made from this template invalid."""
         if self.refused_templates.get(key) != (digest, message):
@@ -411,6 +424,8 @@ class Store:
     def _node_changed(self, old: NodeView | None, new: NodeView | None) -> None:
         if old is None or new is None or lost.trouble(old) != lost.trouble(new):
             self._mark_on((new or old).name)  # type: ignore[union-attr]
+        if (old.networks if old else frozenset()) != (new.networks if new else frozenset()):
+            self.dirty_ranges = True
         self._offer_changed(old, new)
 
     def _mark_on(self, node: str) -> None:

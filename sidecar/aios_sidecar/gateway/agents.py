@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from aios_api.addresses import Internal
 from aios_api.egress import EgressPolicy
 from aios_sidecar.contracts.agents import AgentRecord
 from aios_sidecar.contracts.link import ListenerKind
@@ -152,6 +153,12 @@ class Agents:
         agent.server.end()
         if agent.context is not None:
             agent.context.rest()
+
+    def count_as_inside(self, internal: Internal) -> None:
+        """This is inside from now on; nothing is open any more that leads there and is not named."""
+        self._outside.internal = internal
+        for agent in self._agents.values():
+            agent.egress.load(agent.egress.policy)
 
     def cut(self) -> None:
         """End every connection of every agent at once; new ones are accepted."""

@@ -11,7 +11,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from aios_api.addresses import Internal
 from aios_sidecar.context.ages import Ages
 from aios_sidecar.context.scoring.embeddings import StaticTable
 from aios_sidecar.context.sqlite.store import SqliteStore
@@ -28,6 +27,7 @@ from aios_sidecar.gateway.contexts.reclaim import Reclaimer
 from aios_sidecar.gateway.egress.agent import Outside
 from aios_sidecar.gateway.egress.audit import Audit, AuditFile, NoAudit
 from aios_sidecar.gateway.egress.names import Names, SystemNames
+from aios_sidecar.gateway.egress.ranges import Ranges
 from aios_sidecar.gateway.freshness import Freshness
 from aios_sidecar.gateway.link import NodeLink
 from aios_sidecar.gateway.metrics import Metrics, Operations
@@ -50,8 +50,8 @@ async def serve(settings: Settings, stop: asyncio.Event, names: Names | None = N
     desk = _desk(settings, metrics.contexts)
     audit = _audit(settings, metrics)
     system = SystemNames(settings.egress)
-    internal = Internal.with_cluster(settings.internal_cidrs)
-    outside = Outside(names or system, settings.egress, Turns(), audit, metrics.egress, internal)
+    ranges = Ranges(settings.ranges_file, settings.internal_cidrs, settings.own_addresses)
+    outside = Outside(names or system, settings.egress, Turns(), audit, metrics.egress, ranges.internal)
     agents = Agents(settings.limits, outside, metrics, freshness, desk)
     moves = Mover(desk.files, settings.moves, desk.forget) if desk is not None else None
     door = _listener(settings.move_host, settings.move_port) if moves is not None and settings.move_host else None
@@ -65,10 +65,10 @@ async def serve(settings: Settings, stop: asyncio.Event, names: Names | None = N
     log.info("metrics and probes at %s port %d", *listener.getsockname()[:2])
     operations.listen_on([("operations", listener)])
     stopped = asyncio.create_task(stop.wait())
-    keeping = []
+    keeping = [asyncio.create_task(ranges.run(agents.count_as_inside))]
     if desk is not None and settings.context_dir is not None:
         administration = Server(Admin(desk), settings.limits, partial(outside.turns, "administration"))
-        keeping = [asyncio.create_task(desk.keep()), asyncio.create_task(_administer(administration, settings.context_dir))]
+        keeping += [asyncio.create_task(desk.keep()), asyncio.create_task(_administer(administration, settings.context_dir))]
     if moves is not None and door is not None:
         keeping.append(asyncio.create_task(moves.listen(door)))
     tasks = (asyncio.create_task(link.run()), asyncio.create_task(freshness.run(agents.cut)), stopped, *keeping)

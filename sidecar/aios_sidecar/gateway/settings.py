@@ -133,7 +133,11 @@ class Settings:
     embeddings_dir: Path | None = None
     """A table of vectors for questions to contexts: `tokenizer.json` and one `.safetensors` file (extra `embeddings`). None: words only."""
     internal_cidrs: Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_ranges), Field(max_length=64)] = ()
-    """The cluster's own ranges for pods, Services and nodes, separated by commas. Private ones are internal without being named."""
+    """Ranges that are internal though they are public, separated by commas. Private ones are internal without being named."""
+    ranges_file: Path | None = None
+    """A range on each line that is the cluster's own and public. It is read again when it changes: the operator keeps it."""
+    own_addresses: Annotated[tuple[str, ...], BeforeValidator(_split), Field(max_length=64)] = ()
+    """Of this pod, its node and the API server, separated by commas: internal, whatever they are."""
     audit_file: Path | None = None
     """Where egress is written down, a JSON line each. None: nowhere, counters apart."""
     audit_file_bytes: Annotated[int, Field(ge=64 * 1024, le=1 << 34)] = 16 << 20

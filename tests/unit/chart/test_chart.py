@@ -119,6 +119,11 @@ def test_what_is_internal_and_who_resolves_are_the_clusters_to_say(chart: Any) -
     release = chart.render({"gateway": {"internalCIDRs": ["198.51.100.0/24", "2001:db8::/48"], "dnsPolicy": "None", "dnsConfig": dns}})
     settings = GatewaySettings.from_environment(release.environment("DaemonSet", "aios-gateway"))
     assert settings.internal_cidrs == ("198.51.100.0/24", "2001:db8::/48")
+    mounts = {mount["name"]: mount["mountPath"] for mount in release.container("DaemonSet", "aios-gateway")["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in release.pod("DaemonSet", "aios-gateway")["volumes"]}
+    assert settings.ranges_file == Path(mounts["ranges"]) / names.CLUSTER_RANGES_KEY
+    assert volumes["ranges"]["configMap"] == {"name": names.CLUSTER_RANGES, "optional": True}
+    assert "data" not in release.one("ConfigMap", names.CLUSTER_RANGES), "it is the operator's, and no upgrade takes it away"
     pod = release.pod("DaemonSet", "aios-gateway")
     assert (pod["dnsPolicy"], pod["dnsConfig"]) == ("None", dns)
 
@@ -172,6 +177,7 @@ def test_operators_have_the_rights_to_their_lease_where_they_look_for_it_and_to_
     role = release.one("Role", "aios-operator")
     assert [(rule.get("resourceNames"), rule["verbs"]) for rule in role["rules"]] == [
         ([names.MANAGED_BY], ["get", "patch"]),
+        ([names.CLUSTER_RANGES], ["get", "patch"]),
         (None, ["list", "delete"]),
         (None, ["create"]),
     ]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aios_api.addresses import INTERNAL, Internal, can_be_reached, parse_address, parse_network
+from aios_api.addresses import INTERNAL, Internal, can_be_reached, own_ranges, parse_address, parse_network
 
 INSIDE = (
     *("127.0.0.1", "127.255.255.254", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1", "169.254.1.1"),
@@ -111,6 +111,32 @@ def test_no_host_is_in_these(text: str) -> None:
     network = parse_network(text)
     assert network is not None
     assert not can_be_reached(network)
+
+
+@pytest.mark.parametrize(
+    ("given", "limit", "own"),
+    [
+        ([], 9, []),
+        (["10.0.0.0/8", "10.1.2.3", "fd00::/64", "100.64.0.0/16", "127.0.0.1"], 9, []),
+        (["203.0.113.7", "203.0.113.7/32", "2001:db8::/64"], 9, ["203.0.113.7/32", "2001:db8::/64"]),
+        (["203.0.113.6", "203.0.113.7", "203.0.113.0/30"], 9, ["203.0.113.0/30", "203.0.113.6/31"]),
+        (["0.0.0.0/0"], 9, ["0.0.0.0/0"]),
+        (["224.0.0.0/4", "::"], 9, []),
+        ([f"203.0.113.{number}" for number in range(0, 256, 4)], 4, ["203.0.113.0/24"]),
+        ([f"203.0.{number}.0/28" for number in range(0, 64, 2)] + ["198.51.100.1"], 2, ["198.51.100.0/28", "203.0.0.0/18"]),
+    ],
+)
+def test_of_a_clusters_ranges_those_that_are_inside_anyway_are_left_out_and_neighbours_are_taken_together(given, limit, own) -> None:
+    networks = [parse_network(text) for text in given]
+    found = own_ranges([each for each in networks if each is not None], limit)
+    assert len(found) <= max(limit, 1)
+    assert all(any(each.subnet_of(wide) for wide in found if wide.version == each.version) for each in networks if not internal(each))
+    if len(given) < 9:
+        assert [str(each) for each in found] == own
+
+
+def internal(network) -> bool:
+    return not own_ranges([network], 9)
 
 
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "::ffff:10.0.0.1", "::ffff:0.0.0.0/96", "fe80::1%eth0", "x", ""])

@@ -37,7 +37,7 @@ _WORDS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outside:
     """What all agents of the process share on their way out."""
 
@@ -47,6 +47,7 @@ class Outside:
     audit: Audit
     metrics: EgressMetrics
     internal: Internal
+    """May change: then each agent's policy is to be loaded again."""
 
 
 class AgentEgress:

@@ -114,7 +114,7 @@ ASKING = r"""
 import collections, http.client, json
 statuses = collections.Counter()
 for number in range(200):
-    call = http.client.HTTPConnection("127.0.0.1", 2489, timeout=10)
+    call = http.client.HTTPConnection("127.0.0.1", 2489, timeout=60)
     call.request("GET", "/v1/agent")
     statuses[str(call.getresponse().status)] += 1
     call.close()

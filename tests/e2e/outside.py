@@ -30,7 +30,10 @@ class Outside:
 
     def name(self, addresses: Mapping[str, list[str]]) -> None:
         """What the cluster's name server knows beside Services, from now on."""
-        self.space.cluster.layout.names.write_text(json.dumps(addresses))
+        names = self.space.cluster.layout.names
+        written = names.with_suffix(".new")
+        written.write_text(json.dumps(addresses))
+        written.replace(names)  # the name server reads it at each question, and half a file has no names
 
     def binding(self, *hosts: str, name: str = "outside", **spec: Any) -> Object:
         """Lets agents with the label `way: out` reach `hosts` here by TLS and plainly; the address itself is named, since it is private."""

@@ -108,6 +108,21 @@ class Space:
     def gone(self, kind: str, name: str, timeout_seconds: float = 60) -> None:
         eventually(lambda: self.get(kind, name) is None, f"{kind} {name} is gone", timeout_seconds)
 
+    def versions(self) -> dict[str, str]:
+        """The version of each object that the operator writes: a write that changes one is seen here."""
+        found = json.loads(self.kubectl("get", "agents,agentruntimes,resourceclaims,pods,networkpolicies", "-o", "json"))["items"]
+        return {f"{each['kind']}/{each['metadata']['name']}": each["metadata"]["resourceVersion"] for each in found}
+
+    def at_rest(self, seconds: float = 2) -> dict[str, str]:
+        """The versions, once none has changed for that long."""
+
+        def same() -> dict[str, str] | None:
+            before = self.versions()
+            time.sleep(seconds)
+            return before if self.versions() == before else None
+
+        return eventually(same, "nothing changes any more")
+
     def nothing_left(self, timeout_seconds: float = 60) -> None:
         """No object of ours is in the namespace."""
         kinds = "agents,agentruntimes,resourceclaims,pods"

@@ -22,7 +22,7 @@ VISIT = """
 import concurrent.futures, json, socket
 def visit(port):
     try:
-        with socket.create_connection((HOST, port), timeout=2) as s: return s.recv(10).decode()
+        with socket.create_connection((HOST, port), timeout=20) as s: return s.recv(10).decode()
     except OSError: return "refused"
 print(json.dumps(list(concurrent.futures.ThreadPoolExecutor().map(visit, (8080, 8081, 2489)))))
 """
@@ -90,8 +90,9 @@ def test_an_agent_is_reached_where_it_is_exposed_and_nowhere_else(space: Space):
     address = space.get("pod", space.pod_of("server"))["status"]["podIP"]
     service = eventually(lambda: space.get("service", "server"), "there is a Service")
     eventually(lambda: space.get("agentruntime", "server")["status"].get("exposed"), "the fence is open")
+    eventually(lambda: visited(space, address)[0] == "hello", "the program listens, a moment after its container has started")
     assert visited(space, address) == ["hello", "refused", "refused"]
-    eventually(lambda: visited(space, service["spec"]["clusterIP"])[0] == "hello", "the Service leads there")
+    eventually(lambda: visited(space, service["spec"]["clusterIP"])[0] == "hello", "kube-proxy knows where the Service leads")
     started = space.get("pod", space.pod_of("server"))["metadata"]["uid"]
     space.patch("server", {"expose": [{"name": "other", "port": 8081}]})
     ports = [{"port": 8081, "protocol": "TCP"}]

@@ -58,6 +58,6 @@ def test_an_agent_leaves_a_gpu_that_broke_and_the_gpu_is_used_again_after_its_re
     assert device(cluster)["attributes"]["health"]["string"] == "Faulty"
     describe(cluster, asking.replace("recovery=2", "recovery=0"))
     eventually(lambda: not taints(cluster), "the driver asks for nothing any more", 90)
-    space.apply(space.agent("b", memory="2Gi"))
+    space.apply(space.agent("b", memory="2Gi", gpu={"models": ["NVIDIA L40S"]}))
     space.ready("b")
     assert gpu_of(space, "b") == L40S

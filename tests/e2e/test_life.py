@@ -2,12 +2,19 @@
 
 import json
 import subprocess
-import time
 from contextlib import suppress
 
 import pytest
 
 from e2e.support import Space, eventually
+
+CRASHES = """
+import os, time
+while not os.path.exists("/tmp/crash"):
+    time.sleep(0.1)
+raise SystemExit(1)
+"""
+"""Runs until it is told to crash, by a file that goes with its container. A signal could come before it is heeded."""
 
 
 def test_an_edited_template_is_a_new_attempt_and_never_two_at_once(space: Space):
@@ -48,8 +55,10 @@ def test_an_agent_that_ends_well_is_completed_and_its_share_is_free(space: Space
     space.apply(space.agent("job", memory="8Gi", code="print('done')", restartPolicy=policy))
     space.wait("job", "Completed")
     eventually(lambda: not space.objects("resourceclaims"), "the claim is released")
-    time.sleep(2)
+    space.apply(space.agent("later", memory="8Gi"))
+    space.ready("later")
     assert space.get("agent", "job")["status"]["attempt"] == 1, "what is completed is not started again"
+    assert [each["metadata"]["name"] for each in space.objects("resourceclaims")] == ["later-1"]
 
 
 def test_an_agent_that_may_not_restart_and_fails_says_so_and_stays_down(space: Space):
@@ -61,8 +70,9 @@ def test_an_agent_that_may_not_restart_and_fails_says_so_and_stays_down(space: S
 
 
 def test_after_its_deadline_an_agent_gives_its_share_back_and_a_later_one_lets_it_run_on(space: Space):
-    space.apply(space.agent("a", memory="40Gi", activeDeadlineSeconds=10))
+    space.apply(space.agent("a", memory="40Gi", activeDeadlineSeconds=3600))
     space.ready("a")
+    space.patch("a", {"activeDeadlineSeconds": 5})  # counted from when its pod was bound
     space.wait("a", "DeadlineExceeded")
     eventually(lambda: not space.objects("pods") and not space.objects("resourceclaims"), "pod and claim are released")
     eventually(lambda: space.condition("a", "Ready")["reason"] == "DeadlineExceeded", "that is said")
@@ -72,10 +82,10 @@ def test_after_its_deadline_an_agent_gives_its_share_back_and_a_later_one_lets_i
 
 
 def test_a_crashing_container_is_restarted_in_the_same_pod_with_the_same_share(space: Space):
-    space.apply(space.agent("a", memory="4Gi"))
+    space.apply(space.agent("a", memory="4Gi", code=CRASHES))
     (before,) = space.ready("a")
     with suppress(subprocess.CalledProcessError):  # what we run there may end with the container
-        space.inside("a", "import os, signal; os.kill(1, signal.SIGTERM)")
+        space.inside("a", "open('/tmp/crash', 'w')")
     pod = before["status"]["podName"]
     eventually(lambda: space.get("pod", pod)["status"]["containerStatuses"][0]["restartCount"] == 1, "the kubelet restarted it")
     (after,) = space.ready("a")

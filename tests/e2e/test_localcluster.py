@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from aios_localcluster import API_ONLY, ClusterSettings, LocalCluster, LocalClusterError, cgroups, host, images, kernel, network
 from aios_localcluster.kubeaios import kubectl
 from aios_localcluster.supervisor import KUBELET_WANTS
+from e2e.support import eventually
 
 pytestmark = pytest.mark.skipif(host.why_not() is not None, reason=f"the local cluster can't run here: {host.why_not()}")
 
@@ -40,13 +41,6 @@ spec:
   - {name: usr, hostPath: {path: /usr}}
   - {name: left, hostPath: {path: /var/lib/left-by-a-pod, type: DirectoryOrCreate}}
 """
-
-
-def eventually(holds: Callable[[], bool], what: str, seconds: float = 40) -> None:
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until, f"after {seconds:.0f} s it must be true that {what}"
-        time.sleep(0.1)
 
 
 def names_in(folder: str | Path) -> set[str]:
@@ -130,6 +124,11 @@ def state(cluster: LocalCluster, component: str) -> dict[str, object]:
     return next(each for each in cluster.status() if each["name"] == component)
 
 
+def starts(cluster: LocalCluster, component: str) -> int:
+    """How often it was started."""
+    return int(str(state(cluster, component)["starts"]))
+
+
 def run_shell_pod(cluster: LocalCluster) -> None:
     kubectl(cluster, "apply", "-f", "-", stdin=SHELL_POD)
     kubectl(cluster, "wait", "--for=condition=Ready", "--timeout=60s", "pod/shell")
@@ -202,9 +201,9 @@ def test_what_is_no_image_is_refused_with_what_must_be_true(cluster: LocalCluste
 @pytest.mark.parametrize("component", ["kubelet", "containerd", "kube-apiserver"])
 def test_a_killed_component_comes_back_and_pods_go_on(cluster: LocalCluster, component: str):
     run_shell_pod(cluster)
-    first = state(cluster, component)
+    first = starts(cluster, component)
     cluster.kill(component)
-    eventually(lambda: state(cluster, component)["starts"] == int(str(first["starts"])) + 1, f"{component} was started again")
+    eventually(lambda: starts(cluster, component) > first, f"{component} was started again")
     cluster.up()
     eventually(lambda: exec_works(cluster), "exec works")
     restarts = kubectl(cluster, "get", "pod", "shell", "-o", "jsonpath={.status.containerStatuses[0].restartCount}")
@@ -214,7 +213,9 @@ def test_a_killed_component_comes_back_and_pods_go_on(cluster: LocalCluster, com
 def test_a_stopped_component_stays_stopped_until_it_is_started(cluster: LocalCluster):
     cluster.stop("kube-scheduler")
     eventually(lambda: state(cluster, "kube-scheduler")["state"] == "stopped", "the scheduler is stopped")
-    time.sleep(1)
+    before = starts(cluster, "kube-controller-manager")
+    cluster.kill("kube-controller-manager")
+    eventually(lambda: starts(cluster, "kube-controller-manager") > before, "the supervisor starts what has ended meanwhile")
     assert state(cluster, "kube-scheduler")["state"] == "stopped"
     cluster.start("kube-scheduler")
     eventually(lambda: state(cluster, "kube-scheduler")["state"] == "running", "the scheduler runs")

@@ -256,7 +256,8 @@ def test_an_agent_that_wants_more_than_its_part_keeps_its_limits(tenants: Tenant
 
     quota = {"metadata": {"name": "agents"}, "spec": {"hard": {"count/agents.aios.dev": "4"}}}
     assert client.post(f"/api/v1/namespaces/{own.name}/resourcequotas", json=quota).status_code == 201
-    eventually(lambda: (own.get("resourcequota", "agents") or {}).get("status", {}).get("used"), "the quota has counted")
+    counted = {"count/agents.aios.dev": "4"}
+    eventually(lambda: (own.get("resourcequota", "agents") or {}).get("status", {}).get("used") == counted, "the quota has counted")
     assert "exceeded quota" in own.refused(own.agent("one-more")), "who may have so many Agents takes no more slots of nodes"
     own.kubectl("delete", "agent", "greedy", "wordy")
 
@@ -271,9 +272,9 @@ def test_a_pod_that_is_deleted_by_force_keeps_nothing_of_what_it_had(tenants: Te
     assert answer.status_code == 200, answer.text
     eventually(lambda: own.get("pod", "stubborn-2"), "there is a next attempt")
     own.ready("stubborn")
-    eventually(lambda: int(own.cluster.node_exec(processes)) == 0, "nothing of the first attempt runs", 15)
+    eventually(lambda: int(own.cluster.node_exec(processes)) == 0, "nothing of the first attempt runs")
     told = ("get", "events", "--field-selector", "reason=LeftRunning", "-o", "name")
-    eventually(lambda: own.kubectl(*told), "and it is said", 15)
+    eventually(lambda: own.kubectl(*told), "and it is said")
 
 
 def test_the_gateway_that_runs_has_no_privilege_no_token_and_nothing_to_write_but_its_own(tenants: Tenants) -> None:

@@ -43,7 +43,7 @@ async def test_the_lease_of_a_node_is_made_and_renewed(cluster: LocalCluster, sp
     task = asyncio.create_task(heartbeat.run())
     try:
         times = set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(times) < 3:
                 await heartbeat.next_change().wait()
                 spec = (await client.get(LEASES, "aios-node.node-a", space.namespace))["spec"]

@@ -334,7 +334,7 @@ def socket_answers(path: Path) -> bool:
         return True
 
 
-async def eventually(condition: Any, seconds: float = 10.0) -> None:
+async def eventually(condition: Any, seconds: float = 60.0) -> None:
     """Returns when the condition holds; fails when it does not within the time."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():

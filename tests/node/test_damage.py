@@ -69,8 +69,7 @@ async def test_a_pod_that_runs_though_its_state_is_lost_is_taken_back_and_answer
         async with running(settings, cluster) as agent:
             await eventually(lambda: agent.claims.get(CLAIM_UID) and agent.claims.get(CLAIM_UID).state.pod_uid == POD_UID)
             live = agent.claims.get(CLAIM_UID)
-            await eventually(lambda: live.facts.serving == ALL_LISTENERS)
-            assert live.facts.fenced
+            await eventually(lambda: live.facts.serving == ALL_LISTENERS and live.facts.fenced and live.facts.probe)
             assert live.facts.probe.leaked == []
             assert StateFiles(settings.claims_dir).read(CLAIM_UID) == live.state
             assert await asyncio.to_thread(pod.python, ASK_ONCE) == "HTTP/1.1 200"
@@ -87,6 +86,7 @@ async def test_a_pod_that_runs_unknown_and_can_not_be_fenced_is_ended(directory:
     async with running(settings, a_cluster(runtime=order)) as agent:
         await eventually(lambda: not container.alive)
         assert neighbour.alive
+        await eventually(lambda: agent.claims.get(CLAIM_UID))
         assert agent.claims.get(CLAIM_UID).state.pod_uid is None
 
 

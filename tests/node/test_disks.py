@@ -96,9 +96,8 @@ async def test_a_node_agent_starts_on_a_disk_that_takes_nothing_and_serves_who_r
     with trouble(disk):
         async with running(settings, a_cluster()) as agent:
             live = agent.claims.get(CLAIM_UID)
-            await eventually(lambda: live.facts.fenced)
-            assert socket_answers(settings.agent_socket(CLAIM_UID))
-            assert settings.cdi_file(CLAIM_UID).exists()
+            await eventually(lambda: live.facts.fenced and socket_answers(settings.agent_socket(CLAIM_UID)))
+            await eventually(lambda: settings.cdi_file(CLAIM_UID).exists())
     assert is_fenced(pod)
 
 

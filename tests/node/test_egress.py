@@ -21,7 +21,7 @@ from unit.gateway.outside import a_policy
 
 ASK = """
 import http.client, sys
-connection = http.client.HTTPConnection('127.0.0.1', 2489, timeout=10)
+connection = http.client.HTTPConnection('127.0.0.1', 2489, timeout=60)
 connection.request('GET', sys.argv[1])
 response = connection.getresponse()
 print(response.status, response.read().decode())
@@ -32,7 +32,7 @@ with socket.create_connection(('127.0.0.1', 2489), 10) as tunnel:
     tunnel.sendall(f'CONNECT {sys.argv[1]} HTTP/1.1\\r\\nHost: {sys.argv[1]}\\r\\n\\r\\n'.encode())
     assert b' 200 ' in tunnel.recv(4096)
     print('open', flush=True)
-    tunnel.settimeout(20)
+    tunnel.settimeout(60)
     while tunnel.recv(4096):
         pass
 print('ended', flush=True)
@@ -41,7 +41,7 @@ print('ended', flush=True)
 
 @contextmanager
 def a_host(address: str) -> Iterator[int]:
-    """A server outside of the pod that answers everything; its port."""
+    """A server outside of the pod that answers everything, and holds who says nothing; its port."""
 
     def serve() -> None:
         while True:
@@ -49,23 +49,19 @@ def a_host(address: str) -> Iterator[int]:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            with contextlib.suppress(OSError):
-                connection.settimeout(0.2)
-                if connection.recv(4096):
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\noutside")
-                    connection.close()
-                    continue
-            held.append(connection)
+            threading.Thread(target=answer, args=(connection,), daemon=True).start()
 
-    held: list[socket.socket] = []
+    def answer(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            if connection.recv(4096):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\noutside")
+
     with socket.create_server((address, 0)) as listener:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield listener.getsockname()[1]
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
-    for connection in held:
-        connection.close()
 
 
 def asked(pod: Pod, url: str) -> tuple[int, str]:
@@ -110,7 +106,7 @@ async def test_an_agent_reaches_what_its_order_says_while_it_says_so(directory: 
             )
             assert await holding.stdout.readline() == b"open\n"
             order(cluster, first)
-            assert await asyncio.wait_for(holding.stdout.readline(), 10) == b"ended\n"
+            assert await asyncio.wait_for(holding.stdout.readline(), 60) == b"ended\n"
             await holding.wait()
             assert await asyncio.to_thread(asked, pod, url) == (403, "EgressDenied")
             order(cluster, None)

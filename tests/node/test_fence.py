@@ -105,10 +105,10 @@ def test_the_pod_reaches_itself_by_every_address_of_its_own(pod: Pod) -> None:
 import socket
 for address in {addresses}:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.create_connection((address, 8081), 2) as s:
+    with socket.create_connection((address, 8081), 20) as s:
         s.sendall(b"x"); assert s.recv(1) == b"x", address
     with socket.socket(family, socket.SOCK_DGRAM) as s:
-        s.settimeout(2); s.sendto(b"x", (address, 5353)); assert s.recv(1) == b"x", address
+        s.settimeout(20); s.sendto(b"x", (address, 5353)); assert s.recv(1) == b"x", address
 print("done")
 """
     addresses = ("127.0.0.1", "127.0.0.53", "::1", own_address(pod), own_address6(pod), f"::ffff:{own_address(pod)}")
@@ -138,7 +138,7 @@ with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as ours, socket.socket(so
 
 
 def test_a_connection_ends_with_the_opening_through_which_it_came(pod: Pod) -> None:
-    with inside(pod, ECHO), fenced(pod, WEB), socket.create_connection((own_address(pod), 8080), 2) as connection:
+    with inside(pod, ECHO), fenced(pod, WEB), socket.create_connection((own_address(pod), 8080), 20) as connection:
         connection.sendall(b"x")
         assert connection.recv(1) == b"x"
         connection.settimeout(0.5)
@@ -151,7 +151,7 @@ def test_a_connection_ends_with_the_opening_through_which_it_came(pod: Pod) -> N
 def test_a_connection_that_was_made_while_the_fence_was_away_ends_with_its_return(pod: Pod) -> None:
     code = """
 import socket, sys, time
-s = socket.create_connection(("{v4}", {port}), 2)
+s = socket.create_connection(("{v4}", {port}), 20)
 print("up", flush=True)
 while True:
     s.send(b"leak")

@@ -81,7 +81,7 @@ async def test_a_device_fault_taints_the_gpu_until_the_driver_is_loaded_anew(dir
         rewrite(driver, whole + "event gpu=0 xid=79 at=1\n")
         await eventually(lambda: taints(cluster) == [XID79])
         assert state(cluster) == "Faulty"
-        assert metric(agent, "aios_gpu_healthy") == 0
+        await eventually(lambda: metric(agent, "aios_gpu_healthy") == 0)
         await eventually(lambda: any(each["reason"] == "GPUUnhealthy" for each in cluster.all(EVENTS)))
     version = cluster.all(RESOURCE_SLICES)[0]["metadata"]["resourceVersion"]
     async with watching(settings, cluster) as agent:
@@ -114,7 +114,7 @@ async def test_a_gpu_whose_errors_can_not_be_heard_says_so(directory: Path, hook
         await registered(settings)
         await eventually(lambda: metric(agent, "aios_gpu_errors_heard") == 0)
         await eventually(lambda: metric(agent, "aios_gpu_monitored") == 1)
-        assert (state(cluster), taints(cluster)) == ("Unmonitored", [])
+        await eventually(lambda: (state(cluster), taints(cluster)) == ("Unmonitored", []))
 
 
 async def test_a_lost_gpu_is_published_as_missing_while_an_agent_holds_it_and_heals_when_it_is_back(

@@ -172,7 +172,7 @@ async def test_a_claim_serves_one_pod_in_its_life(directory: Path, hook: Path, p
 
 async def test_an_unprepared_claim_a_new_order_and_nonsense_are_refused(directory: Path, hook: Path, pod: Pod) -> None:
     settings, cluster = settings_in(directory, hook), a_cluster()
-    async with running(settings, cluster):
+    async with running(settings, cluster) as agent:
         assert "is not prepared on node node-a" in (await ask(settings, pod.oci_state())).error
         assert "must begin with the uid of a claim" in (await ask(settings, pod.oci_state(), claim_uid="../x")).error
         await prepare(settings)
@@ -180,10 +180,10 @@ async def test_an_unprepared_claim_a_new_order_and_nonsense_are_refused(director
         assert "the OCI state is not JSON" in (await ask(settings, b"{")).error
         assert "pid" in (await ask(settings, json.dumps({"pid": 0, "annotations": {}}).encode())).error
         cluster.put(AGENT_RUNTIMES, a_runtime(attempt=2))
-        await asyncio.sleep(0.1)
+        await eventually(lambda: [order.spec.attempt for order in agent.orders.all()] == [2])
         assert "orders claim agent-2 now" in (await ask(settings, pod.oci_state())).error
         cluster.remove(AGENT_RUNTIMES, "agent", NAMESPACE)
-        await asyncio.sleep(0.1)
+        await eventually(lambda: not agent.orders.all())
         assert "does not order anything on node node-a any more" in (await ask(settings, pod.oci_state())).error
 
 
@@ -224,7 +224,7 @@ async def test_without_a_node_agent_no_container_starts(directory: Path, hook: P
     answer = await ask(settings, pod.oci_state())
     assert answer.code == 1
     assert "is aios-node running on this node?" in answer.error
-    assert 28 < answer.seconds < 33
+    assert answer.seconds > 28, "it waits for one that is being restarted"
 
 
 async def test_a_fence_that_can_not_be_raised_refuses_and_is_a_condition(
@@ -278,18 +278,19 @@ class outside:  # noqa: N801  reads as a word in a with statement
 
 
 ATTEMPT = """
-import socket, time
-began = time.monotonic()
+import socket
 try:
     {code}
     print('reached')
-except OSError as error:
-    print('refused at once' if time.monotonic() - began < 0.5 else f'{{error}} after {{time.monotonic() - began}} s')
+except TimeoutError:
+    print('silence')
+except OSError:
+    print('refused at once')
 """
 
 
 def reach(family: str, address: str, port: int) -> str:
-    code = f"s = socket.socket(socket.{family}); s.settimeout(5); s.connect(('{address}', {port}))"
+    code = f"s = socket.socket(socket.{family}); s.settimeout(60); s.connect(('{address}', {port}))"
     return ATTEMPT.format(code=code)
 
 

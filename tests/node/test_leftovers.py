@@ -107,7 +107,7 @@ async def test_the_next_attempt_starts_where_nothing_of_the_one_before_runs(dire
             assert not (await prepare(settings, uid(51), "agent-2")).error
             state = another.oci_state(pod_uid=uid(52), pod_name="agent-2")
             assert (await ask(settings, state, uid(51))).code == 0
-            assert not former.alive
+            await eventually(lambda: not former.alive)
 
 
 def asked(cluster: FakeCluster) -> list[Call]:

@@ -140,7 +140,7 @@ async def test_a_release_ends_a_preparation_that_waits(directory: Path, hook: Pa
     settings, cluster = settings_in(directory, hook, prepare_seconds=30.0), a_cluster(claim=a_claim(allocated=False))
     async with running(settings, cluster):
         asked = asyncio.create_task(prepare(settings))
-        await asyncio.sleep(0.3)
+        await eventually(lambda: [call for call in cluster.calls if call.verb == "get" and call.resource == RESOURCE_CLAIMS])
         assert (await unprepare(settings)).error == ""
         assert "was released while it was being prepared" in (await asked).error
         cluster.put(RESOURCE_CLAIMS, a_claim())

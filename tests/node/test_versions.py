@@ -61,7 +61,7 @@ async def test_an_agent_between_two_releases_falls_silent_behind_its_fence_and_i
                 assert not await is_answered(path)
         old.kill()
         await old.wait()
-    async with gateway(settings.gateway_socket, **MUTE), running(settings, cluster), asyncio.timeout(15):
+    async with gateway(settings.gateway_socket, **MUTE), running(settings, cluster), asyncio.timeout(60):
         while not await is_answered(path):
             await asyncio.sleep(0.05)
 

@@ -247,7 +247,7 @@ async def test_content_beyond_the_limits_is_refused_and_what_is_held_is_given_ba
         content = json.dumps(large).encode()
         writer.write(b"POST /v1/context/items HTTP/1.1\r\nHost: aios\r\nContent-Length: %d\r\n\r\n" % len(content) + content[:-1])
         await writer.drain()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while next(iter(agent.served.agents))[1]._held_bytes < len(content) - 1:
                 await asyncio.sleep(0.01)
         status, reason, _ = await agent.refused("/items", large)

@@ -26,7 +26,7 @@ async def test_the_context_of_an_agent_that_ended_is_closed(talking, tmp_path):
         assert opened() > 0
         ((claim, running), *_) = talk.served.agents
         talk.served.agents.stop(claim)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while opened():
                 await asyncio.sleep(0.01)
         await running.context._desk.look_after()

@@ -42,7 +42,7 @@ async def test_content_goes_up_and_comes_down_whole_in_either_framing(proxying):
         ):
             reader, writer = await agent.connect()
             writer.write(sent)
-            head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+            head, _, body = (await asyncio.wait_for(reader.read(), 60)).partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200")
             if b"hunked" in head:
                 body = (
@@ -108,7 +108,7 @@ async def test_a_response_that_is_cut_off_is_seen_to_be(proxying):
     async with a_server(half) as port, proxying(f"http://{HERE}:{port}") as agent:
         reader, writer = await agent.connect()
         writer.write(get(f"http://{HERE}:{port}/"))
-        response = await asyncio.wait_for(reader.read(), 5)
+        response = await asyncio.wait_for(reader.read(), 60)
         assert response.endswith(b"half")
         assert b"problem" not in response
         writer.close()
@@ -130,7 +130,7 @@ async def test_a_client_that_goes_away_ends_what_it_asked_for(proxying):
             while not agent.egress.open:
                 await asyncio.sleep(0.01)
             writer.close()
-            await asyncio.wait_for(gone.wait(), 5)
+            await asyncio.wait_for(gone.wait(), 60)
             assert agent.last("reason") == ("ClientGone",)
 
 
@@ -139,7 +139,7 @@ async def test_a_connection_that_the_host_closed_meanwhile_is_not_used_again(pro
         reader, writer = await agent.connect()
         for _ in range(3):
             writer.write(get(f"http://{HERE}:{port}/"))
-            assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 200")
+            assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)).startswith(b"HTTP/1.1 200")
         assert server.connections == 3
         writer.close()
 
@@ -159,10 +159,10 @@ async def test_a_host_that_closes_just_when_the_next_request_comes_is_asked_agai
         url = f"http://{HERE}:{port}/"
         for number in (1, 2, 3):
             writer.write(get(url))
-            assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 200")
+            assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)).startswith(b"HTTP/1.1 200")
             assert connections == number
         writer.write(get(url, "Content-Length: 0", method="POST"))
-        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 502"), "who knows what it did already"
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)).startswith(b"HTTP/1.1 502"), "who knows what it did already"
         assert connections == 3
         writer.close()
 
@@ -176,7 +176,7 @@ async def test_an_older_host_that_ends_its_response_by_closing_is_passed_on_whol
         for _ in range(2):
             reader, writer = await agent.connect()
             writer.write(get(f"http://{HERE}:{port}/") + get(f"http://{HERE}:{port}/", "Connection: close"))
-            responses = (await asyncio.wait_for(reader.read(), 10)).split(b"HTTP/1.1 200 OK\r\n")[1:]
+            responses = (await asyncio.wait_for(reader.read(), 60)).split(b"HTTP/1.1 200 OK\r\n")[1:]
             assert [unchunked(each.partition(b"\r\n\r\n")[2]) for each in responses] == [b"x" * 100_000] * 2
             writer.close()
 
@@ -193,9 +193,9 @@ async def test_pieces_of_a_response_are_passed_on_as_they_come_and_informational
     async with a_server(stream) as port, proxying(f"http://{HERE}:{port}") as agent:
         reader, writer = await agent.connect()
         writer.write(get(f"http://{HERE}:{port}/"))
-        assert (await asyncio.wait_for(reader.readuntil(b"one\r\n"), 5)).startswith(b"HTTP/1.1 200"), "before there is a second piece"
+        assert (await asyncio.wait_for(reader.readuntil(b"one\r\n"), 60)).startswith(b"HTTP/1.1 200"), "before there is a second piece"
         more.set()
-        assert await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 5) == b"3\r\ntwo\r\n0\r\n\r\n"
+        assert await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 60) == b"3\r\ntwo\r\n0\r\n\r\n"
         writer.close()
 
 
@@ -231,7 +231,7 @@ async def test_tiny_pieces_in_either_direction_leave_others_their_turns(proxying
             reader, writer = await agent.connect()
             with turns_of_the_loop() as made:
                 writer.write(request)
-                body = (await asyncio.wait_for(reader.read(), 20)).partition(b"\r\n\r\n")[2]
+                body = (await asyncio.wait_for(reader.read(), 60)).partition(b"\r\n\r\n")[2]
             assert unchunked(body) == b"x" * 8000
             assert made[0] > least
             writer.close()

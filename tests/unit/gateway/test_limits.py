@@ -57,6 +57,14 @@ async def answers(agent, via="loopback") -> bool:
     return (await agent.exchange(GET, via)).startswith(b"HTTP/1.1 200")
 
 
+async def has_room(agent) -> bool:
+    """Whether one more connection is answered. One that is refused may be closed before the request is sent."""
+    try:
+        return await answers(agent)
+    except OSError:
+        return False
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sent=st.lists(st.one_of(st.binary(max_size=64), FRAGMENTS), max_size=12).map(b"".join), via=st.sampled_from(["socket", "loopback"]))
 def test_no_bytes_crash_it_and_what_it_says_is_http(serving, sent, via):
@@ -83,8 +91,9 @@ async def test_connections_beyond_the_limit_are_refused_with_a_reason_and_room_c
         writer.close()
         for _, kept in held:
             kept.close()
-        await asyncio.sleep(0.05)
-        assert await answers(agent)
+        async with asyncio.timeout(60):
+            while not await has_room(agent):
+                await asyncio.sleep(0.01)
 
 
 async def test_probes_are_answered_whoever_holds_connections_to_the_operations_port():
@@ -97,7 +106,7 @@ async def test_probes_are_answered_whoever_holds_connections_to_the_operations_p
     await asyncio.sleep(0.05)
     reader, writer = await asyncio.open_connection(*address)
     writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 200")
+    assert (await asyncio.wait_for(reader.read(), 60)).startswith(b"HTTP/1.1 200")
     assert server.connections <= limits.connections
     for _, each in (*held, (reader, writer)):
         each.close()
@@ -124,21 +133,20 @@ sys.stdin.read()
 
 async def test_one_agents_flood_leaves_another_its_turn(serving):
     async with serving("noisy", claim="aaaa") as noisy, serving("quiet", agents=noisy.agents, claim="bbbb") as quiet:
-        began = time.monotonic()
         # It never waits for an answer, so that the gateway always has more to read from it and never comes to wait itself.
         flood = subprocess.Popen([sys.executable, "-c", FLOOD, str(noisy.path)], stdin=subprocess.PIPE)
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while noisy.count("agent", 200) < 1000:
                     await asyncio.sleep(0.01)
+            before = noisy.count("agent", 200)
             for _ in range(20):
                 assert await answers(quiet)
+            meanwhile = noisy.count("agent", 200) - before
+            assert meanwhile < 20 * 100, "it has its turns, and no more: a buffer that was answered whole would be a thousand"
         finally:
             flood.kill()
             await asyncio.to_thread(flood.communicate)
-        assert time.monotonic() - began < 10, (
-            "20 requests take milliseconds when the flood's connections give up their turn, else its whole time"
-        )
 
 
 TINY: Final = b"1\r\nx\r\n" * 8000
@@ -198,5 +206,6 @@ async def test_descriptors_are_given_back(serving):
                     await agent.exchange(request)
             for _, writer in kept:
                 writer.close()
-        await asyncio.sleep(0.05)
-    assert descriptors() == before
+    async with asyncio.timeout(60):
+        while descriptors() != before:
+            await asyncio.sleep(0.01)

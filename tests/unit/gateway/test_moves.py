@@ -70,7 +70,7 @@ async def sides(tmp_path: Path) -> AsyncIterator[Callable[..., Side]]:
 
 
 async def until(mover: Mover, holds: Callable[[Any], bool]) -> Any:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             change = mover.next_change()
             for moved in mover.moved():
@@ -80,7 +80,7 @@ async def until(mover: Mover, holds: Callable[[Any], bool]) -> Any:
 
 
 async def gone(side: Side) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while side.store.holds(KEY):
             await asyncio.sleep(0.02)
 
@@ -235,7 +235,7 @@ async def test_what_no_order_asks_for_any_more_is_not_kept(sides):
     await until(there.mover, lambda moved: moved.total_bytes and moved.received_bytes == moved.total_bytes)
     there.mover.forgo(KEY.uid)
     assert list(there.mover.moved()) == []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while there.store.folder(KEY.uid).exists():
             await asyncio.sleep(0.02)
 

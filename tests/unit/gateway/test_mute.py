@@ -101,7 +101,7 @@ async def test_a_request_that_was_begun_before_is_not_answered_after(serving, cl
         await asyncio.sleep(0.05)
         clock.now = 1060
         writer.write(b"{}")
-        assert (await asyncio.wait_for(reader.read(1000), 5)).split()[1] == b"503"
+        assert (await asyncio.wait_for(reader.read(1000), 60)).split()[1] == b"503"
         writer.close()
 
 
@@ -122,7 +122,7 @@ async def test_going_mute_ends_what_is_open_once_and_is_counted(serving, clock, 
         writer.write(GET)
         assert (await reader.readuntil(b"\r\n")).split()[1] == b"200"
         clock.now = 1060
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             with suppress(ConnectionError):
                 await reader.read()
         writer.close()
@@ -133,8 +133,9 @@ async def test_going_mute_ends_what_is_open_once_and_is_counted(serving, clock, 
         freshness.renew(1120)
         assert sample(metrics, "aios_gateway_mute") == 0
         clock.now = 1120
-        await asyncio.sleep(0.05)
-        assert silenced == [1060, 1120]
+        async with asyncio.timeout(60):
+            while silenced != [1060, 1120]:
+                await asyncio.sleep(0.01)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

@@ -150,7 +150,7 @@ async def test_a_request_that_trickles_in_is_timed_out_and_told_so(serving):
         for beginning in (b"GET /v1/agent HT", b"GET /v1/agent HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx"):
             reader, writer = await agent.connect()
             writer.write(beginning)
-            status, _, body = parts(await asyncio.wait_for(reader.read(), 5))
+            status, _, body = parts(await asyncio.wait_for(reader.read(), 60))
             assert (status, body["reason"]) == (408, "RequestTimeout")
             writer.close()
 
@@ -158,7 +158,7 @@ async def test_a_request_that_trickles_in_is_timed_out_and_told_so(serving):
 async def test_an_idle_connection_is_closed_without_a_word(serving):
     async with serving(limits=Limits(idle_seconds=0.1)) as agent:
         reader, writer = await agent.connect("socket")
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), 60) == b""
         writer.close()
 
 
@@ -167,7 +167,7 @@ async def test_a_client_that_never_reads_is_cut_off(serving):
         _, writer = await agent.connect("socket")
         writer.write(GET * 5000)
         (_, served), *_ = agent.agents
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while served.server.connections == 0:
                 await asyncio.sleep(0.01)
             while served.server.connections > 0:
@@ -195,7 +195,7 @@ async def test_stop_closes_listeners_and_ends_open_connections(serving):
         await reader.readuntil(b"\r\n\r\n")
         (claim, _), *_ = agent.agents
         agent.agents.stop(claim)
-        await asyncio.wait_for(reader.read(), 5)
+        await asyncio.wait_for(reader.read(), 60)
         assert reader.at_eof()
         with pytest.raises(OSError):
             await agent.connect()

@@ -35,7 +35,7 @@ def connect(host: str, *headers: str) -> bytes:
 async def a_tunnel(agent, host: str, via: str = "loopback") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     reader, writer = await agent.connect(via)
     writer.write(connect(host))
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
     assert head.startswith(b"HTTP/1.1 200"), head
     return reader, writer
 
@@ -58,7 +58,7 @@ async def test_tls_goes_through_to_the_host_that_a_rule_names(proxying, authorit
         await writer.start_tls(authority.client(), server_hostname=HOST)
         sent = b"x" * 3_000_000
         writer.write(sent)
-        assert await asyncio.wait_for(reader.readexactly(len(sent)), 20) == sent
+        assert await asyncio.wait_for(reader.readexactly(len(sent)), 60) == sent
         writer.close()
         while agent.egress.open:
             await asyncio.sleep(0.01)
@@ -80,7 +80,7 @@ async def test_a_server_name_that_is_not_the_connects_is_refused_in_tls(proxying
         agent.names.known[HOST] = [HERE]
         reader, writer = await a_tunnel(agent, f"{HOST}:{port}")
         writer.write(a_hello(name))
-        assert await asyncio.wait_for(reader.read(), 5) == ACCESS_DENIED
+        assert await asyncio.wait_for(reader.read(), 60) == ACCESS_DENIED
         writer.close()
         while not received:
             await asyncio.sleep(0.01)
@@ -94,7 +94,7 @@ async def test_a_name_is_compared_without_regard_to_case(proxying):
         reader, writer = await a_tunnel(agent, f"API.Example.COM.:{port}")
         hello = a_hello("Api.example.com")
         writer.write(hello)
-        assert await asyncio.wait_for(reader.readexactly(len(hello)), 5) == hello
+        assert await asyncio.wait_for(reader.readexactly(len(hello)), 60) == hello
         writer.close()
 
 
@@ -119,7 +119,7 @@ async def test_what_is_not_tls_reaches_nobody_by_a_rule_for_https(proxying, firs
         reader, writer = await a_tunnel(agent, f"{HOST}:{port}")
         writer.write(first)
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-            await asyncio.wait_for(reader.readexactly(1000), 5)
+            await asyncio.wait_for(reader.readexactly(1000), 60)
         writer.close()
         while not received:
             await asyncio.sleep(0.01)
@@ -140,7 +140,7 @@ async def test_a_hello_in_many_pieces_is_read_whole_and_passed_on_as_it_came(pro
         for at in range(0, len(hello), 50):
             writer.write(hello[at : at + 50])
             await asyncio.sleep(0)
-        assert await asyncio.wait_for(reader.readexactly(len(hello)), 5) == hello
+        assert await asyncio.wait_for(reader.readexactly(len(hello)), 60) == hello
         writer.close()
 
 
@@ -150,8 +150,8 @@ async def test_a_client_that_sends_its_hello_with_the_connect_is_served(proxying
         reader, writer = await agent.connect()
         hello = a_hello(HOST)
         writer.write(connect(f"{HOST}:{port}") + hello)
-        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-        assert await asyncio.wait_for(reader.readexactly(len(hello)), 5) == hello
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
+        assert await asyncio.wait_for(reader.readexactly(len(hello)), 60) == hello
         writer.close()
 
 
@@ -161,7 +161,7 @@ async def test_a_hello_that_never_ends_is_not_waited_for(proxying):
         agent.names.known[HOST] = [HERE]
         reader, writer = await a_tunnel(agent, f"{HOST}:{port}")
         writer.write(a_hello(HOST)[:100])
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), 60) == b""
         assert agent.egress.open == 0
         writer.close()
 
@@ -171,11 +171,11 @@ async def test_an_address_needs_no_server_name_and_takes_none(proxying, authorit
         reader, writer = await a_tunnel(agent, f"{HERE}:{port}")
         await writer.start_tls(authority.client(), server_hostname=HERE)
         writer.write(b"hello")
-        assert await asyncio.wait_for(reader.readexactly(5), 5) == b"hello"
+        assert await asyncio.wait_for(reader.readexactly(5), 60) == b"hello"
         writer.close()
         reader, writer = await a_tunnel(agent, f"{HERE}:{port}")
         writer.write(a_hello("hidden.example.com"))
-        assert await asyncio.wait_for(reader.read(), 5) == ACCESS_DENIED
+        assert await asyncio.wait_for(reader.read(), 60) == ACCESS_DENIED
         writer.close()
 
 
@@ -183,7 +183,7 @@ async def test_a_tcp_rule_lets_any_bytes_through_to_its_addresses_alone(proxying
     async with a_server(echo) as port, proxying(f"tcp://127.0.0.0/31:{port}", f"https://{HOST}:{port}") as agent:
         reader, writer = await a_tunnel(agent, f"{HERE}:{port}")
         writer.write(b"SSH-2.0\r\n")
-        assert await asyncio.wait_for(reader.readexactly(9), 5) == b"SSH-2.0\r\n"
+        assert await asyncio.wait_for(reader.readexactly(9), 60) == b"SSH-2.0\r\n"
         writer.close()
         assert problem(await agent.ask(connect(f"127.0.0.2:{port}")))["reason"] == "EgressDenied"
         assert problem(await agent.ask(connect(f"{HERE}:{port + 1}")))["reason"] == "EgressDenied"
@@ -243,9 +243,9 @@ async def test_a_tunnel_that_a_change_forbids_ends_and_others_stay(proxying):
         reader, writer = await a_tunnel(agent, f"{HERE}:{port}")
         agent.allow(f"tcp://{HERE}:{port}")
         writer.write(b"still here")
-        assert await asyncio.wait_for(reader.readexactly(10), 5) == b"still here"
+        assert await asyncio.wait_for(reader.readexactly(10), 60) == b"still here"
         agent.allow(f"https://{HERE}:{port}")
-        assert await asyncio.wait_for(reader.read(), 5) == b"", "a rule for TLS is none for bytes that nobody looked at"
+        assert await asyncio.wait_for(reader.read(), 60) == b"", "a rule for TLS is none for bytes that nobody looked at"
         assert agent.last("verdict", "reason", "upBytes") == ("allow", "PolicyChanged", 10)
         assert agent.egress.open == 0
         writer.close()
@@ -289,7 +289,7 @@ async def test_what_is_open_for_long_is_in_the_audit_before_it_ends(proxying, mo
     async with a_server(echo) as port, proxying(f"tcp://{HERE}:{port}") as agent:
         reader, writer = await a_tunnel(agent, f"{HERE}:{port}")
         writer.write(b"hello")
-        await asyncio.wait_for(reader.readexactly(5), 5)
+        await asyncio.wait_for(reader.readexactly(5), 60)
         while not agent.audit.lines:
             await asyncio.sleep(0.01)
         shown = "verdict", "reason", "host", "port", "binding", "rule", "upBytes", "downBytes"
@@ -312,7 +312,7 @@ async def test_each_side_may_end_its_half_alone(proxying):
         reader, writer = await a_tunnel(agent, f"{HERE}:{port}")
         writer.write(b"x" * 100_000)
         writer.write_eof()
-        assert await asyncio.wait_for(reader.read(), 5) == b"100000"
+        assert await asyncio.wait_for(reader.read(), 60) == b"100000"
         assert agent.last("reason", "upBytes", "downBytes") == ("Closed", 100_000, 6)
         writer.close()
 
@@ -334,13 +334,13 @@ async def test_who_opens_and_closes_without_end_leaves_ports_to_others(proxying)
 
 
 async def test_an_idle_tunnel_ends_and_one_that_is_used_does_not(proxying):
-    async with a_server(echo) as port, proxying(f"tcp://{HERE}:{port}", egress=EgressLimits(tunnel_idle_seconds=0.3)) as agent:
+    async with a_server(echo) as port, proxying(f"tcp://{HERE}:{port}", egress=EgressLimits(tunnel_idle_seconds=1)) as agent:
         reader, writer = await a_tunnel(agent, f"{HERE}:{port}")
-        for _ in range(5):
+        for _ in range(12):
             await asyncio.sleep(0.1)
             writer.write(b"x")
             await reader.readexactly(1)
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), 60) == b""
         assert agent.last("reason") == ("Idle",)
         writer.close()
 
@@ -353,7 +353,7 @@ async def test_a_tunnel_does_not_live_for_ever(proxying):
         reader, writer = await a_tunnel(agent, f"{HERE}:{port}")
         while not reader.at_eof():
             writer.write(b"x")
-            await asyncio.wait_for(reader.read(1), 5)
+            await asyncio.wait_for(reader.read(1), 60)
             await asyncio.sleep(0.05)
         assert agent.last("reason") == ("TooLong",)
         writer.close()
@@ -376,7 +376,7 @@ async def test_what_the_other_side_does_not_take_is_not_read(proxying):
         await asyncio.sleep(0.5)
         assert writer.transport.get_write_buffer_size() > 32 << 20, "most of it still waits with the client"
         taken.set()
-        assert await asyncio.wait_for(reader.readexactly(3), 20) == b"all"
+        assert await asyncio.wait_for(reader.readexactly(3), 60) == b"all"
         writer.close()
 
 
@@ -385,7 +385,7 @@ async def test_stopping_the_agent_ends_its_tunnels(proxying):
         reader, writer = await a_tunnel(agent, f"{HERE}:{port}")
         (claim, served), *_ = agent.agents
         agent.agents.stop(claim)
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), 60) == b""
         assert agent.last("reason") == ("Stopped",)
         assert served.egress.open == 0
         writer.close()
@@ -395,7 +395,7 @@ async def test_going_mute_ends_tunnels_and_kept_connections(proxying):
     async with a_server(echo) as port, proxying(f"tcp://{HERE}:{port}") as agent:
         reader, writer = await a_tunnel(agent, f"{HERE}:{port}")
         agent.agents.cut()
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), 60) == b""
         assert agent.egress.open == 0
         assert agent.last("reason") == ("Stopped",)
         writer.close()
@@ -431,7 +431,7 @@ async def test_many_agents_tunnels_share_the_loop(proxying, serving):
         reader, writer = await a_tunnel(quiet, f"{HERE}:{port}")
         for _ in range(20):
             writer.write(b"ping")
-            assert await asyncio.wait_for(reader.readexactly(4), 10) == b"ping"
+            assert await asyncio.wait_for(reader.readexactly(4), 60) == b"ping"
         writer.close()
         for each in pumps:
             each.cancel()
@@ -458,12 +458,12 @@ async def test_what_many_tunnels_hold_of_what_nobody_takes_is_bounded():
     assert room.held_bytes <= ROOM_BYTES + 30 * SPARING_BYTES
     assert sent > 30 * READ_BYTES / 2, "so much did go in, most of it into the kernel"
     taken = 0
-    for _ in range(200):
+    while taken < sent:
         for *_, theirs in ends:
             with contextlib.suppress(BlockingIOError):
                 taken += len(theirs.recv(1 << 20))
         await asyncio.sleep(0.005)
-    assert taken == sent, "and all of it comes out"
+    assert taken == sent, "all of it comes out"
     assert room.held_bytes == 0
     for each in running:
         each.cancel()

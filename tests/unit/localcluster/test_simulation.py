@@ -60,7 +60,10 @@ async def test_an_order_has_its_facts_when_its_pod_is_bound_to_a_simulated_node_
         bound(cluster, "a", "kwok-0")
         bound(cluster, "real", "a-real-node")
         bound(cluster, "waits", "kwok-1", allocated=False)
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(60):
+            while "status" not in (cluster.peek(resources.AGENT_RUNTIMES, "a", "ns") or {}):
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
         order, claim, pod = (
             cluster.peek(resource, name, "ns")
             for resource, name in ((resources.AGENT_RUNTIMES, "a"), (resources.RESOURCE_CLAIMS, "a-1"), (resources.PODS, "a-1"))

@@ -57,7 +57,7 @@ def lease(cluster: FakeCluster) -> Any:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.002)
 
@@ -90,7 +90,7 @@ async def test_orders_that_were_not_heard_are_not_fresh_however_often_the_lease_
     cluster = Cluster(Clock())
     async with beating(cluster, heard, mute=60) as heartbeat:
         changed = heartbeat.next_change()
-        await asyncio.wait_for(changed.wait(), 5)
+        await asyncio.wait_for(changed.wait(), 60)
         assert heartbeat.fresh_until == expected
 
 
@@ -146,7 +146,7 @@ async def test_an_answer_that_never_comes_holds_nothing_up():
     cluster = Cluster(Clock())
     cluster.silent = True
     async with beating(cluster) as heartbeat:
-        await asyncio.wait_for(heartbeat.next_change().wait(), 5)
+        await asyncio.wait_for(heartbeat.next_change().wait(), 60)
         assert heartbeat.fresh_until is None
         cluster.silent = False
         await until(lambda: heartbeat.fresh_until is not None)

@@ -55,16 +55,23 @@ class Node:
         finally:
             task.cancel()
 
-    async def asked(self) -> int:
-        """How often the API server was asked for the Agent, some moments later."""
+    async def asked(self, at_least: int = 0) -> int:
+        """How often the API server was asked for the Agent, some moments after it was `at_least` so often."""
+
+        def so_far() -> int:
+            return len([call for call in self.cluster.calls if call.verb == "get"])
+
+        async with asyncio.timeout(60):
+            while so_far() < at_least:
+                await asyncio.sleep(0.005)
         await asyncio.sleep(0.1)
-        return len([call for call in self.cluster.calls if call.verb == "get"])
+        return so_far()
 
 
 async def test_what_is_of_an_agent_that_is_gone_is_erased_and_an_event_says_what_it_was():
     node = Node()
     async with node.running():
-        assert await node.asked()
+        assert await node.asked(1)
         assert node.reclaim.gone()["6a9c"] > 0
         node.reclaim.erased(ErasedContext(uid="6a9c", items=7, files=2))
         assert node.reclaim.gone() == {}
@@ -74,7 +81,7 @@ async def test_an_agent_of_the_same_name_is_another_one():
     node = Node()
     node.has_agent(uid="another")
     async with node.running():
-        assert await node.asked()
+        assert await node.asked(1)
         assert "6a9c" in node.reclaim.gone()
 
 
@@ -82,7 +89,7 @@ async def test_who_is_there_keeps_what_it_has_without_an_order_too():
     node = Node()
     node.has_agent()
     async with node.running():
-        assert await node.asked() > 1
+        assert await node.asked(2) > 1
         assert node.reclaim.gone() == {}
 
 
@@ -90,7 +97,7 @@ async def test_who_does_not_want_it_erased_any_more_has_it_kept():
     node = Node()
     node.has_agent(reclaim="Retain")
     async with node.running():
-        assert await node.asked() == 1
+        assert await node.asked(1) == 1
         assert node.reclaim.wishes()["6a9c"].erase is False
         assert node.reclaim.gone() == {}
 
@@ -113,7 +120,7 @@ async def test_who_can_not_be_asked_for_is_not_gone(error: ApiError):
 
     node.cluster.refuse.append(refuse)
     async with node.running():
-        assert await node.asked() > 1
+        assert await node.asked(2) > 1
         assert node.reclaim.gone() == {}
 
 

@@ -21,7 +21,7 @@ async def hearing(cluster: FakeCluster, directory: Path) -> AsyncIterator[NodeAg
     agent = NodeAgent(NodeSettings("node-a", state_dir=directory, mute_seconds=600), cluster, gpus, gpus, lambda: NOW)
     tasks = [asyncio.create_task(agent._hear_orders(agent._heartbeat.next_change())), asyncio.create_task(agent._heartbeat.run())]
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not agent.orders.heard:
                 await asyncio.sleep(0.002)
         yield agent

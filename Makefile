@@ -37,10 +37,10 @@ test: setup ## Check and every tier that this machine can run, with one summary
 test-gpu: setup ## What needs a real NVIDIA GPU and driver; skips with one line elsewhere
 	@$(PY) tests/run.py gpu
 
-soak: setup ## The long forms: new examples, windows of 10,000 logs, fuzzing (FUZZ_SECONDS=600 for each of three), faults, churn (MINUTES=30)
+soak: setup ## The long forms: new examples, windows of 10,000 logs, fuzzing (FUZZ_SECONDS=600 for each of four), faults, churn (MINUTES=30)
 	@AIOS_SEARCH=1 $(PY) -m pytest tests/property --timeout=0
 	@AIOS_WINDOWS=10000 $(PY) -m pytest tests/property/test_windows.py --timeout=0
-	@AIOS_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(PY) -m pytest tests/property/test_egress_fuzz.py -s --timeout=0
+	@AIOS_FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(PY) -m pytest tests/property/test_egress_fuzz.py tests/property/test_response_fuzz.py -s --timeout=0
 	@$(VENV)/bin/aiosctl bench faults --size long --seed $$(date +%s)
 	@$(VENV)/bin/aiosctl bench soak --agents 1000 --minutes $(or $(MINUTES),30) --seed $$(date +%s) --json bench/results/soak.json
 

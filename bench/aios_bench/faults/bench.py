@@ -44,6 +44,7 @@ def bench(options: Options) -> Result:
     if cluster is not None:
         measured = asyncio.run(gaps.measure(cluster, parts, rounds))
         said = GAPS.format(rounds=rounds)
+        table += gaps.against_targets(measured.figures())
     elif parts:
         table.append(f"No local cluster with a node runs at {options.kubeconfig}: how long programs are missed was not measured.")
     return Result(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aios_bench.faults.ground import IMAGE, PATIENCE_SECONDS, Ground, on
@@ -18,6 +19,8 @@ from aios_kube import Object
 from aios_localcluster import LocalCluster
 from aios_localcluster.kubeaios import NAMESPACE
 
+TARGETS = {"failover_s_p95": 20.0, "gateway_restart_gap_s_p95": 2.0, "node_agent_restart_gap_s_p95": 10.0}
+"""How many seconds a figure may have at most, on two cores that the cluster shares."""
 SLOW_SECONDS = 0.1
 """A call that takes longer is told; one takes some milliseconds."""
 
@@ -58,6 +61,12 @@ class Gaps:
 
     def figures(self) -> dict[str, float]:
         return {f"{name}_s_p95": percentile(values, 95) for name, values in self.seconds.items()} | dict(self.counts)
+
+
+def against_targets(figures: Mapping[str, float]) -> list[str]:
+    """A line for each figure that has a target: both, and whether it is missed."""
+    judged = ((name, figures[name], most) for name, most in TARGETS.items() if name in figures)
+    return [f"{name:<44} {figure:>6g} s        at most {most:g} s{', which it MISSES' * (figure > most)}" for name, figure, most in judged]
 
 
 async def _calls(ground: Ground, began: float, ended: float) -> tuple[float, int]:

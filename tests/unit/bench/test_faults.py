@@ -1,6 +1,7 @@
 """What `aiosctl bench faults` runs, and what becomes of it in the reference."""
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,20 @@ def test_a_gap_is_its_95th_percentile_and_failed_calls_are_a_sum():
     assert measured.figures() == {"failover_s_p95": 95, "failed_calls": 200}
 
 
+def test_a_figure_stands_beside_its_target_and_is_said_to_miss_it():
+    lines = gaps.against_targets({"failover_s_p95": 17.5, "gateway_restart_gap_s_p95": 2.1, "undisturbed_start_s_p95": 99})
+    assert [line.split() for line in lines] == [
+        ["failover_s_p95", "17.5", "s", "at", "most", "20", "s"],
+        ["gateway_restart_gap_s_p95", "2.1", "s", "at", "most", "2", "s,", "which", "it", "MISSES"],
+    ]
+
+
+def test_the_results_that_are_kept_have_every_scenario_that_there_is():
+    kept = json.loads((ROOT / "bench/results/faults.json").read_text())
+    assert sorted(row["name"] for row in kept["scenarios"]) == sorted(SCENARIOS)
+    assert kept["figures"]["scenarios"] == len(SCENARIOS)
+
+
 def test_the_reference_has_a_row_for_each_scenario_and_says_what_was_lost():
     numbers = dict.fromkeys(("orphans", "double_identities", "unfenced_starts", "context_items_lost", "bytes_misbooked"), 0)
     rows = [{"name": name, "about": "It is so.", "place": "node", "faults_injected": 7, "objects_lost": 0, **numbers} for name in SCENARIOS]
@@ -80,6 +95,8 @@ def test_the_reference_has_a_row_for_each_scenario_and_says_what_was_lost():
     page = made.page(
         {"figures": figures, "scenarios": rows, "samples": {name.removesuffix("_s_p95"): [1.5] for name in made.GAPS}}, burst, soak
     )
+    assert "first decision | 1.5 | 20 |" in page
+    assert "for comparison: from apply to Ready without a fault | 1.5 |  |" in page
     assert page.count("| nothing |") == len(rows) - 1
     assert "| 2 objects lost, 5 bytes misbooked |" in page
     assert "etcd killed (4). Lost, left over or doubled: 2 objects lost, 3 left over;" in page

@@ -186,7 +186,7 @@ class Plane:
                 path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}"
                 self.client.request("DELETE", path, json={"gracePeriodSeconds": 0})
 
-    def until(self, holds: Callable[[], Any], what: str, seconds: float = 20) -> Any:
+    def until(self, holds: Callable[[], Any], what: str, seconds: float = 60) -> Any:
         """Waits until `holds` is truthy, and returns that."""
         end = time.monotonic() + seconds
         while True:
@@ -213,7 +213,7 @@ def operator(plane: Plane, log: Path, **settings: str) -> Iterator[tuple[subproc
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 process.send_signal(signal.SIGTERM)  # a second one changes nothing
-                assert process.wait(10) == 0, log.read_text()
+                assert process.wait(60) == 0, log.read_text()
                 assert "ERROR" not in log.read_text()
         finally:
             process.kill()

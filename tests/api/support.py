@@ -25,7 +25,7 @@ def connect(cluster: LocalCluster) -> httpx.Client:
     return httpx.Client(base_url=cluster.network.api_url, verify=context, timeout=30, trust_env=False)
 
 
-def eventually(holds: Callable[[], bool], what: str, seconds: float = 20) -> None:
+def eventually(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:
     """Wait until `holds`; the API server needs a moment for what it learns from itself."""
     until = time.monotonic() + seconds
     while not holds():

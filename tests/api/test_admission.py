@@ -183,7 +183,7 @@ def test_a_claim_is_not_taken_away_from_under_a_pod(stage: Stage) -> None:
     stage.editor.keeping().delete(claim)
     assert stage.admin.get(claim), "it waits for the pod's end"
     stage.editor.keeping().send("DELETE", path_of("Pod", stage.namespace, "a-1"), {"gracePeriodSeconds": 0})
-    eventually(lambda: stage.admin.get(claim) is None, "the claim controller lets it go", 40)
+    eventually(lambda: stage.admin.get(claim) is None, "the claim controller lets it go")
 
 
 def test_our_claim_is_reserved_for_no_other_pod(stage: Stage) -> None:
@@ -349,7 +349,7 @@ def test_the_garbage_collector_takes_what_an_agent_owned(stage: Stage) -> None:
     pod = made(stage.operator.keeping().create(stage.pod(of, order)))
     stage.editor.keeping().delete(of)
     for obj in (order, claim, pod):
-        eventually(lambda obj=obj: stage.admin.get(obj) is None, f"{obj['kind']} is gone", 60)  # it looks for new kinds every 30 s
+        eventually(lambda obj=obj: stage.admin.get(obj) is None, f"{obj['kind']} is gone")  # it looks for new kinds every 30 s
 
 
 def test_the_garbage_collector_may_make_orphans(stage: Stage) -> None:
@@ -364,14 +364,14 @@ def test_the_garbage_collector_may_make_orphans(stage: Stage) -> None:
 def test_the_garbage_collector_waits_in_the_foreground(stage: Stage) -> None:
     of, order = stage.ordered()
     stage.editor.keeping().delete(of, "Foreground")
-    eventually(lambda: stage.admin.get(of) is None and stage.admin.get(order) is None, "both are gone", 60)
+    eventually(lambda: stage.admin.get(of) is None and stage.admin.get(order) is None, "both are gone")
 
 
 def test_a_namespace_goes_with_everything_in_it(stage: Stage) -> None:
     stage.running()
     made(stage.operator.keeping().create(desired.network_policy(stage.namespace)))
     assert stage.client.delete(f"/api/v1/namespaces/{stage.namespace}").status_code == 200
-    eventually(lambda: stage.client.get(f"/api/v1/namespaces/{stage.namespace}").status_code == 404, "the namespace is gone", 40)
+    eventually(lambda: stage.client.get(f"/api/v1/namespaces/{stage.namespace}").status_code == 404, "the namespace is gone")
 
 
 def test_pods_and_claims_of_others_are_as_free_as_before(stage: Stage) -> None:

@@ -13,26 +13,26 @@ from aios_sidecar.node.heartbeat import Heartbeat
 from aios_sidecar.node.settings import NodeSettings
 from api.support import Space
 
-FAST = LeaseSettings(duration_seconds=3, renew_deadline_seconds=2, retry_seconds=0.2)
+FAST = LeaseSettings(duration_seconds=6, renew_deadline_seconds=4, retry_seconds=0.2)
 
 
 async def test_one_of_two_holds_it_hands_it_over_and_loses_it_to_who_takes_it(cluster: LocalCluster, space: Space):
     client = await connect(cluster.kubeconfig, user_agent="tests")
     try:
         first, second = (Lease(client, space.namespace, "x", name, "tests", lambda: datetime.now(UTC), FAST) for name in ("a", "b"))
-        await asyncio.wait_for(first.acquire(), 5)
+        await asyncio.wait_for(first.acquire(), 60)
         waiting = asyncio.create_task(second.acquire())
         keeping = asyncio.create_task(first.hold())
-        await asyncio.sleep(4)
+        await asyncio.sleep(7)  # renewed, it does not run out
         spec = (await client.get(LEASES, "x", space.namespace))["spec"]
-        assert (spec["holderIdentity"], spec["leaseDurationSeconds"], waiting.done(), keeping.done()) == ("a", 3, False, False)
+        assert (spec["holderIdentity"], spec["leaseDurationSeconds"], waiting.done(), keeping.done()) == ("a", 6, False, False)
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
         await first.release()
-        await asyncio.wait_for(waiting, 1)
+        await asyncio.wait_for(waiting, 60)
         await client.patch(LEASES, "x", {"spec": {"holderIdentity": "c"}}, namespace=space.namespace, field_manager="tests")
         with pytest.raises(LeaseLost, match="is held by c"):
-            await asyncio.wait_for(second.hold(), 5)
+            await asyncio.wait_for(second.hold(), 60)
     finally:
         await client.close()
 

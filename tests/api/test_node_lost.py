@@ -16,7 +16,7 @@ from api.support import Object, agent, connect
 
 ROOT = Path(__file__).parents[2]
 RELEASE = "aios-release"
-SHORT = {"AIOS_LEASE_NAMESPACE": RELEASE, "AIOS_MUTE_SECONDS": "4", "AIOS_LOST_MARGIN_SECONDS": "2"}
+SHORT = {"AIOS_LEASE_NAMESPACE": RELEASE, "AIOS_MUTE_SECONDS": "4", "AIOS_LOST_MARGIN_SECONDS": "4"}
 NUMBER = itertools.count(1)
 
 
@@ -59,7 +59,7 @@ class Story:
 
     def runs(self, attempt: int) -> None:
         """The pod of that attempt is bound and started, and the Agent is Ready."""
-        self.plane.until(lambda: self._bound(attempt), f"a-{attempt} is bound", 40)
+        self.plane.until(lambda: self._bound(attempt), f"a-{attempt} is bound")
         self.plane.serve("team", f"a-{attempt}")
         self.plane.until(lambda: self.reason() == "Ready", "the Agent is Ready")
 

@@ -8,9 +8,7 @@ import pytest
 from aios_localcluster.cluster import LocalCluster
 from aios_localcluster.kubeaios import kubectl
 from aios_localcluster.settings import RELEASE_NAMESPACE
-
-Right = tuple[str, str, str]
-"""Program, group and resource, verb."""
+from e2e.rights import Right, granted, recorded
 
 CONFLICT = "read after a conflict, to plan from what is there: tests/unit/operator/test_loop.py, and the scenario api-server-misbehaves"
 SERIES = "an event that happens again is counted in the one that is there: tests/unit/kube/test_events.py"
@@ -41,28 +39,12 @@ RARE: dict[Right, str] = {
 """Rights that a run of these tests may not need, with the reason for each."""
 
 
-def granted(cluster: LocalCluster) -> Iterator[Right]:
+def installed(cluster: LocalCluster) -> Iterator[Right]:
+    """What the roles of the programs that run grant. Those of the removal are there while it runs: tests/e2e/test_uninstall.py."""
     for kind in ("clusterroles", "roles"):
         for role in json.loads(kubectl(cluster, "get", kind, "-n", RELEASE_NAMESPACE, "-o", "json"))["items"]:
-            if (name := role["metadata"]["name"]) in ("aios-operator", "aios-node"):
-                for rule in role["rules"]:
-                    for group in rule["apiGroups"]:
-                        yield from ((name, f"{group}/{resource}", verb) for resource in rule["resources"] for verb in rule["verbs"])
-
-
-def recorded(cluster: LocalCluster) -> Iterator[tuple[Right, bool]]:
-    """Each request of ours about an object, and whether it was allowed."""
-    for path in sorted(cluster.layout.log("audit").parent.glob("audit*")):
-        for line in path.read_text().splitlines():
-            event = json.loads(line)
-            about = event.get("objectRef")
-            if about is not None:
-                resource = f"{about.get('apiGroup', '')}/{about['resource']}" + (
-                    f"/{about['subresource']}" if "subresource" in about else ""
-                )
-                program = event["user"]["username"].rpartition(":")[2]
-                allowed = event.get("annotations", {}).get("authorization.k8s.io/decision") != "forbid"
-                yield (program, resource, event["verb"]), allowed
+            if role["metadata"]["name"] in ("aios-operator", "aios-node"):
+                yield from granted(role)
 
 
 def test_nothing_is_granted_that_is_not_used_and_nothing_is_asked_for_that_is_not_granted(
@@ -70,11 +52,11 @@ def test_nothing_is_granted_that_is_not_used_and_nothing_is_asked_for_that_is_no
 ):
     if not any(item.path.stem == "test_surroundings" for item in request.session.items):
         pytest.skip("only the whole tier does all that our programs do")
-    rights = set(granted(cluster))
+    rights = set(installed(cluster))
     used = {right for right, allowed in recorded(cluster) if allowed}
     refused = {right for right, allowed in recorded(cluster) if not allowed}
     assert refused == set()
     assert RARE.keys() <= rights, "a reason for a right that nobody has"
     unused = sorted(rights - used - RARE.keys())
     assert unused == [], f"granted, and not used: {unused}"
-    assert {program for program, _, _ in used} <= {"aios-operator", "aios-node", "aios-uninstall"}, "the gateway has no token"
+    assert {program for program, _, _ in used} <= {"aios-operator", "aios-node"}, "the gateway has no token"

@@ -23,7 +23,7 @@ async def test_without_a_driver_library_there_are_no_gpus_and_a_reason():
     await inventory.close()
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 async def test_a_driver_that_hangs_holds_up_neither_the_loop_nor_a_second_question():
     released, asked = threading.Event(), []
 
@@ -39,5 +39,5 @@ async def test_a_driver_that_hangs_holds_up_neither_the_loop_nor_a_second_questi
     assert asked == ["nvml"], "one call is in the driver, however often it is asked for"
     await inventory.close()
     released.set()
-    await asyncio.sleep(0.05)
-    assert "no answer: " in ((await inventory.read()).absent or ""), "when the driver comes back, so does the inventory"
+    while "no answer: " not in ((await inventory.read()).absent or ""):  # when the driver comes back, so does the inventory
+        await asyncio.sleep(0.01)

@@ -68,6 +68,10 @@ WEBHOOKS: list[tuple[str, Any, str]] = [
     ("spec|hostNetwork", True, "must not have hostNetwork"),
     ("spec|hostPID", True, "must not have hostNetwork, hostPID"),
     ("spec|containers|0|ports", [{"containerPort": 80, "hostPort": 80}], "or a hostPort"),
+    ("spec|containers|0|readinessProbe", {"httpGet": {"port": 80, "host": "169.254.169.254"}}, "must name no host"),
+    ("spec|containers|0|livenessProbe", {"tcpSocket": {"port": 80, "host": "10.0.0.1"}}, "must name no host"),
+    ("spec|containers|0|lifecycle", {"preStop": {"httpGet": {"port": 80, "host": "10.0.0.1"}}}, "its lifecycle hooks must ask none"),
+    ("spec|containers|0|lifecycle", {"postStart": {"httpGet": {"port": 80}}}, "its lifecycle hooks must ask none"),
     ("spec|volumes", [{"name": "host", "hostPath": {"path": "/"}}], "no volume of its node"),
     (
         "spec|volumes",

@@ -19,9 +19,8 @@ METHOD: Final = (
     "requests_per_s_per_worker: 16 connections of one Agent, each asking again when it is answered, GET with 1 KiB in the response, kept "
     "alive on both sides, each request judged and audited; worker_cpu_ms_per_request is what of a core that took. request_added_ms_*: the "
     "same at {load:.0%} of that rate, times from when each request was due; percentile through the gateway less percentile straight to the "
-    "host at the same rate; the middle of three rounds. as_busy_a_host_added_ms_*: the same for a host that is asked straight and to which "
-    "each request is as much work of its one thread as to the gateway, and nothing else: what machine, clients and load make of any such "
-    "worker. "
+    "host at the same rate; the middle of three rounds. as_busy_a_relay_added_ms_*: the same for a process that passes bytes on without reading "
+    "them, and works as long for each request as the gateway does: what machine, clients and load make of any process in the way. "
     "connect_gbit_per_s: one tunnel, the slower of the two directions; connect_gbit_per_worker_cpu_s: what it carried with a second of a "
     "core, which other work on the machine does not change. idle_connections_mib: resident memory of the gateway with {idle} "
     "idle connections over {agents} Agents, half of them tunnels, which have a second socket each. flood_p99_ratio: p99 of {quiet} "
@@ -48,10 +47,20 @@ def load_average() -> float:
 
 
 @asynccontextmanager
-async def some_hosts(busy_seconds: float = 0) -> AsyncIterator[dict[str, int]]:
-    process = await Beside.start("hosts", busy_seconds=busy_seconds)
+async def some_hosts() -> AsyncIterator[dict[str, int]]:
+    process = await Beside.start("hosts")
     try:
         yield await process.said()
+    finally:
+        await process.end()
+
+
+@asynccontextmanager
+async def a_relay(host: int, busy_seconds: float) -> AsyncIterator[tuple[int, int]]:
+    """Its port and its process."""
+    process = await Beside.start("relay", port=host, busy_seconds=busy_seconds)
+    try:
+        yield (await process.said())["port"], process.pid
     finally:
         await process.end()
 
@@ -63,13 +72,17 @@ async def requests(house: House, http: int, seconds: float) -> tuple[dict[str, f
     used = cpu_seconds(house.worker_pid) - used
     rate = len(saturated["ms"]) / saturated["seconds"]
     cpu_ms = 1000 * used / (1.2 * len(saturated["ms"]))  # a fifth more was asked before it was counted
-    added: dict[str, list[float]] = {f"{who}_added_ms_{name}": [] for who in ("request", "as_busy_a_host") for name in ("p50", "p99")}
-    async with some_hosts(busy_seconds=cpu_ms / 1000) as busy:
+    added: dict[str, list[float]] = {f"{who}_added_ms_{name}": [] for who in ("request", "as_busy_a_relay") for name in ("p50", "p99")}
+    async with a_relay(http, 0) as (idle, pid):
+        own = cpu_seconds(pid)
+        passed = await asked(idle, http, seconds)
+        own_ms = 1000 * (cpu_seconds(pid) - own) / (1.2 * len(passed["ms"]))
+    async with a_relay(http, max(0.0, cpu_ms - own_ms) / 1000) as (busy, _):
         for _ in range(3):  # in turns: the machine is not the same from one minute to the next
             direct = (await asked(port, http, seconds, LOAD * rate, direct=True))["ms"]
             through = (await asked(port, http, seconds, LOAD * rate))["ms"]
-            as_busy = (await asked(port, busy["http"], seconds, LOAD * rate, direct=True))["ms"]
-            for who, times in (("request", through), ("as_busy_a_host", as_busy)):
+            as_busy = (await asked(busy, http, seconds, LOAD * rate))["ms"]
+            for who, times in (("request", through), ("as_busy_a_relay", as_busy)):
                 for name, percent in (("p50", 50), ("p99", 99)):
                     added[f"{who}_added_ms_{name}"].append(percentile(times, percent) - percentile(direct, percent))
     middle = {name: round(sorted(each)[1], 3) for name, each in added.items()}

@@ -186,6 +186,10 @@ class Beside:
         arguments = (sys.executable, "-m", "aios_bench.egress.load", mode, json.dumps(given))
         return cls(await asyncio.create_subprocess_exec(*arguments, stdin=pipe, stdout=pipe, limit=1 << 28))
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def said(self, seconds: float = PATIENCE_SECONDS) -> Any:
         """Its next line. Raises RuntimeError when there is none in that time."""
         assert self._process.stdout is not None

@@ -34,21 +34,65 @@ async def until_closed() -> None:
 
 
 class Answering(asyncio.Protocol):
-    """Answers each request without content with 1 KiB, after so much work."""
-
-    def __init__(self, busy_seconds: float) -> None:
-        self._busy_seconds = busy_seconds
+    """Answers each request without content with 1 KiB."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        asked = data.count(b"\r\n\r\n")
-        until = time.thread_time() + asked * self._busy_seconds
+        self._transport.write(RESPONSE * data.count(b"\r\n\r\n"))
+
+
+class Passing(asyncio.Protocol):
+    """One side of a connection that is passed on, after so much work for each request."""
+
+    def __init__(self, other: asyncio.Transport | None, busy_seconds: float) -> None:
+        self.other = other
+        self._busy_seconds = busy_seconds
+        self._early = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        until = time.thread_time() + self._busy_seconds
         while time.thread_time() < until:
             pass
-        self._transport.write(RESPONSE * asked)
+        if self.other is None:
+            self._early += data
+        else:
+            self.other.write(data)
+
+    def reach(self, other: asyncio.Transport) -> None:
+        self.other = other
+        other.write(self._early)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.other is not None:
+            self.other.close()
+
+
+async def relay(given: Any) -> None:
+    """`{port, busy_seconds}`: passes bytes on to that port, reading none of them; each request is so much work of its only thread."""
+    loop = asyncio.get_running_loop()
+    under_way: set[asyncio.Task[None]] = set()
+
+    async def reach(client: Passing) -> None:
+        host, _ = await loop.create_connection(lambda: Passing(client.transport, 0), HERE, given["port"])
+        client.reach(host)
+
+    class Client(Passing):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            task = loop.create_task(reach(self))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+
+    listening = await loop.create_server(lambda: Client(None, given["busy_seconds"]), HERE, 0, backlog=1024)
+    say({"port": listening.sockets[0].getsockname()[1]})
+    await until_closed()
 
 
 def pump(connection: socket.socket) -> None:
@@ -86,9 +130,9 @@ def serve_in_threads(serve: Callable[[socket.socket], None]) -> int:
 
 
 async def hosts(given: Any) -> None:
-    """`{busy_seconds}`: an HTTP server, to which each request is so much work of its only thread; a pump; one that crumbles."""
+    """An HTTP server, a pump, and one that crumbles."""
     loop = asyncio.get_running_loop()
-    answering = await loop.create_server(lambda: Answering(given["busy_seconds"]), HERE, 0, backlog=1024)
+    answering = await loop.create_server(Answering, HERE, 0, backlog=1024)
     say({"http": answering.sockets[0].getsockname()[1], "pump": serve_in_threads(pump), "crumbs": serve_in_threads(crumble)})
     await until_closed()
 
@@ -292,7 +336,7 @@ async def hold(given: Any) -> None:
     await until_closed()
 
 
-MODES: Final = {"hosts": hosts, "ask": ask, "pester": pester, "carry": carry, "hold": hold}
+MODES: Final = {"hosts": hosts, "relay": relay, "ask": ask, "pester": pester, "carry": carry, "hold": hold}
 
 if __name__ == "__main__":
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

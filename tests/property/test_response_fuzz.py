@@ -131,9 +131,9 @@ def _content(code: int, method: bytes, headers: list[tuple[bytes, bytes]], rest:
         raise Ambiguous("more than one length")
     if NOT_PASSED_ON & set(names) or any(value != b"close" for name, value in headers if name == b"connection"):
         raise Ambiguous("what was meant for one hop")
-    if code == 204 and encodings:
-        raise Ambiguous("an encoding of what has no content")
-    if method == b"HEAD" or code in (204, 304):  # whatever length is given: RFC 9112, 6.3
+    if code == 204 and (lengths or encodings):
+        raise Ambiguous("a length of what has none")
+    if method == b"HEAD" or code in (204, 304):
         return b"", rest
     if lengths:
         length = int(lengths[0])
@@ -249,6 +249,7 @@ async def test_no_response_crashes_the_gateway_or_is_passed_on_in_two_readings(c
         b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nUpgrade: h2c\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: X-Hop\r\n\r\n",
         b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n",

@@ -199,6 +199,19 @@ async def test_pieces_of_a_response_are_passed_on_as_they_come_and_informational
         writer.close()
 
 
+async def test_a_response_that_has_no_content_has_no_length_either(proxying):
+    empty = Recorder(b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\nX-Mine: 1\r\n\r\n")
+    async with a_server(empty) as port, proxying(f"http://{HERE}:{port}") as agent:
+        reader, writer = await agent.connect()
+        for _ in range(2):
+            writer.write(get(f"http://{HERE}:{port}/"))
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            assert head.startswith(b"HTTP/1.1 204")
+            assert b"x-mine: 1" in head.lower()
+            assert b"content-length" not in head.lower()
+        writer.close()
+
+
 async def test_a_host_that_informs_without_end_is_given_up(proxying):
     async def inform(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Final
 
 from aios_sidecar.gateway import sockets
@@ -249,4 +250,7 @@ def _unambiguous(response: h11.Response, authority: str) -> list[tuple[bytes, by
     names = {name for name, _ in response.headers}
     if {b"content-length", b"transfer-encoding"} <= names:
         raise Problem(ProblemKind.UPSTREAM_FAILED, f"{authority} gave its response two lengths.")
-    return response.headers.raw_items()
+    given = response.headers.raw_items()
+    if response.status_code == HTTPStatus.NO_CONTENT:  # it has no length (RFC 9110, 8.6), and an old client would wait for one
+        return [(name, value) for name, value in given if name.lower() != b"content-length"]
+    return given

@@ -130,3 +130,9 @@ async def test_an_attempt_whose_order_went_away_is_answered_no_more_while_its_po
             await asyncio.sleep(MUTE_SECONDS)
             with pytest.raises(TimeoutError):
                 await asyncio.to_thread(answer, path, 0.5)
+        partition(cluster, lambda call: True)
+        async with running(settings, cluster) as agent:
+            await eventually(lambda: (known := agent.claims.get(CLAIM_UID)) is not None and known.listeners)
+            await asyncio.sleep(1)
+            with pytest.raises(TimeoutError):
+                await asyncio.to_thread(answer, path, 0.5)

@@ -390,6 +390,7 @@ class Connection:
         deadline = asyncio.get_running_loop().time() + LINGER_SECONDS
         while left > 0 and (data := await self._receive(deadline, idle=False)):
             left -= len(data)
+            await self._turn()
 
 
 def has_too_many_lines(buffer: bytes) -> bool:

@@ -275,8 +275,8 @@ class GatewayLink:
                 continue
             if self._claims.get(live.state.claim_uid) is not live:
                 continue  # released while another was being sent: its listeners are closed, and the next round says so
-            if live.state.claim_uid in held and not self._orders.heard:
-                continue  # the gateway goes on with the policy that it has, until it is mute or we know what is in force
+            if not self._orders.heard:
+                continue  # the gateway goes on with what it has, until it is mute or we know what is in force: another attempt may be by now
             uid, order, listeners = live.state.claim_uid, self._order(live), dict(live.listeners)
             record = live.record(self._settings.node_name, order.context if order is not None else None)
             policy = (order.egress or NOTHING) if order is not None else None

@@ -184,12 +184,19 @@ def _leaving(
 ) -> lost.Leaving | None:
     """`others` are the Agent's own pods of other attempts: one of an Agent that had the name before is another identity."""
     going = others if is_open or pod is None else (*others, pod)
-    candidates = [former] if (former := lost.written(agent)) is not None else []
+    candidates = [former] if (former := lost.written(agent)) is not None and not _ended_in_touch(state, former) else []
     candidates += lost.left_behind(state.nodes, going)
+    candidates += state.vanished
     vanished = order is not None and pod is None and ending is not None and endings.had_pod(agent, order)
     if order is not None and vanished and lost.removed_by_force(state.nodes.get(order.node_name)):
         candidates.append(lost.Leaving(order.node_name, order.attempt))
     return lost.leaving(state.nodes, order if is_open else None, state.order_stood, candidates)
+
+
+def _ended_in_touch(state: AgentState, former: lost.Leaving) -> bool:
+    """Its pod went without a word, but its node is as it should be and was heard since: what has no pod there has been ended."""
+    sight = state.nodes.get(former.node)
+    return former.attempt in state.known_over and sight is not None and lost.trouble(sight.view) is None
 
 
 def holds_quota(status: Mapping[str, Any], order: RuntimeView) -> bool:

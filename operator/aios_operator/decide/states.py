@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import ClassVar
 
 from aios_api.egress import Binding
+from aios_operator.decide.lost import Leaving
 from aios_operator.decide.views import (
     AgentView,
     BindingView,
@@ -142,6 +143,10 @@ class AgentState:
     """Those of its order, its pods, and an attempt before that may still speak. Empty while nothing is heard of nodes."""
     order_stood: timedelta | None = None
     """For how long its order was there at the last read of the Leases; None when no read began since."""
+    vanished: tuple[Leaving, ...] = ()
+    """Attempts whose pods are gone without their kubelet's word, and whose nodes were not heard since."""
+    known_over: frozenset[int] = frozenset()
+    """Such attempts whose nodes were."""
 
 
 @dataclass(frozen=True, slots=True)

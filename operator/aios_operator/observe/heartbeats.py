@@ -84,6 +84,10 @@ class Heard:
         mute, lost = timedelta(seconds=self.mute_seconds), timedelta(seconds=self.lost_seconds)
         return NodeSight(name, view, bool(version), silent, mute, lost, self._doors.get(name))
 
+    def version(self, node: str) -> str:
+        """Of its Lease; empty when it has none."""
+        return self._renewals.get(node, ("", 0.0))[0]
+
     def stood(self, key: Key, attempt: int) -> timedelta | None:
         """For how long the Agent's order of that attempt was known at the last read; None when no read began since."""
         known, since = self._orders.get(key, (None, 0.0))

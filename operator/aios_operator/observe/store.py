@@ -50,6 +50,7 @@ from aios_operator.observe.dirty import Dirty
 from aios_operator.observe.heartbeats import Heard
 from aios_operator.observe.selection import Selections
 from aios_operator.observe.table import Name, Table
+from aios_operator.observe.vanished import Vanished
 
 
 class Store:
@@ -70,6 +71,7 @@ class Store:
         self.slices = Table(resources.RESOURCE_SLICES, parse.resource_slice, self._slice_changed, own_driver)
         self.heard: Heard | None = None
         """What is heard of nodes. None: nobody listens, and no node is given up."""
+        self._vanished = Vanished()
         self.foreign: Mapping[str, Requests] = {}
         self.refusals: dict[Key, Refusal] = {}
         self.exclusions: dict[Key, tuple[Exclusion, ...]] = {}
@@ -135,8 +137,10 @@ class Store:
             exposures=tuple(self._exposures_of.get(key, {}).values()),
             exposure_refused=self.refused_exposures.get(key),
             gpu_taints=self._gpu_taints(runtime),
-            nodes=self._sights(lost.nodes_of(agent, runtime, pods)),
+            nodes=self._sights(lost.nodes_of(agent, runtime, pods) | self._vanished.nodes(key)),
             order_stood=self.heard.stood(key, runtime.attempt) if self.heard is not None and runtime is not None else None,
+            vanished=self._vanished.unconfirmed(key, agent.uid) if agent is not None else (),
+            known_over=self._vanished.confirmed(key, agent.uid) if agent is not None else frozenset(),
         )
 
     def _sights(self, nodes: Collection[str]) -> Mapping[str, NodeSight]:
@@ -259,7 +263,7 @@ class Store:
         on: dict[str, list[Key]] = {}
         for key in self.keys():
             of_key = self.agents.views.get(key), self.runtimes.views.get(key), self._pods_of.get(key, {}).values()
-            for node in lost.nodes_of(*of_key):
+            for node in lost.nodes_of(*of_key) | self._vanished.nodes(key):
                 on.setdefault(node, []).append(key)
         return on
 
@@ -277,6 +281,7 @@ class Store:
             self.on_dirty()
         departed = {key for key, agent in ((Key(*name), view) for name, view in self.agents.views.items()) if agent.status.get("leaving")}
         departed |= {view.key for view in self.runtimes.views.values() if not view.context_here}
+        departed |= self._vanished.heard(self.heard.version)
         for key in {key for node in before | self.heard.noteworthy() for key in on.get(node, ())} | departed:
             self.mark(key)
 
@@ -314,6 +319,7 @@ class Store:
         self.refused_templates.pop(key, None)
         self.refused_orders.pop(key, None)
         self.refused_exposures.pop(key, None)
+        self._vanished.forget(key)
 
     def mark(self, key: Key) -> None:
         """The Agent is planned in the next cycle."""
@@ -367,6 +373,8 @@ class Store:
         self._reindex(self._pods_of, old, new)
         if new is None and old is not None:
             self.dirty_namespaces.add(old.namespace)
+            if self.heard is not None:
+                self._vanished.removed(old, self.heard.version)
         self._offer_changed(old, new)
 
     def _policy_changed(self, old: PolicyView | ExposureView | None, new: PolicyView | ExposureView | None) -> None:

@@ -276,7 +276,7 @@ class GatewayLink:
             if self._claims.get(live.state.claim_uid) is not live:
                 continue  # released while another was being sent: its listeners are closed, and the next round says so
             if not self._orders.heard:
-                continue  # the gateway goes on with what it has, until it is mute or we know what is in force: another attempt may be by now
+                continue  # the gateway goes on with what it has, until it is mute: another attempt may be in force by now
             uid, order, listeners = live.state.claim_uid, self._order(live), dict(live.listeners)
             record = live.record(self._settings.node_name, order.context if order is not None else None)
             policy = (order.egress or NOTHING) if order is not None else None

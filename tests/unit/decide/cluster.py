@@ -42,6 +42,8 @@ class Cluster:
         """By Agent: what its node says of its share (condition to status, reason and message)."""
         self.cut_off: set[str] = set()
         """Nodes that neither reach the API server nor are reached; what runs there runs on."""
+        self.ended: set[str] = set()
+        """Pods whose kubelet has said, before it let them go, how they ended."""
         self.pod_gc_sleeps = False
         self.no_room: list[str] = []
         """Pods that kube-scheduler could not bind because what the operator gave out was not there."""
@@ -227,6 +229,7 @@ class Cluster:
 
     def _run(self, pod: Object) -> None:
         if "deletionTimestamp" in pod["metadata"]:
+            self.ended.add(pod["metadata"]["uid"])
             del self.objects[self._id(pod)]
             return
         phase = (pod.get("status") or {}).get("phase")

@@ -162,6 +162,29 @@ def elsewhere(world: World) -> object:
     return {"spec": {**template["spec"], "nodeSelector": {"kubernetes.io/hostname": "n2"}}}
 
 
+def test_what_was_removed_by_force_where_nobody_is_in_touch_is_waited_for_though_the_node_is_still_ready():
+    world = running().lose_contact("n1").settle().wait(10)
+    world.patch("a", template=elsewhere(world)).settle()
+    del world.objects["Pod", "team", "a-1"]
+    world.settle()
+    assert world.status("a")["leaving"] == {"nodeName": "n1", "attempt": 1}
+    assert world.condition("a", "Ready") == ("False", "WaitingForMute")
+    world.forget().wait(MUTE)
+    assert world.names("Pod") == [], "also by an operator that has not seen it"
+    world.wait(LOST)
+    assert world.names("Pod") == ["a-2"]
+
+
+def test_what_was_removed_by_force_where_the_node_is_heard_is_waited_for_no_longer_than_until_then():
+    world = running()
+    world.patch("a", template=elsewhere(world))
+    del world.objects["Pod", "team", "a-1"]
+    world.settle()
+    assert world.ready("a")
+    assert world.status("a")["nodeName"] == "n2"
+    assert "leaving" not in world.status("a")
+
+
 def test_on_the_same_node_the_next_attempt_waits_for_nobody_and_what_may_run_there_is_remembered_until_the_node_speaks():
     world = running().lose_contact("n1").settle().wait(MUTE / 2)
     del world.objects["Pod", "team", "a-1"]

@@ -20,9 +20,10 @@ from aios_operator.decide.health import taints_of
 from aios_operator.decide.lost import OUT_OF_SERVICE
 from aios_operator.decide.quota import holdings, oldest_first, plan_quotas
 from aios_operator.decide.states import AgentState, ClusterView, Exclusion, Grant, NamespaceState, Order, OrderRefusal, QuotaState, Refusal
-from aios_operator.decide.views import Door, Key, NodeView, QuotaView, RuntimeView, Taint
+from aios_operator.decide.views import Door, Key, NodeView, PodView, QuotaView, RuntimeView, Taint
 from aios_operator.observe import parse
 from aios_operator.observe.heartbeats import Heard
+from aios_operator.observe.vanished import Vanished
 from unit.decide.cluster import NAMESPACE, Cluster, Object
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -78,6 +79,9 @@ class World(Cluster):
         self.without_lease: set[str] = set()
         """Nodes whose agent renews none."""
         self._renewed: dict[str, str] = {}
+        self._vanished = Vanished()
+        self._pods: dict[str, PodView] = {}
+        """As the operator has seen them last, by uid."""
 
     # What a user does.
 
@@ -197,6 +201,7 @@ class World(Cluster):
     def forget(self) -> World:
         """The operator was restarted: what only it knew is gone."""
         self.heard = Heard(mute_seconds=60, lost_seconds=90)
+        self._vanished, self._pods = Vanished(), {}
         self.refusals, self.exclusions, self.refused_templates, self.refused_orders = {}, {}, {}, {}
         return self
 
@@ -218,6 +223,7 @@ class World(Cluster):
     def operate(self, budget: int | None = None) -> int:
         """Plans everything once and carries it out, up to `budget` writes; how many there were."""
         before = len(self.written)
+        self._see_pods()
         self.hear()
         left = (lambda: True) if budget is None else (lambda: len(self.written) - before < budget)
         for namespace in sorted({NAMESPACE}):
@@ -231,15 +237,26 @@ class World(Cluster):
         self._perform(plan_quotas(QuotaState(self._quotas(), members), self.now), left)
         return len(self.written) - before
 
+    def _see_pods(self) -> None:
+        """The operator sees which pods there are, and how those that are gone were last."""
+        now = {pod.uid: pod for pod in map(parse.pod, self.all("Pod")) if pod is not None}
+        for uid in self._pods.keys() - now.keys() - self.ended:
+            self._vanished.removed(self._pods[uid], self.heard.version)
+        self._pods = now
+
     def hear(self) -> None:
         """The operator reads the Leases of all node agents."""
         self._renew()
         states = {key: self.state(key) for key in self._keys()}
-        referred = {name for state in states.values() for name in lost.nodes_of(state.agent, state.runtime, state.pods)}
+        referred = {name for key, state in states.items() for name in self._nodes_of(key, state.agent, state.runtime, state.pods)}
         troubled = {name for name in referred if lost.trouble(self._node(name)) is not None}
         attempts = {key: state.runtime.attempt for key, state in states.items() if state.runtime is not None}
         moment = self.now.timestamp()
         self.heard.take(moment, moment, self._renewed, attempts, troubled, self.doors)
+        self._vanished.heard(self.heard.version)
+
+    def _nodes_of(self, key: Key, *known: Any) -> set[str]:
+        return lost.nodes_of(*known) | self._vanished.nodes(key)
 
     def _node(self, name: str) -> NodeView | None:
         raw = self.find("Node", name)
@@ -252,7 +269,7 @@ class World(Cluster):
         agent = parse.agent(raw) if raw else None
         order = parse.runtime(runtime) if runtime else None
         pods = tuple(p for p in map(parse.pod, self.all("Pod")) if p is not None and p.agent == key)
-        sights = [self.heard.sight(name, self._node(name)) for name in lost.nodes_of(agent, order, pods)]
+        sights = [self.heard.sight(name, self._node(name)) for name in self._nodes_of(key, agent, order, pods)]
         return AgentState(
             key=key,
             agent=agent,
@@ -267,6 +284,8 @@ class World(Cluster):
             gpu_taints=self._gpu_taints(order) if order else (),
             nodes={sight.name: sight for sight in sights if sight is not None},
             order_stood=self.heard.stood(key, order.attempt) if order else None,
+            vanished=self._vanished.unconfirmed(key, agent.uid) if agent else (),
+            known_over=self._vanished.confirmed(key, agent.uid) if agent else frozenset(),
         )
 
     def _gpu_taints(self, order: RuntimeView) -> tuple[Taint, ...]:

@@ -1,0 +1,72 @@
+"""Pods that went from the API without their kubelet's word that they ended: removed by force, they may run on where nobody is in touch.
+
+A kubelet says how a pod ended before it lets it go. Where that was not seen, the node's agent must be heard twice afterwards: before the
+second time it has heard the orders that stood at the first. What is remembered here goes with the process; what it led to stands in the
+Agent's status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from aios_operator.decide import lost
+from aios_operator.decide.lost import Leaving
+from aios_operator.decide.views import Key, PodView
+
+RENEWALS = 2
+KEPT = 4
+"""So many renewals are a minute: by then the Agent has been planned from it."""
+
+
+@dataclass(slots=True)
+class _Trace:
+    agent_uid: str
+    left: Leaving
+    version: str
+    """Of its node's Lease, as it was read last."""
+    renewals: int = 0
+
+
+@dataclass
+class Vanished:
+    """By Agent, what vanished and what is known to have ended since."""
+
+    _traces: dict[Key, dict[int, _Trace]] = field(default_factory=dict)
+
+    def removed(self, pod: PodView, version: Callable[[str], str]) -> None:
+        """The pod is gone. `version` tells the Lease of a node, as it was read last."""
+        if pod.node_name is not None and not lost.has_ended(pod):
+            left = Leaving(pod.node_name, pod.attempt)
+            self._traces.setdefault(pod.agent, {})[pod.attempt] = _Trace(pod.agent_uid, left, version(pod.node_name))
+
+    def heard(self, version: Callable[[str], str]) -> set[Key]:
+        """Leases were read; of whom more is known now."""
+        changed = set()
+        for key, traces in list(self._traces.items()):
+            for attempt, trace in list(traces.items()):
+                if (now := version(trace.left.node)) != trace.version:
+                    trace.version, trace.renewals = now, trace.renewals + 1
+                    changed.add(key)
+                    if trace.renewals > KEPT:
+                        del traces[attempt]
+            if not traces:
+                del self._traces[key]
+        return changed
+
+    def unconfirmed(self, key: Key, agent_uid: str) -> tuple[Leaving, ...]:
+        """The attempts that may run on."""
+        return tuple(trace.left for trace in self._of(key, agent_uid) if trace.renewals < RENEWALS)
+
+    def confirmed(self, key: Key, agent_uid: str) -> frozenset[int]:
+        """The attempts that vanished and of which the node knows that they are over."""
+        return frozenset(trace.left.attempt for trace in self._of(key, agent_uid) if trace.renewals >= RENEWALS)
+
+    def nodes(self, key: Key) -> set[str]:
+        return {trace.left.node for trace in self._traces.get(key, {}).values()}
+
+    def forget(self, key: Key) -> None:
+        self._traces.pop(key, None)
+
+    def _of(self, key: Key, agent_uid: str) -> Iterable[_Trace]:
+        return [trace for trace in self._traces.get(key, {}).values() if trace.agent_uid == agent_uid]

@@ -53,11 +53,13 @@ out()
 newest = call("GET", "items?newest=1")["items"]
 number = int(newest[0]["content"].split()[-1]) if newest else 0
 appended = lost = 0
+print(json.dumps({"resumed": number}), flush=True)
 while True:
     number += 1
     content = f"{name} remembers {number}"
     call("POST", "items", {"items": [{"role": "user", "content": content}]}, f"{name}-{number}")
     appended += 1
+    print(json.dumps({"acknowledged": number}), flush=True)
     if number % 10 == 0:
         kept = [item["content"] for item in call("GET", f"items?newest={min(number, 50)}")["items"]]
         lost += len({f"{name} remembers {n}" for n in range(max(1, number - 49), number + 1)} - set(kept))
@@ -66,8 +68,8 @@ while True:
         print(json.dumps({"appended": appended, "lost": lost}), flush=True)
     time.sleep(0.5)
 """
-"""Appends what follows on what its context ends with, and looks every ten items whether the last fifty are there, each once. Each attempt
-goes on where the one before ended, so what an attempt lost at its end shows as a gap or an item that is there twice."""
+"""Appends what follows on what its context ends with, and looks every ten items whether the last fifty are there, each once. It says what
+it found and what was acknowledged, so that an item that is gone between two lives of it shows as well."""
 
 
 def a_simulated(name: str) -> Object:

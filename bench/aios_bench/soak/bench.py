@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import time
@@ -16,6 +17,7 @@ from aios_bench.result import Options, Result
 from aios_bench.soak import check
 from aios_bench.soak.agents import Population
 from aios_bench.soak.disturb import Disturber
+from aios_bench.soak.memory import Memories
 from aios_bench.soak.watch import Processes, Witness
 from aios_bench.start import end
 from aios_localcluster import ClusterSettings, LocalCluster, kubeaios
@@ -27,6 +29,10 @@ BEGIN_SECONDS = 600
 HARD_PART = 1 / 3
 """For this part of the time our own programs are killed; after it they live on, so that growth can be seen."""
 MOST_GROWTH_PERCENT = 10
+MOST_DESCRIPTORS = 5
+"""More at the end than at the beginning: a connection or two may be under way."""
+PROGRAMS = ("gateway", "node", "operator", "worker")
+"""Of each a process must have lived through what is compared."""
 WARM_SECONDS = 30
 """After its start a Python program grows as it first does each thing it does."""
 
@@ -46,7 +52,8 @@ async def measure(cluster: LocalCluster, options: Options, simulated: int, real:
         before = check.files(cluster)
         population = Population(ground, (witness.address, witness.port), chance)
         disturber = Disturber(ground, chance)
-        watching = [asyncio.create_task(processes.run(ground.client))]
+        memories = Memories()
+        watching = [asyncio.create_task(processes.run(ground.client)), asyncio.create_task(memories.run(cluster))]
         try:
             await population.settle_in(simulated, real)
             async with asyncio.timeout(BEGIN_SECONDS):
@@ -63,7 +70,9 @@ async def measure(cluster: LocalCluster, options: Options, simulated: int, real:
                 await end(acting)
             print("the faults have ended; what was asked for is to be there", flush=True)
             await check.answered(ground)
-            outcome, appended = await _outcome(ground, population)
+            outcome = await _outcome(ground, population)
+            memories.look(cluster)
+            outcome += memories.outcome()
             outcome += Outcome(sum(disturber.injected.values()), unfenced_starts=witness.reached, double_identities=len(processes.doubles))
         finally:
             await end(watching)
@@ -77,7 +86,7 @@ async def measure(cluster: LocalCluster, options: Options, simulated: int, real:
             "agents_real": real,
             "agents_that_came": population.came,
             **{each.name: getattr(outcome, each.name) for each in fields(Outcome) if each.name != "notes"},
-            "context_items_appended": appended,
+            "context_items_appended": memories.appended,
             **growth,
             **processes.memory_mib(ended),
             "load_average": round(os.getloadavg()[2], 1),
@@ -92,17 +101,18 @@ async def measure(cluster: LocalCluster, options: Options, simulated: int, real:
 
 def broken(outcome: Outcome, growth: Mapping[str, float], seed: int) -> str:
     """What a soak has to keep, and did not; empty when it kept all."""
-    grown = {name: percent for name, percent in growth.items() if name.endswith("_memory_growth_percent") and percent > MOST_GROWTH_PERCENT}
-    return f"with seed {seed} the soak found {outcome.broken | grown}" if outcome.broken or grown else ""
+    most = {"_memory_growth_percent": MOST_GROWTH_PERCENT, "_descriptors_growth": MOST_DESCRIPTORS}
+    grown = {name: by for name, by in growth.items() for kind, limit in most.items() if name.endswith(kind) and by > limit}
+    unseen = {f"{program}_memory_growth_percent": math.nan for program in PROGRAMS if f"{program}_memory_growth_percent" not in growth}
+    found = outcome.broken | grown | unseen
+    return f"with seed {seed} the soak found {found}" if found else ""
 
 
-async def _outcome(ground: Ground, population: Population) -> tuple[Outcome, int]:
+async def _outcome(ground: Ground, population: Population) -> Outcome:
     missing = await check.settled(ground, population.names)
     outcome = Outcome(objects_lost=len(missing), notes=tuple(f"Agent {name} is not ready" for name in sorted(missing)))
     outcome += await check.what_there_is(ground, population.names)
-    outcome += await check.bookings(ground)
-    remembered, appended = await check.remembered(ground, population.real)
-    return outcome + remembered, appended
+    return outcome + await check.bookings(ground)
 
 
 METHOD = (

@@ -99,23 +99,6 @@ def _bytes(quantity: str) -> int:
     return int(number) << {"": 0, "Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40}[unit]
 
 
-async def remembered(ground: Ground, real: list[str]) -> tuple[Outcome, int]:
-    """What those that remember missed, and how much they appended since their containers were last started."""
-    lost, appended, notes = 0, 0, list[str]()
-    for pod in await objects(ground, "pods"):
-        name = pod["metadata"]["labels"][names.LABEL_AGENT]
-        if name not in real:
-            continue
-        lines = (await ground.kubectl("-n", SPACE, "logs", pod["metadata"]["name"])).splitlines()
-        told = [json.loads(line) for line in lines]
-        notes += [f"{name} was refused: {each['refused']}" for each in told if "refused" in each][:1]
-        counts = [each for each in told if "lost" in each]
-        if counts:
-            appended += counts[-1]["appended"]
-            lost += counts[-1]["lost"]
-    return Outcome(context_items_lost=lost, notes=tuple(notes)), appended
-
-
 def files(cluster: LocalCluster) -> set[str]:
     """Of ours on the node: state, sockets, CDI. Contexts are not among them: they outlive their Agents."""
     found = cluster.node_exec(["find", *OURS, "-not", "-type", "d", "-not", "-path", "/var/lib/aios/context/*"])

@@ -1,11 +1,14 @@
 """A soak's figures are about processes that lived through the whole of what is compared, and about what is there and should not be."""
 
+import json
 from dataclasses import replace
 
 from aios_bench.faults.scenario import Outcome
 from aios_bench.soak.bench import broken
 from aios_bench.soak.check import unready
+from aios_bench.soak.memory import Memories
 from aios_bench.soak.watch import Processes, Sample
+from aios_bench.start import SPACE
 
 
 def lives(**samples: list[Sample]) -> Processes:
@@ -51,10 +54,40 @@ def test_each_minute_is_that_of_the_process_that_had_lived_longest_and_was_there
 
 
 def test_a_soak_fails_by_what_was_lost_and_by_memory_that_grew():
-    growth = {"operator_memory_growth_percent": 9.9, "operator_descriptors_growth": 3.0}
+    others = {f"{program}_memory_growth_percent": 0.0 for program in ("gateway", "node", "worker")}
+    growth = {**others, "operator_memory_growth_percent": 9.9, "operator_descriptors_growth": 3.0}
     assert broken(Outcome(faults_injected=7, notes=("all is well",)), growth, 4) == ""
     assert broken(Outcome(orphans=2), growth, 4) == "with seed 4 the soak found {'orphans': 2}"
     assert "operator_memory_growth_percent" in broken(Outcome(), growth | {"operator_memory_growth_percent": 10.1}, 4)
+    assert "node_descriptors_growth" in broken(Outcome(), growth | {"node_descriptors_growth": 6.0}, 4)
+    assert "gateway_memory_growth_percent" in broken(Outcome(), {n: by for n, by in growth.items() if "gateway" not in n}, 4), "unseen"
+
+
+def log(agent: str, attempt: int, start: int, *said: object) -> list[str]:
+    file = f"== /var/log/pods/{SPACE}_{agent}-{attempt}_0123-45/main/{start}.log"
+    return [file, *(f"2026-01-01T00:00:00Z stdout F {json.dumps(each)}" for each in said)]
+
+
+def test_what_an_agent_was_told_of_in_one_life_it_must_find_in_the_next():
+    memories = Memories()
+    memories.read(log("real-1", 1, 0, {"resumed": 0}, {"acknowledged": 1}, {"acknowledged": 40}, {"appended": 40, "lost": 0}))
+    assert memories.outcome().broken == {}
+    memories.read([*log("real-1", 1, 1, {"resumed": 41}, {"acknowledged": 42}), *log("real-2", 1, 0, {"resumed": 0}, {"acknowledged": 9})])
+    assert memories.outcome().broken == {}, "one that was not heard of may be there"
+    memories.read(log("real-1", 2, 0, {"resumed": 22}, {"acknowledged": 23}, {"appended": 10, "lost": 3}))
+    assert memories.outcome().broken == {"context_items_lost": 20 + 3}
+    assert memories.appended == 50
+    assert memories.outcome().notes == ("real-1 did not find 20 items that an earlier life of it had been told of",)
+
+
+def test_a_log_that_is_read_again_counts_once_and_what_is_gone_from_the_node_stays_known():
+    memories = Memories()
+    for acknowledged in (5, 12):
+        memories.read(log("real-1", 1, 0, {"resumed": 0}, {"acknowledged": acknowledged}, {"appended": acknowledged, "lost": 1}))
+    memories.read([])
+    assert (memories.appended, memories.outcome().context_items_lost) == (12, 1)
+    memories.read(log("real-1", 1, 1, {"refused": "no"}))
+    assert memories.outcome().notes == ("real-1 was refused: no",)
 
 
 def test_who_is_absent_or_not_ready_is_missing():

@@ -134,6 +134,8 @@ HTTP: Object = {"name": "http", "port": 8080, "protocol": "TCP"}
 
 def _begin(life: Life) -> None:
     life.world.node(gpu="80Gi")
+    life.cluster.put(resources.CONFIG_MAPS, {"metadata": {"namespace": RELEASE, "name": names.CLUSTER_RANGES}})
+    life.cluster.alter(resources.NODES, "n1", {"status": {"addresses": [{"type": "ExternalIP", "address": "203.0.113.7"}]}})
     life.quota("60Gi")
     life.world.bind("models", "a.example.com")
     agent = life.world.apply("a", "20Gi", expose=[HTTP], priority=3)
@@ -227,7 +229,7 @@ _TIMES = {"lastTransitionTime", "since", "startTime", "time", names.ANNOTATION_N
 def ending(life: Life, *, attempts: bool = True) -> Ending:
     """Every object at the end, by kind and name, apart from times and uids; without `attempts` apart from how many there were too."""
     found = {}
-    for kind in (*READ, *OWNED, resources.LEASES):
+    for kind in (*READ, *OWNED, resources.LEASES, resources.CONFIG_MAPS):
         for each in life.cluster.all(kind):
             name = each["metadata"]["name"]
             found[kind.kind, name if attempts else re.sub(r"-\d+$", "", name)] = _plain(each, attempts)

@@ -212,6 +212,11 @@ async def test_a_response_that_has_no_content_has_no_length_either(proxying):
         writer.close()
 
 
+async def test_a_status_that_there_is_none_of_is_not_passed_on(proxying):
+    async with a_server(Recorder(b"HTTP/1.1 600 Odd\r\nContent-Length: 0\r\n\r\n")) as port, proxying(f"http://{HERE}:{port}") as agent:
+        assert problem(await agent.ask(get(f"http://{HERE}:{port}/")))["reason"] == "UpstreamFailed"
+
+
 async def test_a_host_that_informs_without_end_is_given_up(proxying):
     async def inform(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -27,6 +27,8 @@ PATIENT_SECONDS: Final = 0.5
 """Whoever waits longer for a response is watched: a client that has gone away waits for none. Most responses come sooner."""
 INFORMED_LIMIT: Final = 64
 """Informational responses (1xx) before the one to a request. A host that sends them without end holds nobody's connection for ever."""
+STATUS_END: Final = 600
+"""From here on nothing is a status (RFC 9110, 15): clients read such a response in different ways."""
 VIA: Final = (b"Via", b"1.1 aios")
 HOP_BY_HOP: Final = frozenset(
     {
@@ -191,6 +193,8 @@ class Forward(Relay):
             if isinstance(event, h11.EndOfMessage):
                 return
             if isinstance(event, h11.Response):
+                if event.status_code >= STATUS_END:
+                    raise Problem(ProblemKind.UPSTREAM_FAILED, f"{self._target.authority} answered with a status that there is none of.")
                 passage.status = event.status_code
                 client.begin(event.status_code, event.reason, _end_to_end(_unambiguous(event, self._target.authority)))
             elif isinstance(event, h11.Data):

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 
 from aios_bench.egress import bypasses
 from aios_bench.egress.house import a_policy
 from node.support import Pod, a_cluster, ask, eventually, prepare, running, settings_in
-from node.test_egress import a_host, asked, egress_status, with_egress
+from node.test_egress import a_host, asked, egress_status, order, with_egress
 from node.test_restarts import gateway
 
 EVERY_WAY = """
@@ -26,6 +27,18 @@ async def try_them() -> int:
     return len(tried)
 
 print(asyncio.run(try_them()))
+"""
+KEEP = """
+import http.client, sys
+kept = http.client.HTTPConnection("127.0.0.1", 2489, timeout=60)
+def ask():
+    kept.request("GET", sys.argv[1])
+    answer = kept.getresponse()
+    answer.read()
+    print(answer.status, flush=True)
+ask()
+sys.stdin.readline()
+ask()
 """
 FOLLOW = "from aios_bench.egress import bypasses; print(bypasses.follow(2489, PORT))"
 
@@ -51,6 +64,20 @@ async def test_no_way_on_the_list_leads_past_the_gateway_from_inside_the_namespa
             assert bypasses.WORD.encode() not in watched.received
             assert await asyncio.to_thread(inside, FOLLOW) == 403
             assert watched.forbidden == 0
+            pipe = asyncio.subprocess.PIPE
+            keeping = await asyncio.create_subprocess_exec(
+                *("ip", "netns", "exec", pod.name, sys.executable, "-c", KEEP, allowed), stdin=pipe, stdout=pipe
+            )
+            assert keeping.stdin is not None
+            assert keeping.stdout is not None
+            assert await asyncio.wait_for(keeping.stdout.readline(), 60) == b"200\n"
+            watched.forget()
+            less = a_policy(f"http://{bypasses.ALLOWED}:{watched.port + 1 if watched.port < 65_535 else 1}", generation=2)
+            order(cluster, less)
+            await eventually(lambda: egress_status(cluster).get("policyDigest") == less.digest)
+            out, _ = await asyncio.wait_for(keeping.communicate(b"\n"), 60)
+            assert out == b"403\n", "a connection that was kept is judged anew"
+            assert not watched.received
             direct = f"import socket; socket.create_connection(({pod.outside4!r}, {watched.port}), 2)"
             assert pod.run("python3", "-c", direct).returncode != 0, "and there is no way beside it"
 

@@ -333,6 +333,30 @@ async def test_who_opens_and_closes_without_end_leaves_ports_to_others(proxying)
             await asyncio.sleep(0.05)
 
 
+async def test_a_host_that_has_ended_its_half_first_still_gets_everything(proxying):
+    """Also what the kernel holds for it when the tunnel ends."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server((HERE, 0)) as listener:
+        listener.setblocking(False)
+        port = listener.getsockname()[1]
+        async with proxying(f"tcp://{HERE}:{port}") as agent:
+            reader, writer = await a_tunnel(agent, f"{HERE}:{port}")
+            host, _ = await loop.sock_accept(listener)
+            with host:
+                host.shutdown(socket.SHUT_WR)
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+                writer.write(bytes(1 << 20))
+                writer.write_eof()
+                while agent.egress.open:
+                    await asyncio.sleep(0.01)
+                assert agent.last("reason", "upBytes") == ("Closed", 1 << 20)
+                taken = 0
+                while data := await loop.sock_recv(host, 1 << 20):
+                    taken += len(data)
+                assert taken == 1 << 20
+            writer.close()
+
+
 async def test_an_idle_tunnel_ends_and_one_that_is_used_does_not(proxying):
     async with a_server(echo) as port, proxying(f"tcp://{HERE}:{port}", egress=EgressLimits(tunnel_idle_seconds=1)) as agent:
         reader, writer = await a_tunnel(agent, f"{HERE}:{port}")

@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import socket
-import struct
 from collections.abc import Callable, Iterator
-from typing import Final
 
 from aios_api.addresses import Address
 from aios_api.egress import Decision
@@ -13,9 +11,6 @@ from aios_sidecar.gateway import sockets
 from aios_sidecar.gateway.egress.passage import Passage
 from aios_sidecar.gateway.egress.target import Target
 from aios_sidecar.gateway.parser import h11
-
-RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER, on, for no time."""
 
 
 class Upstream:
@@ -57,21 +52,18 @@ class Upstream:
 
     def cut(self, reason: str) -> None:
         """No byte leaves for the host any more, not even one that the kernel has; who speaks over it ends."""
+        with contextlib.suppress(OSError):
+            sockets.abort(self.socket)
         if self._user is None or self.passage is None:
             self.close()
         elif self.passage.cut_because is None:
             self.passage.cut_because = reason
-            with contextlib.suppress(OSError):
-                sockets.abort(self.socket)
             self._user.cancel(reason)
 
     def close(self) -> None:
-        """With a reset. Nothing of use is lost by it: the host has said all that it will, or nobody is left to hear it. An orderly end that
-        we begin would keep a port of the node busy for a minute, and whoever opens and closes fast enough could take them all."""
+        """In order: what the kernel has for the host still goes there, also when the host has said all that it will before it was read."""
         self._closed(self)
-        if self.socket.fileno() >= 0:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            self.socket.close()
+        self.socket.close()
 
     def _has_spoken(self) -> bool:
         try:

@@ -375,6 +375,8 @@ class Store:
             self.dirty_namespaces.add(old.namespace)
             if self.heard is not None:
                 self._vanished.removed(old, self.heard.version)
+        elif old is None and new is not None:
+            self._vanished.followed(new)
         self._offer_changed(old, new)
 
     def _policy_changed(self, old: PolicyView | ExposureView | None, new: PolicyView | ExposureView | None) -> None:

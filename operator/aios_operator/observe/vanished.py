@@ -40,13 +40,21 @@ class Vanished:
             left = Leaving(pod.node_name, pod.attempt)
             self._traces.setdefault(pod.agent, {})[pod.attempt] = _Trace(pod.agent_uid, left, version(pod.node_name))
 
+    def followed(self, pod: PodView) -> None:
+        """A pod of a later attempt is there: those before were waited for, and what may speak still stands in the Agent's status."""
+        traces = self._traces.get(pod.agent, {})
+        for attempt in [attempt for attempt in traces if attempt < pod.attempt]:
+            del traces[attempt]
+
     def heard(self, version: Callable[[str], str]) -> set[Key]:
-        """Leases were read; of whom more is known now."""
+        """Leases were read; of whom more is known now. One that is gone, or was not known before, is no renewal."""
         changed = set()
         for key, traces in list(self._traces.items()):
             for attempt, trace in list(traces.items()):
-                if (now := version(trace.left.node)) != trace.version:
-                    trace.version, trace.renewals = now, trace.renewals + 1
+                before, now = trace.version, version(trace.left.node)
+                trace.version = now or before
+                if before and now and now != before:
+                    trace.renewals += 1
                     changed.add(key)
                     if trace.renewals > KEPT:
                         del traces[attempt]

@@ -242,6 +242,8 @@ class World(Cluster):
         now = {pod.uid: pod for pod in map(parse.pod, self.all("Pod")) if pod is not None}
         for uid in self._pods.keys() - now.keys() - self.ended:
             self._vanished.removed(self._pods[uid], self.heard.version)
+        for uid in now.keys() - self._pods.keys():
+            self._vanished.followed(now[uid])
         self._pods = now
 
     def hear(self) -> None:

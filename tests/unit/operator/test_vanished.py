@@ -59,6 +59,25 @@ def test_what_was_ended_by_somebody_else_in_its_kubelets_place_may_run_on():
     assert vanished.unconfirmed(A, "u") == (Leaving("n1", 1),)
 
 
+def test_a_lease_that_is_removed_or_seen_for_the_first_time_is_no_renewal():
+    vanished = Vanished()
+    vanished.removed(pod(), lambda node: "")
+    for version in ("1", "", "", "1", "2", ""):
+        vanished.heard(lambda node, now=version: now)  # type: ignore[misc]
+        assert vanished.unconfirmed(A, "u") == (Leaving("n1", 1),)
+    vanished.heard(lambda node: "3")
+    assert vanished.confirmed(A, "u") == {1}
+
+
+def test_a_node_that_is_never_heard_again_is_not_waited_for_once_the_next_attempt_has_its_pod():
+    vanished = Vanished()
+    vanished.removed(pod(), lambda node: "1")
+    vanished.followed(pod())
+    assert vanished.nodes(A) == {"n1"}
+    vanished.followed(replace(pod(), attempt=2))
+    assert vanished.nodes(A) == set()
+
+
 def test_a_node_without_a_lease_is_not_heard():
     vanished = Vanished()
     vanished.removed(pod(), lambda node: "")

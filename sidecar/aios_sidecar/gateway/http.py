@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Final, Protocol
 
 from aios_sidecar.gateway import sockets
-from aios_sidecar.gateway.parser import h11
+from aios_sidecar.gateway.parser import HEADER_LINES, h11, must_be_short, must_be_unambiguous
 from aios_sidecar.gateway.problems import PROBLEM_TYPE, Problem, ProblemKind
 from aios_sidecar.gateway.settings import Limits
 
@@ -20,8 +20,6 @@ log = logging.getLogger(__name__)
 READ_BYTES: Final = 16 * 1024
 EVENTS_AT_ONCE: Final = 16
 """Pieces of content that are read in one slice of the loop: half a millisecond, however small a client or a host cuts them."""
-HEADER_LINES: Final = 256
-"""Of a request or a response; what reads them takes each line by itself, and the whole in one slice."""
 FRAMING_FACTOR: Final = 8
 """So many times as long as its content may a request be: chunks of one byte have five more."""
 METHOD_SHOWN: Final = 40
@@ -35,9 +33,6 @@ Headers = Iterable[tuple[bytes, bytes]]
 Turn = Callable[[], Awaitable[None]]
 
 _FIRST_LINE: Final = re.compile(rb"(?:\r?\n)*+([!-~]{1,40}) ([!-~]+)")
-_BARE_LINE_END: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
-_FOLDED: Final = re.compile(rb"\r\n[ \t]")
-_FRAMING: Final = re.compile(rb"\r\n(content-length|transfer-encoding|host)[ \t]*:[ \t]*([^\r]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +234,7 @@ class Connection:
         self._raw = self._http.trailing_data[0]
         if self._raw:
             await self._turn()  # a pipelined request never waits on the socket; others get their turn here
-            _must_be_short(self._raw)
+            must_be_short(self._raw)
         while (event := self._http.next_event()) is h11.NEED_DATA:
             if not begun and self._http.trailing_data[0]:
                 begun, deadline = True, now() + self._limits.head_seconds
@@ -251,10 +246,10 @@ class Connection:
             await self._turn()
             self._http.receive_data(data)
             self._raw += data
-            _must_be_short(self._raw)
+            must_be_short(self._raw)
         if not isinstance(event, h11.Request):
             return None
-        _must_be_unambiguous(self._raw[: len(self._raw) - len(self._http.trailing_data[0])])
+        must_be_unambiguous(self._raw[: len(self._raw) - len(self._http.trailing_data[0])])
         if event.http_version not in (b"1.0", b"1.1"):
             raise h11.RemoteProtocolError(f"HTTP/{event.http_version.decode()} is not spoken here")
         return event
@@ -391,36 +386,6 @@ class Connection:
         while left > 0 and (data := await self._receive(deadline, idle=False)):
             left -= len(data)
             await self._turn()
-
-
-def has_too_many_lines(buffer: bytes) -> bool:
-    """Whether the head at the beginning of `buffer`, as far as it is there, has more than `HEADER_LINES`."""
-    ends = [at for at in (buffer.find(b"\n\r\n"), buffer.find(b"\n\n")) if at >= 0]
-    return buffer.count(b"\n", 0, min(ends, default=len(buffer))) > HEADER_LINES
-
-
-def _must_be_short(head: bytes) -> None:
-    if has_too_many_lines(head):
-        raise h11.RemoteProtocolError(f"more than {HEADER_LINES} lines", error_status_hint=431)
-
-
-def _must_be_unambiguous(head: bytes) -> None:
-    """Nothing in `head` may be read in two ways: whoever stands behind us could see another request than the one that was judged.
-
-    h11 takes line ends and folded lines as older clients wrote them, and equal lengths twice; no client of today sends such.
-    """
-    if _BARE_LINE_END.search(head):
-        raise h11.RemoteProtocolError("a line must end with CR LF, and contain neither alone")
-    if _FOLDED.search(head):
-        raise h11.RemoteProtocolError("a header must be on one line")
-    found = [(name.lower(), value) for name, value in _FRAMING.findall(head)]
-    names = [name for name, _ in found]
-    if len(set(names)) != len(names):
-        raise h11.RemoteProtocolError("Host, Content-Length and Transfer-Encoding must be given once at most")
-    if b"content-length" in names and b"transfer-encoding" in names:
-        raise h11.RemoteProtocolError("Content-Length and Transfer-Encoding must not be given both")
-    if any(name == b"content-length" and not value.strip(b" \t").isdigit() for name, value in found):
-        raise h11.RemoteProtocolError("Content-Length must be one number")
 
 
 def encode(http: h11.Connection, response: Response, *, last: bool, without_body: bool = False) -> bytes:

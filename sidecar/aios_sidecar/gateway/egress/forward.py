@@ -16,8 +16,8 @@ from aios_sidecar.gateway.egress.ended import Ended
 from aios_sidecar.gateway.egress.passage import Passage
 from aios_sidecar.gateway.egress.target import names_the_same, of_absolute
 from aios_sidecar.gateway.egress.upstream import Upstream
-from aios_sidecar.gateway.http import EVENTS_AT_ONCE, HEADER_LINES, Client, Head, Relay, has_too_many_lines
-from aios_sidecar.gateway.parser import h11
+from aios_sidecar.gateway.http import EVENTS_AT_ONCE, Client, Head, Relay
+from aios_sidecar.gateway.parser import HEADER_LINES, h11, has_too_many_lines
 from aios_sidecar.gateway.problems import Problem, ProblemKind
 
 READ_BYTES: Final = 64 * 1024

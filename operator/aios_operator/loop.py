@@ -40,7 +40,7 @@ from aios_operator.metrics import Metrics
 from aios_operator.observe import parse
 from aios_operator.observe.store import Store
 from aios_operator.settings import OperatorSettings
-from aios_operator.subjects import Bindings, Exposure, GoneNode, Quotas, Ranges, Subject, named
+from aios_operator.subjects import Bindings, Exposure, GoneNode, Quotas, Ranges, Subject, named, plan_again
 from aios_operator.timers import Timers
 
 log = logging.getLogger(__name__)
@@ -119,8 +119,7 @@ class Loop:
         self._plan_agents(now, steady)
         self._plan_exposures(steady)
         self._plan_bindings(now, steady)
-        self._plan_gone_nodes(steady)
-        self._plan_ranges(steady)
+        self._plan_release(steady)
         self._plan_cluster(now, steady)
         self.metrics.queue(dirty=len(self.store.dirty), busy=len(self._busy), waiting=len(self._waiting))
 
@@ -218,25 +217,22 @@ class Loop:
                 self.store.dirty_exposures.discard(subject.key)
                 self._begin(subject, plan_exposure(self.store.state(subject.key)))
 
-    def _plan_gone_nodes(self, steady: datetime) -> None:
-        """Of each only its Lease is left; it goes."""
+    def _plan_release(self, steady: datetime) -> None:
+        """What lies in our own namespace: Leases of nodes of which nothing else is left, and what gateways are told of the cluster. That is
+        written no sooner than a moment after the last time: a hundred nodes that join cost one write."""
         namespace = self.settings.lease_namespace
         if namespace is None:
             return  # nobody listens
         for node in [node for node in self.store.gone_nodes if self._may(GoneNode(node), steady)]:
             self.store.gone_nodes.discard(node)
             self._begin(GoneNode(node), [do.DeleteNodeLease(namespace, node)])
-
-    def _plan_ranges(self, steady: datetime) -> None:
-        """No sooner than a moment after the last time: a hundred nodes that join cost one write."""
-        namespace = self.settings.lease_namespace
-        if namespace is None or not self.store.dirty_ranges or not self._may(Ranges(), steady):
-            return
-        self.store.dirty_ranges = False
-        cidrs = cluster_ranges(self.store.nodes.views.values(), self.store.service_ranges)
-        if cidrs != self.store.published_ranges:
-            self._not_before[Ranges()] = steady + timedelta(seconds=self.settings.ranges_seconds)
-            self._begin(Ranges(), [do.PublishRanges(namespace, cidrs)])
+        ranges = self.store.ranges
+        if ranges.dirty and self._may(Ranges(), steady):
+            ranges.dirty = False
+            cidrs = cluster_ranges(self.store.nodes.views.values(), ranges.services)
+            if cidrs != ranges.published:
+                self._not_before[Ranges()] = steady + timedelta(seconds=self.settings.ranges_seconds)
+                self._begin(Ranges(), [do.PublishRanges(namespace, cidrs)])
 
     def _plan_agents(self, now: datetime, steady: datetime) -> None:
         dirty = self.store.dirty
@@ -433,19 +429,7 @@ class Loop:
         self._not_before[subject] = self.steady() + timedelta(seconds=wait)
         if isinstance(subject, Key):
             self._leave_batch(subject)
-            self.store.dirty.add(subject)
-        elif isinstance(subject, Quotas):
-            self.store.dirty_quotas.add(subject.namespace)
-        elif isinstance(subject, Bindings):
-            self.store.dirty_bindings.add(subject.namespace)
-        elif isinstance(subject, Exposure):
-            self.store.dirty_exposures.add(subject.key)
-        elif isinstance(subject, GoneNode):
-            self.store.gone_nodes.add(subject.name)
-        elif isinstance(subject, Ranges):
-            self.store.dirty_ranges = True
-        else:
-            self.store.dirty_namespaces.add(subject)
+        plan_again(subject, self.store)
         if error is not None:
             self.metrics.decision("Failed")
             log.warning("%s: %s; tried again in %.1f s", named(subject), error, wait)

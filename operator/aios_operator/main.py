@@ -125,7 +125,7 @@ async def run(settings: OperatorSettings) -> bool:
         if heartbeats is not None:
             await heartbeats.listen()
         if settings.lease_namespace is not None:
-            await ranges.read(client, store, settings.lease_namespace)
+            await ranges.read(client, store.ranges, settings.lease_namespace)
         _audited(health)
         health.ready = True
         log.info("the cluster is read: %d Agents, %d nodes, %d slices", *(len(t.views) for t in (store.agents, store.nodes, store.slices)))
@@ -167,7 +167,7 @@ def listen(client: ClusterClient, store: Store, settings: OperatorSettings) -> H
 def _of_ranges(client: ClusterClient, store: Store, settings: OperatorSettings) -> dict[str, Coroutine[Any, Any, None]]:
     if settings.lease_namespace is None:
         return {}
-    return {"ranges": ranges.refresh(client, store, settings.lease_namespace, settings.foreign_seconds)}
+    return {"ranges": ranges.refresh(client, store.ranges, settings.lease_namespace, settings.foreign_seconds)}
 
 
 async def keep(lease: Lease) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from aios_operator.decide.views import Key
+from aios_operator.observe.store import Store
 
 
 class Quotas(NamedTuple):
@@ -58,3 +59,22 @@ def named(subject: Subject) -> str:
     if isinstance(subject, Exposure):
         return f"what {'/'.join(subject.key)} exposes"
     return "/".join(subject) if isinstance(subject, Key) else f"namespace {subject}"
+
+
+def plan_again(subject: Subject, store: Store) -> None:
+    """It is planned in the next turn in which it may be."""
+    match subject:
+        case Key():
+            store.dirty.add(subject)
+        case Quotas(namespace):
+            store.dirty_quotas.add(namespace)
+        case Bindings(namespace):
+            store.dirty_bindings.add(namespace)
+        case Exposure(key):
+            store.dirty_exposures.add(key)
+        case GoneNode(name):
+            store.gone_nodes.add(name)
+        case Ranges():
+            store.ranges.dirty = True
+        case _:
+            store.dirty_namespaces.add(subject)

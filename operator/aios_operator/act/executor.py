@@ -134,7 +134,7 @@ class Executor:
         """The ConfigMap is the chart's, which leaves its data alone."""
         data: Object = {"data": {names.CLUSTER_RANGES_KEY: "".join(f"{cidr}\n" for cidr in cidrs)}}
         await self.client.patch(resources.CONFIG_MAPS, names.CLUSTER_RANGES, data, namespace=namespace, field_manager=MANAGER)
-        self.store.published_ranges = cidrs
+        self.store.ranges.published = cidrs
 
     async def _expose(self, key: Key, uid: str | None, body: Object) -> None:
         """The Service or NetworkPolicy is as in `body`. What the server has against it is remembered for the planner."""

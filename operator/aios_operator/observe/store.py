@@ -48,6 +48,7 @@ from aios_operator.decide.views import (
 from aios_operator.observe import parse, reach
 from aios_operator.observe.dirty import Dirty
 from aios_operator.observe.heartbeats import Heard
+from aios_operator.observe.ranges import Ranges
 from aios_operator.observe.selection import Selections
 from aios_operator.observe.table import Name, Table
 from aios_operator.observe.vanished import Vanished
@@ -91,12 +92,7 @@ class Store:
         """Agents whose Service and NetworkPolicy may not be as they should."""
         self.gone_nodes: set[str] = set()
         """Nodes of which nothing but a Lease is left, since long."""
-        self.service_ranges: frozenset[str] = frozenset()
-        """Of the Services of the cluster."""
-        self.published_ranges: tuple[str, ...] = ()
-        """What gateways are told, as it was read or written last."""
-        self.dirty_ranges = True
-        """Gateways may have to be told of other ranges."""
+        self.ranges = Ranges()
         self.cluster_dirty = False
         """What places are offered or taken has changed."""
         self.on_dirty: Callable[[], None] = lambda: None
@@ -285,13 +281,6 @@ class Store:
         for key in {key for node in before | self.heard.noteworthy() for key in on.get(node, ())} | departed:
             self.mark(key)
 
-    def set_ranges(self, services: frozenset[str], published: tuple[str, ...]) -> None:
-        """The ranges of Services, and what gateways are told, were read."""
-        if (services, published) != (self.service_ranges, self.published_ranges):
-            self.service_ranges, self.published_ranges = services, published
-            self.dirty_ranges = True
-            self.on_dirty()
-
     def refuse_template(self, key: Key, digest: str, message: str) -> None:
         """The server finds what is made from this template invalid."""
         if self.refused_templates.get(key) != (digest, message):
@@ -435,7 +424,7 @@ class Store:
         if old is None or new is None or lost.trouble(old) != lost.trouble(new):
             self._mark_on((new or old).name)  # type: ignore[union-attr]
         if (old.networks if old else frozenset()) != (new.networks if new else frozenset()):
-            self.dirty_ranges = True
+            self.ranges.dirty = True
         self._offer_changed(old, new)
 
     def _mark_on(self, node: str) -> None:

@@ -32,7 +32,7 @@ def public(world: World, name: str, *addresses: str, **spec: Any) -> None:
 
 
 async def read(world: World) -> None:
-    await ranges.read(world.cluster, world.store, RELEASE)
+    await ranges.read(world.cluster, world.store.ranges, RELEASE)
 
 
 async def test_where_all_addresses_are_private_nothing_is_written():

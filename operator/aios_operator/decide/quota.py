@@ -6,7 +6,7 @@ what the API holds, at every moment and after every crash, and nobody is admitte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -65,6 +65,19 @@ def oldest_first(quotas: Iterable[QuotaView]) -> tuple[QuotaView, ...]:
 
 
 # Who may hold more.
+
+
+def grants(
+    quotas: Mapping[str, Sequence[QuotaView]], members: Mapping[str, Iterable[AgentState]], orders: Iterable[Order], unlimited_without: bool
+) -> dict[str, Grant]:
+    """By namespace: what Agents may hold there by its first quota, and what they hold, orders under way included."""
+    placing: dict[str, list[Order]] = {}
+    for order in orders:
+        placing.setdefault(order.runtime.key.namespace, []).append(order)
+    return {
+        namespace: Grant(next(iter(given), None), holdings(members.get(namespace, ()), placing.get(namespace, ())), unlimited_without)
+        for namespace, given in quotas.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,17 +183,7 @@ class Store:
     def _grants(self, waiting: Iterable[AgentState], orders: Iterable[Order], unlimited_without: bool) -> dict[str, Grant]:
         namespaces = {state.key.namespace for state in waiting}
         members = self._members([namespace for namespace in namespaces if namespace in self._quotas_in or not unlimited_without])
-        placing: dict[str, list[Order]] = {}
-        for order in orders:
-            placing.setdefault(order.runtime.key.namespace, []).append(order)
-        return {
-            namespace: Grant(
-                next(iter(self._quotas_in.get(namespace, ())), None),
-                quota.holdings(members.get(namespace, ()), placing.get(namespace, ())),
-                unlimited_without,
-            )
-            for namespace in namespaces
-        }
+        return quota.grants({each: self._quotas_in.get(each, ()) for each in namespaces}, members, orders, unlimited_without)
 
     def cluster(
         self,

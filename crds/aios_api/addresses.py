@@ -6,6 +6,7 @@ Nothing here resolves a name. What is internal is reached only where a ToolBindi
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
@@ -89,20 +90,22 @@ def _collapsed(networks: Iterable[Network]) -> list[Network]:
 
 @dataclass(frozen=True, slots=True)
 class Internal:
-    """What counts as inside. `ranges` are those that every cluster has, and the cluster's own for pods, Services and nodes."""
+    """What counts as inside. `ranges` are those that every cluster has, and further ones that somebody named."""
 
     ranges: tuple[Network, ...] = _INTERNAL
+    own: tuple[Network, ...] = ()
+    """The cluster's own, as `own_ranges` gives them: apart from one another and in order, so that a thousand are as good as a few."""
 
     @classmethod
-    def with_cluster(cls, cidrs: Iterable[str]) -> Internal:
-        """With the cluster's own ranges. ValueError names what is not a range."""
-        own = []
+    def with_cluster(cls, cidrs: Iterable[str], own: tuple[Network, ...] = ()) -> Internal:
+        """With ranges that somebody named, and the cluster's own. ValueError names what is not a range."""
+        named = []
         for text in cidrs:
             network = parse_network(text)
             if network is None:
                 raise ValueError(f"{text!r} must be an address range such as 10.96.0.0/12")
-            own.append(network)
-        return cls((*_INTERNAL, *own))
+            named.append(network)
+        return cls((*_INTERNAL, *named), own)
 
     def is_public(self, address: Address) -> bool:
         """A host outside: not internal, and no IPv4 address that it carries is."""
@@ -118,10 +121,18 @@ class Internal:
         return all(_inside(network, each) for each in self._holding(address))
 
     def _holding(self, address: Address) -> Iterator[Network]:
-        return (each for each in self.ranges if each.version == address.version and address in each)
+        yield from (each for each in self.ranges if each.version == address.version and address in each)
+        place: tuple[int, int] = (address.version, int(address))
+        before = bisect_right(self.own, place, key=_place)
+        if before and address in self.own[before - 1]:
+            yield self.own[before - 1]
 
     def _carries_internal(self, address: Address) -> bool:
         return any(_unreachable(each) or any(self._holding(each)) for each in _carried(address))
+
+
+def _place(network: Network) -> tuple[int, int]:
+    return network.version, int(network.network_address)
 
 
 INTERNAL: Final = Internal()

@@ -139,6 +139,23 @@ def internal(network) -> bool:
     return not own_ranges([network], 9)
 
 
+def test_of_many_ranges_of_its_own_each_is_found_and_nothing_beside_them() -> None:
+    given = [f"203.0.{number}.{8 * (number % 7)}/30" for number in range(200)] + [
+        f"2001:db8:{number:x}::/48" for number in range(1, 300, 3)
+    ]
+    own = own_ranges([network for text in given if (network := parse_network(text)) is not None], 9999)
+    internal = Internal.with_cluster([], own)
+    for network in own:
+        first, last = network[0], network[-1]
+        assert not internal.is_public(first)
+        assert not internal.is_public(last)
+        assert internal.names(network, last)
+        assert not internal.names(network.supernet(), first), "a wider range names nothing of it"
+        assert all(internal.is_public(each) is not any(each in other for other in own) for each in (first - 1, last + 1))
+    assert internal.is_public(own[0].network_address - 1)
+    assert not INTERNAL.own
+
+
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "::ffff:10.0.0.1", "::ffff:0.0.0.0/96", "fe80::1%eth0", "x", ""])
 def test_what_is_no_range_is_none(text: str) -> None:
     assert parse_network(text) is None

@@ -31,7 +31,8 @@ class Ranges:
         self.look()
 
     def look(self) -> bool:
-        """Whether what is inside has changed. A file that is gone, or of which a line is no range, changes nothing and is told."""
+        """Whether what is inside has changed. A file that is not there changes nothing; one that can't be read, or of which a line is no
+        range, neither, and that is told."""
         if self._path is None:
             return False
         try:
@@ -66,4 +67,4 @@ class Ranges:
             if network is None:
                 raise ValueError(f"{text!r} must be an address or an address range")
             networks.append(network)
-        return Internal.with_cluster((*self._named, *map(str, own_ranges(networks, RANGES_LIMIT))))
+        return Internal.with_cluster(self._named, own_ranges(networks, RANGES_LIMIT))

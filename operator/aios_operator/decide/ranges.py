@@ -23,4 +23,10 @@ def cluster_ranges(nodes: Iterable[NodeView], services: Iterable[str]) -> tuple[
             log.warning("%r, which a Node or a ServiceCIDR has, is no address and no range, and is left out", text)
         else:
             found.add(network)
-    return tuple(str(each) for each in own_ranges(found, RANGES_LIMIT))
+    each_apart = own_ranges(found, len(found))
+    told = own_ranges(each_apart, RANGES_LIMIT)
+    if told != each_apart:
+        log.warning(
+            "of %d public ranges of the cluster neighbours are taken together: %d are told, and hold more", len(each_apart), len(told)
+        )
+    return tuple(str(each) for each in told)

@@ -1,7 +1,7 @@
 """The audit: one JSON line for each verdict, in files that are rotated, so that their size is bounded and the newest lines are kept.
 
-All agents of a node share these files. An agent has a line for each verdict up to a rate that no use comes near; beyond it, like lines of
-half a second become one that says how many it stands for, so that nobody writes over what others have done.
+All agents of a node share these files. An agent has a line for each verdict up to a rate; beyond it, like lines of half a second become one
+that says how many it stands for. So one agent needs a quarter of an hour, and not half a minute, to write over what others have done.
 
 Lines are made where the verdict falls and written by a thread of its own, twice a second. When the disk is slower than the agents, lines
 are dropped and counted, and no agent waits. Lines that go with the oldest file are counted as well: who has not

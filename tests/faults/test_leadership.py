@@ -1,16 +1,18 @@
 """Two operators: one decides, the other takes over wherever the first one stopped; and even two at once do no harm."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from aios_api import names
 from aios_kube import resources
-from aios_kube.errors import ApiError, Unreachable
+from aios_kube.errors import ApiError, Conflict, Unreachable
 from aios_kube.fake import Call, FakeCluster
 from aios_kube.lease import Lease, LeaseSettings
+from aios_operator.decide import effects as do
+from aios_operator.decide.views import Key
 from aios_operator.main import keep, lead
 from aios_operator.observe.audit import Audit
 from aios_operator.probes import Health
@@ -116,6 +118,59 @@ async def test_a_next_order_follows_only_the_one_that_was_seen():
     assert after is not None
     assert (order["spec"]["attempt"], after["spec"]) == (2, order["spec"])
     assert after["metadata"]["generation"] == order["metadata"]["generation"]
+
+
+async def test_what_was_sent_before_another_took_over_and_arrives_after_it_wrote_changes_nothing():
+    """A request may lie in the network for longer than the Lease lasts. It carries the version that its writer had seen."""
+    first, second = batch(), World()
+    first.bind("models", "a.example.com")
+    first.label(Key("ns", "a-0"), app="coder")
+    await first.running()
+    second.cluster = first.cluster
+    second.operator()
+    second.deliver()
+    agent, order = first.store.agents.views[Key("ns", "a-0")], first.store.runtimes.views[Key("ns", "a-0")]
+    late = [
+        do.WriteStatus(agent.key, agent.uid, {**agent.status, "message": "late"}),
+        do.ReviseOrder(order.key, order.uid, None, None, None, None),
+    ]
+    leaving = {"nodeName": "n0", "attempt": 0}
+    await second.loop.executor.perform(do.WriteStatus(agent.key, agent.uid, {**agent.status, "leaving": leaving}))
+    first.bind("models", "b.example.com")
+    second.deliver()
+    await second.loop.settle()
+    before = [first.cluster.peek(kind, "a-0", "ns") for kind in (resources.AGENTS, resources.AGENT_RUNTIMES)]
+    for effect in late:
+        with pytest.raises(Conflict):
+            await first.loop.executor.perform(effect)
+    assert [first.cluster.peek(kind, "a-0", "ns") for kind in (resources.AGENTS, resources.AGENT_RUNTIMES)] == before
+    assert second.reaches(Key("ns", "a-0")) == ["b.example.com"]
+
+
+async def test_two_that_give_the_last_of_a_quota_at_once_say_that_it_is_exceeded_and_give_no_more():
+    """What a namespace may hold is counted by who decides; that only one does is the Lease's work."""
+    first, second = World(), World()
+    first.node(gpu="80Gi")
+    quota = {"metadata": {"namespace": "ns", "name": "q"}, "spec": {"memory": {"nominal": "9Gi"}}}
+    first.cluster.put(resources.GPU_QUOTAS, quota)
+    first.apply("runs", "8Gi")
+    await first.running()
+    second.cluster = first.cluster
+    second.operator()
+    second.deliver()
+    first.apply("a", "1Gi")
+    first.deliver()
+    first.apply("b", "1Gi")
+    second.deliver()
+    await asyncio.gather(first.loop.settle(), second.loop.settle())
+    first.apply("c", "1Gi")
+    for _ in range(6):
+        first.now += timedelta(seconds=10)
+        await first.running()
+    assert sorted(decided(first)) == ["a", "b", "runs"], "nobody is given more of what is exceeded"
+    status = first.cluster.peek(resources.GPU_QUOTAS, "q", "ns")["status"]
+    assert {c["type"]: c["status"] for c in status["conditions"]} == {"InForce": "True", "Exceeded": "True"}
+    assert (status["reserved"], status["waiting"]) == ({"memory": "10Gi", "agents": 3}, {"memory": "1Gi", "agents": 1})
 
 
 SETTINGS = LeaseSettings(duration_seconds=3, renew_deadline_seconds=2, retry_seconds=0.02)

@@ -47,7 +47,7 @@ class Executor:
             case do.ReviseOrder(key, uid, egress, expose, context, context_from):
                 # A policy has always each of its parts, so that the merge leaves nothing of the one before.
                 part = {"spec": {"egress": egress, "expose": expose, "context": context, "contextFrom": context_from}}
-                await self._patch(self.store.runtimes, key.namespace, key.name, part, uid=uid)
+                await self._follow(self.store.runtimes, key.namespace, key.name, part, uid=uid)
             case do.ApplyExposure(key, uid, body):
                 await self._expose(key, uid, body)
             case do.DeleteExposure(key, kind, name, uid):
@@ -94,7 +94,7 @@ class Executor:
 
     async def _status(self, table: Table[Any], namespace: str, name: str, uid: str, status: Object) -> None:
         part = [{"op": "add", "path": "/status", "value": status}]
-        await self._patch(table, namespace, name, part, uid=uid, subresource="status")
+        await self._follow(table, namespace, name, part, uid=uid, subresource="status")
 
     async def _finalizers(self, effect: do.AddFinalizer | do.RemoveFinalizer, present: bool) -> None:
         key = effect.key
@@ -125,7 +125,7 @@ class Executor:
             await self._create(self.store.policies, body)
             return
         # Replaced and not applied: a rule that someone added must go.
-        await self._patch(self.store.policies, namespace, name, _whole(body), uid=known.uid)
+        await self._follow(self.store.policies, namespace, name, _whole(body), uid=known.uid)
 
     def _exposures(self, kind: str) -> Table[Any]:
         return self.store.services if kind == "Service" else self.store.policies
@@ -144,7 +144,7 @@ class Executor:
                 await self._create(table, body)
             else:
                 # Lists are replaced by a merge; what else there is in a Service (its address) is the server's.
-                await self._patch(table, key.namespace, name, {"spec": body["spec"]}, uid=uid)
+                await self._follow(table, key.namespace, name, {"spec": body["spec"]}, uid=uid)
         except (Invalid, Forbidden, NameTaken) as error:
             reason = {Invalid: Reason.InvalidSpec, Forbidden: Reason.Forbidden, NameTaken: Reason.NameTaken}[type(error)]
             self.store.refuse_exposure(key, (reason, error.message))
@@ -177,6 +177,16 @@ class Executor:
                 owner = ", ".join(f"{o['kind']} {o['name']}" for o in found["metadata"].get("ownerReferences") or ()) or "nobody"
                 message = f"{table.resource.kind} {metadata['name']} exists and is owned by {owner}; it must be removed"
                 raise NameTaken(message, code=409, reason="NameTaken") from error
+
+    async def _follow(
+        self, table: Table[Any], namespace: str, name: str, patch: Object | list[Object], *, uid: str, subresource: str | None = None
+    ) -> None:
+        """The object that we have seen is changed, and none that came after it: what was sent long ago and arrives late, when another
+        operator has written meanwhile, changes nothing."""
+        known = table.views.get((namespace, name))
+        if known is None or known.uid != uid:
+            return  # planned from an older picture; the newer one is planned again
+        await self._patch(table, namespace, name, patch, uid=uid, resource_version=known.resource_version, subresource=subresource)
 
     async def _patch(
         self,

@@ -1,14 +1,18 @@
-"""The API server misbehaves as `api-server.yaml` says, and the operator comes to the same end as with one that does not."""
+"""The API server misbehaves as `api-server.yaml` says, the operator's clock is set, and it comes to the same end as without all that."""
 
 from __future__ import annotations
 
+import random
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from aios_api import names
-from aios_bench.faults.control_plane import AIOS, Kubelets, Supervised, control_plane, lacking, until
+from aios_bench.faults import clock, control_plane
+from aios_bench.faults.clock import Clock
+from aios_bench.faults.control_plane import AIOS, Kubelets, Supervised, until
 from aios_bench.faults.proxy import Proxy, proxied
 from aios_bench.faults.rules import Draws, read
 from aios_bench.faults.scenario import Outcome, Scenario
@@ -116,30 +120,36 @@ def _essence(kind: str, each: Object) -> Any:
 def misbehaves(seed: int, size: str) -> Outcome:
     rules = read(RULES)
     total = Outcome()
-    with control_plane() as (plane, directory):
+    with control_plane.control_plane() as (plane, directory):
+        wall, chance = Clock(directory), random.Random(seed)  # noqa: S311 - repeatable
+        settings = SETTINGS | wall.environment
         draws = Draws(rules.model_copy(update={"seed": seed}), active=False)
         with proxied(plane.kubeconfig, draws, directory / "kubeconfig") as proxy:
             calm = Space(plane, "calm")
-            with Kubelets(plane, ["calm"]).working(), Supervised(directory / "kubeconfig", directory / "log", SETTINGS).working():
+            with Kubelets(plane, ["calm"]).working(), Supervised(directory / "kubeconfig", directory / "log", settings).working():
                 calm.live()
                 expected = come_to_rest(calm)
             for number in range(1 if size == "small" else 20):
-                total += _disturbed(plane, directory, proxy, f"shaken-{number}", expected)
-    return total
+                operator = Supervised(directory / "kubeconfig", directory / "log", settings)
+                total += _disturbed(plane, operator, proxy, lambda: wall.jump(chance), f"shaken-{number}", expected)
+    return total + Outcome(wall.jumps)
 
 
-def _disturbed(plane: Any, directory: Path, proxy: Proxy, name: str, expected: Found) -> Outcome:
+def _disturbed(plane: Any, operator: Supervised, proxy: Proxy, jump: Callable[[], None], name: str, expected: Found) -> Outcome:
     draws, passed = proxy.draws, len(proxy.passed)
     space, before, counts = Space(plane, name), draws.injected, dict(draws.counts)
-    kubelets, operator = Kubelets(plane, [name]), Supervised(directory / "kubeconfig", directory / "log", SETTINGS)
+    kubelets = Kubelets(plane, [name])
     with kubelets.working(), operator.working():
         until(lambda: any(each.asked.verb == "watch" for each in proxy.passed[passed:]), "the operator watches")
         draws.active = True
+        jump()
         space.live()
+        jump()
         time.sleep(5)
         deadline = time.monotonic() + DISTURBED_SECONDS
         while (idle := draws.idle_since(counts)) and time.monotonic() < deadline:
             space.stir()
+            jump()
         draws.active = False
         if idle:
             raise AssertionError(f"each rule must befall somebody; these did not: {', '.join(idle)}")
@@ -176,9 +186,9 @@ def come_to_rest(space: Space) -> Found:
 SCENARIOS = (
     Scenario(
         "api-server-misbehaves",
-        "Refusals, cut connections, silent watches, stale reads, and events that are lost, doubled or late, before a real API server.",
+        "Refusals, cuts, silent watches, stale reads, events lost, doubled or late, and clocks that jump, before a real API server.",
         "api",
         misbehaves,
-        lacking,
+        lambda: control_plane.lacking() or clock.lacking(),
     ),
 )

@@ -94,6 +94,8 @@ class Population:
         self._witness = witness
         self._chance = chance
         self._numbers = itertools.count()
+        self.ending = False
+        """Whoever is to be replaced now is the last one."""
         self.simulated: list[str] = []
         self.real: list[str] = []
         self.came = 0
@@ -112,9 +114,11 @@ class Population:
         await asyncio.gather(*(one(True) for _ in range(real)), *(one(False) for _ in range(simulated)))
 
     async def churn(self) -> None:
-        """Until cancelled."""
+        """Until `ending`, not in the midst of a replacement: an Agent whose deletion was not answered yet would be nobody's."""
         for number in itertools.count(1):
             await asyncio.sleep(CHURN_SECONDS)
+            if self.ending:
+                return
             real = number % REAL_EVERY == 0
             there = self.real if real else self.simulated
             if not there:

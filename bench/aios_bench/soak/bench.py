@@ -61,13 +61,16 @@ async def measure(cluster: LocalCluster, options: Options, simulated: int, real:
             print(f"{simulated} simulated Agents and {real} real ones are ready", flush=True)
             began = time.monotonic()
             hard_until, ended = began + HARD_PART * seconds, began + seconds
-            acting = [asyncio.create_task(population.churn()), asyncio.create_task(disturber.run(hard_until))]
+            churning, disturbing = asyncio.create_task(population.churn()), asyncio.create_task(disturber.run(hard_until))
             try:
-                ended_early, _ = await asyncio.wait(acting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                ended_early, _ = await asyncio.wait((churning, disturbing), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
                 for task in ended_early:
                     task.result()  # neither returns: this raises what it failed with
+                population.ending = True
+                await end([disturbing])
+                await churning
             finally:
-                await end(acting)
+                await end([churning, disturbing])
             print("the faults have ended; what was asked for is to be there", flush=True)
             await check.answered(ground)
             outcome = await _outcome(ground, population)

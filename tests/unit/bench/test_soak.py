@@ -1,14 +1,24 @@
 """A soak's figures are about processes that lived through the whole of what is compared, and about what is there and should not be."""
 
 import json
+import random
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from aios_bench.faults.scenario import Outcome
+from aios_bench.soak import agents
+from aios_bench.soak.agents import Population
 from aios_bench.soak.bench import broken
 from aios_bench.soak.check import unready
 from aios_bench.soak.memory import Memories
 from aios_bench.soak.watch import Processes, Sample
 from aios_bench.start import SPACE
+from aios_kube.errors import Unreachable
+from aios_kube.fake import FakeCluster
+from aios_kube.resources import AGENTS
 
 
 def lives(**samples: list[Sample]) -> Processes:
@@ -95,3 +105,29 @@ def test_who_is_absent_or_not_ready_is_missing():
         return {"metadata": {"name": name}, "status": {"conditions": [{"type": "Ready", "status": status}]}}
 
     assert unready([agent("a", "True"), agent("b", "False")], {"a", "b", "c"}) == {"b", "c"}
+
+
+async def test_who_is_being_replaced_when_the_soak_ends_is_replaced_to_the_end(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(agents, "CHURN_SECONDS", 0.0)
+    monkeypatch.setattr(agents, "OUTAGE_SECONDS", 0.0)
+    cluster = FakeCluster()
+
+    async def apply(agent: Any) -> None:
+        await cluster.create(AGENTS, agent, field_manager="soak")
+
+    ground: Any = SimpleNamespace(client=cluster, apply=apply)
+    population = Population(ground, ("127.0.0.1", 1), random.Random(1))
+    await population.settle_in(3, 0)
+    away = [1000]
+
+    def refuse(call: Any) -> Unreachable | None:
+        if call.verb == "delete":
+            population.ending = True
+            away[0] -= 1
+        return Unreachable("the server is away") if away[0] > 0 else None
+
+    cluster.refuse.append(refuse)
+    await population.churn()
+    assert away[0] <= 0
+    assert {each["metadata"]["name"] for each in cluster.all(AGENTS)} == population.names
+    assert len(population.names) == 3

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import re
 import socket
 import subprocess
@@ -22,6 +23,16 @@ QUIET_SECONDS = 5
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
+def free_port() -> int:
+    """One that the kernel gives to nobody who connects: a program that is about to begin, or comes back, finds it free, and who asks for
+    one that is away does not reach himself."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in random.sample(range(max(first, 20_000) - 10_000, max(first, 20_000)), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise OSError("no port of the loopback is free")
+
+
 @dataclass
 class Operator:
     """The operator as a process: what it says of itself, and what the kernel does."""
@@ -32,9 +43,7 @@ class Operator:
 
     @classmethod
     def start(cls, kubeconfig: Path, log: Path, **more: str) -> "Operator":
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = int(free.getsockname()[1])
+        port = free_port()
         sources = [str(Path(str(package.__file__)).parents[1].resolve()) for package in (aios_api, aios_kube, aios_operator)]
         settings = {"AIOS_HTTP_HOST": "127.0.0.1", "AIOS_HTTP_PORT": str(port), "PYTHONPATH": ":".join(sources), **more}
         began = time.monotonic()

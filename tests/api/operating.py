@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 import httpx
 
 from aios_api import names
+from aios_bench.operating import free_port
 from api.support import Object
 
 GPU = "GPU-0a0b0c0d-0000-4000-8000-000000000001"
@@ -200,9 +200,7 @@ class Plane:
 @contextlib.contextmanager
 def operator(plane: Plane, log: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Runs inside, ready; ends at SIGTERM with 0 unless it has ended before. Yields the process and the port of its probes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {"PATH": "/usr/bin:/bin", "AIOS_HTTP_HOST": "127.0.0.1", "AIOS_HTTP_PORT": str(port), **settings}
     command = [sys.executable, "-m", "aios_operator.main", "--kubeconfig", str(plane.kubeconfig), "run"]
     with log.open("ab") as lines, subprocess.Popen(command, env=environment, stdout=lines, stderr=lines) as process:

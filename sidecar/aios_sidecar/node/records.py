@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from aios_sidecar.node.files import sync_directory
 
 VERSION = 1
+MOST_ASIDE = 10
+"""Files in a directory that are kept for a person to look at. A disk that damages each file it is given does not fill with them."""
 
 Kept = TypeVar("Kept", bound=BaseModel)
 
@@ -45,11 +47,15 @@ def decode(kind: str, model: type[Kept], text: bytes) -> Kept:
 
 
 def set_aside(path: Path) -> Path:
-    """There is no file at `path` any more; what was there is kept under the path returned, for a person to look at."""
+    """There is no file at `path` any more; what was there is kept under the path returned, for a person to look at, until ten more of that
+    directory were set aside."""
     number = 1
     while (kept := path.with_name(f"{path.name}.unreadable-{number}")).exists():
         number += 1
     path.rename(kept)
+    aside = sorted(path.parent.glob("*.unreadable-*"), key=lambda file: (file != kept, -file.stat().st_ctime_ns))
+    for old in aside[MOST_ASIDE:]:
+        old.unlink()
     sync_directory(path.parent)
     return kept
 

@@ -63,6 +63,17 @@ def test_what_is_set_aside_is_kept_each_time(files: StateFiles) -> None:
     assert files.uids() == []
 
 
+def test_what_was_set_aside_goes_when_ten_more_were(files: StateFiles) -> None:
+    kept = []
+    for number in range(12):
+        files.path(CLAIM_UID).write_text(str(number))
+        kept.append(files.set_aside(CLAIM_UID).read_text())
+    assert kept == [str(number) for number in range(12)]
+    left = {path.read_text() for path in files.path(CLAIM_UID).parent.glob("*.unreadable-*")}
+    assert len(left) == 10
+    assert "11" in left
+
+
 def test_fields_of_a_newer_program_are_ignored(files: StateFiles) -> None:
     newer = a_state().model_dump(mode="json") | {"invented_later": {"a": 1}}
     from aios_sidecar.node import records as module

@@ -115,7 +115,8 @@ SLOW = ("node", "e2e", "faults")
 
 
 SIDE_BY_SIDE = ("-n", "2", "--dist", "worksteal")
-"""For property tests: the fuzzers among them take a fixed time each."""
+"""For tiers in which much is waited for: of property tests the fuzzers take a fixed time each, and of faults a cluster is started again and
+again."""
 
 
 def run(tier: str, *options: str) -> Outcome:
@@ -124,7 +125,7 @@ def run(tier: str, *options: str) -> Outcome:
         began = time.monotonic()
         ok, reasons = check() if tier == "check" else build()
         return Outcome(tier, time.monotonic() - began, ok, reasons=reasons)
-    return pytest(tier, *(options or (SIDE_BY_SIDE if tier == "property" else ())))
+    return pytest(tier, *(options or (SIDE_BY_SIDE if tier in ("property", "faults") else ())))
 
 
 def summary(outcomes: list[Outcome]) -> None:

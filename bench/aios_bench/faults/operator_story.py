@@ -178,8 +178,8 @@ LIFE: tuple[tuple[Step, float], ...] = (
     (lambda life: None, 20),
 )
 """What happens, and how many seconds pass with it."""
-GONE: tuple[tuple[Step, float], ...] = ((_all_go, 1), (lambda life: None, 2))
-"""All Agents are deleted."""
+GONE: tuple[tuple[Step, float], ...] = ((_all_go, 1), (lambda life: None, 2), (lambda life: None, 2))
+"""All Agents are deleted. What is refused to a writer that has seen too little is written a moment later."""
 
 
 def _two_nodes(life: Life) -> None:

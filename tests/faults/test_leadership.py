@@ -147,6 +147,22 @@ async def test_what_was_sent_before_another_took_over_and_arrives_after_it_wrote
     assert second.reaches(Key("ns", "a-0")) == ["b.example.com"]
 
 
+async def test_what_a_node_says_of_an_order_meanwhile_holds_up_no_revision_of_it():
+    world = batch()
+    world.bind("models", "a.example.com")
+    key = world.label(Key("ns", "a-0"), app="coder")
+    await world.running()
+    world.bind("models", "b.example.com")
+    world.deliver()
+    world.cluster.alter(resources.AGENT_RUNTIMES, "a-0", {"status": {"contractVersion": 9}}, "ns")
+    before = len(world.cluster.calls)
+    world.loop.turn()
+    await asyncio.gather(*world.loop._busy.values())
+    tried = [call for call in world.cluster.calls[before:] if call.writes and call.resource == resources.AGENT_RUNTIMES]
+    assert len(tried) == 2, "once with the version from before"
+    assert world.reaches(key) == ["b.example.com"]
+
+
 async def test_two_that_give_the_last_of_a_quota_at_once_say_that_it_is_exceeded_and_give_no_more():
     """What a namespace may hold is counted by who decides; that only one does is the Lease's work."""
     first, second = World(), World()

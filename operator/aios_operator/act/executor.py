@@ -23,6 +23,7 @@ from aios_operator.observe.store import Store
 from aios_operator.observe.table import Table
 
 MANAGER = names.FIELD_MANAGER_OPERATOR
+REVISION_TRIES = 3
 
 
 class NameTaken(Conflict):
@@ -47,7 +48,7 @@ class Executor:
             case do.ReviseOrder(key, uid, egress, expose, context, context_from):
                 # A policy has always each of its parts, so that the merge leaves nothing of the one before.
                 part = {"spec": {"egress": egress, "expose": expose, "context": context, "contextFrom": context_from}}
-                await self._follow(self.store.runtimes, key.namespace, key.name, part, uid=uid)
+                await self._revise(key, uid, part)
             case do.ApplyExposure(key, uid, body):
                 await self._expose(key, uid, body)
             case do.DeleteExposure(key, kind, name, uid):
@@ -117,6 +118,20 @@ class Executor:
         # While a context is on its way, its node may say at this moment that it is there: then it is to be fetched from there.
         version = None if known.context_here else known.resource_version
         await self._patch(self.store.runtimes, key.namespace, key.name, [*last, *_whole(body)], uid=uid, resource_version=version)
+
+    async def _revise(self, key: Key, uid: str, part: Object) -> None:
+        """What the node says of the order meanwhile is no reason to wait; another revision is."""
+        table = self.store.runtimes
+        for tries_left in reversed(range(REVISION_TRIES)):
+            known = table.views.get(key)
+            try:
+                await self._follow(table, key.namespace, key.name, part, uid=uid)
+            except Conflict:
+                found = table.views.get(key)
+                if not tries_left or known is None or found is None or (found.uid, found.generation) != (uid, known.generation):
+                    raise
+            else:
+                return
 
     async def _policy(self, namespace: str, body: Object) -> None:
         name = body["metadata"]["name"]

@@ -121,6 +121,8 @@ class RuntimeView:
     node_name: str
     gpu: Gpu | None
     deleting: bool
+    generation: int = 0
+    """Of what is ordered; 0 while it is on its way to the server."""
     fact_attempt: int | None = None
     fact_node: str | None = None
     fact_claim_uid: str | None = None

@@ -129,6 +129,7 @@ def runtime(raw: Raw) -> RuntimeView:
         node_name=spec["nodeName"],
         gpu=Gpu(gpu["uuid"], gpu["model"], mebibytes(gpu["memory"])) if gpu else None,
         deleting=bool(metadata.get("deletionTimestamp")),
+        generation=metadata.get("generation", 0),
         fact_attempt=status.get("attempt"),
         fact_node=status.get("nodeName"),
         fact_claim_uid=status.get("claimUID"),

@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import os
-import random
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -16,21 +14,12 @@ from pathlib import Path
 import aios_api
 import aios_kube
 import aios_operator
+from aios_bench.ports import free_port
 
 TICKS = os.sysconf("SC_CLK_TCK")
 QUIET_SECONDS = 5
 """Without a write for so long, it has come to rest."""
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def free_port() -> int:
-    """One that the kernel gives to nobody who connects: a program that is about to begin, or comes back, finds it free, and who asks for
-    one that is away does not reach himself."""
-    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    for port in random.sample(range(max(first, 20_000) - 10_000, max(first, 20_000)), 100):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise OSError("no port of the loopback is free")
 
 
 @dataclass

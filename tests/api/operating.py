@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from aios_api import names
-from aios_bench.operating import free_port
+from aios_bench.ports import free_port
 from api.support import Object
 
 GPU = "GPU-0a0b0c0d-0000-4000-8000-000000000001"

@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -23,6 +22,7 @@ import grpc
 from aios_bench.faults.checkout import of_tests
 from aios_bench.faults.node_checker import Held, Look
 from aios_bench.faults.node_program import SHARE_BYTES, agent_name, claim_uid, pod_uid, settings_of
+from aios_bench.ports import free_port
 from aios_sidecar.node import cdi, fence
 from aios_sidecar.node.netns import NetworkNamespace
 from aios_sidecar.node.records import UnreadableState
@@ -132,7 +132,7 @@ class NodeHouse:
         self._hook = support.make_hook(directory)
         subprocess.run(["make", "-s", "-C", str(support.NATIVE), "fakes", f"OUT={directory}/native"], check=True)
         (directory / "gpus.conf").write_text(f'gpu uuid={support.GPU_A.uuid} model="Fake" memory=80Gi reserved=1Gi\nprograms proc=/proc\n')
-        self._ports = {"node": _free_port(), "gateway": _free_port()}
+        self._ports = {"node": free_port(), "gateway": free_port()}
         self.settings = settings_of(directory, self._hook, self._ports["node"])
         self._files = StateFiles(self.settings.claims_dir)
         self.settings.state_dir.mkdir()
@@ -344,16 +344,6 @@ class NodeHouse:
         for tenant in self.tenants:
             await tenant.end()
         await asyncio.to_thread(subprocess.run, ["umount", "--lazy", str(self.settings.state_dir)], check=True)
-
-
-def _free_port() -> int:
-    """One that the kernel gives to nobody who connects: a program that comes back finds it free, and who asks for one that is away does
-    not reach himself."""
-    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    for port in random.sample(range(max(first, 20_000) - 10_000, max(first, 20_000)), 100):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise OSError("no port of the loopback is free")
 
 
 def lacking() -> str | None:

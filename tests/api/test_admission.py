@@ -243,6 +243,21 @@ def test_our_labels_and_annotations_stay_as_they_are(stage: Stage) -> None:
     made(stage.operator.patch(pod, {"metadata": {"annotations": {names.ANNOTATION_NUDGED: "2026-01-01T00:00:00Z"}}}))
 
 
+def test_the_standard_of_a_namespace_is_not_its_own_peoples_to_change(stage: Stage) -> None:
+    path, key = f"/api/v1/namespaces/{stage.namespace}", "pod-security.kubernetes.io/enforce"
+
+    def labelled(caller: Caller, labels: Object, subresource: str = "") -> httpx.Response:
+        return caller.send("PATCH", path + subresource, {"metadata": {"labels": labels}}, "application/merge-patch+json")
+
+    made(labelled(stage.admin.keeping(), {key: "baseline"}))
+    for value in ("privileged", None):
+        for subresource in ("", "/status"):
+            assert "by who may update every namespace" in denied(labelled(stage.owner, {key: value}, subresource), "aios-namespaces")
+        made(labelled(stage.admin, {key: value}))
+    denied(labelled(stage.owner, {"pod-security.kubernetes.io/enforce-version": "v1.0"}), "aios-namespaces")
+    made(labelled(stage.owner, {"team": "x"}))
+
+
 def test_a_binding_carries_no_mark_to_its_pod(stage: Stage) -> None:
     pod = made(stage.editor.keeping().create(stage.foreign_pod()))
     target = {"target": {"apiVersion": "v1", "kind": "Node", "name": "one"}}

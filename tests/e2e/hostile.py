@@ -1,7 +1,7 @@
 """A hostile program: what it tries from inside an Agent's pod, as code that prints one JSON object. TARGETS is replaced by a dict."""
 
 PROGRAM = r"""
-import ctypes, errno, json, os, socket, struct, time
+import ctypes, errno, http.client, json, os, socket, struct
 targets = TARGETS
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -43,7 +43,9 @@ def ask(text):
         except OSError:
             pass  # answered before it was read to its end
         try:
-            return s.recv(65536).decode().partition(" ")[2][:3]
+            answer = http.client.HTTPResponse(s)
+            answer.begin()
+            return f"{answer.status} {json.loads(answer.read()).get('reason', 'accepted')}"
         except OSError as error:
             return errno.errorcode.get(error.errno, str(error))
 
@@ -66,13 +68,15 @@ kernel_calls = {
     "netfilter": outcome(netlink, 12, 10 << 8 | 1),
     "link down": outcome(netlink, 0, 16),
 }
-files = {path: outcome(write, path) for path in ("/run/aios/x", "/run/aios/agent.sock", "/proc/sysrq-trigger",
+files = {path: outcome(write, path) for path in ("/tmp/x", "/run/aios/x", "/run/aios/agent.sock", "/proc/sysrq-trigger",
     "/proc/sys/net/ipv4/ip_forward", "/proc/sys/kernel/core_pattern", "/sys/fs/cgroup/x", "/sys/kernel/uevent_helper")}
 found = [path for path in ("/var/run/secrets/kubernetes.io", "/run/aios/gateway", "/run/aios/hook.sock", "/var/lib/aios", "/dev/mem",
     "/run/containerd", "/var/lib/kubelet", "/dev/nvidiactl") if os.path.exists(path)]
 unix = sorted({line.split()[7] for line in open("/proc/net/unix").readlines()[1:] if len(line.split()) > 7})
-network = {name: outcome(reach, *where) for name, where in targets.items()}
+network = {name: outcome(reach, *where) for name, where in {**targets, "its own endpoint": ("127.0.0.1", 2489)}.items()}
 gateway = {
+    "itself": ask(b"GET /v1/agent HTTP/1.1\r\n" + BSD + b"\r\n"),
+    "another's context": ask(b"GET /v1/context/items?agent=keeper HTTP/1.1\r\n" + BSD + b"\r\n"),
     "a foreign host": ask(b"GET /v1/agent HTTP/1.1\r\nHost: aios.example.com\r\n\r\n"),
     "a browser": ask(b"GET /v1/agent HTTP/1.1\r\n" + BSD + b"Origin: http://127.0.0.1:2489\r\n\r\n"),
     "another path": ask(b"GET /v1/agent/../../metrics HTTP/1.1\r\n" + BSD + b"\r\n"),
@@ -81,15 +85,48 @@ gateway = {
     "metadata": ask(b"GET http://169.254.169.254/latest/ HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n"),
     **{name: ask(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode()) for name, (host, port) in targets.items()},
 }
-with socket.create_connection(("127.0.0.1", 2489), timeout=20) as s:
-    s.sendall(b"GET /v1/agent HTTP/1.1\r\n" + BSD + b"X-Agent: keeper\r\nForwarded: for=keeper\r\nConnection: close\r\n\r\n")
-    said = b""
-    while part := s.recv(65536):
-        said += part
+def pretending(path):
+    call = http.client.HTTPConnection("127.0.0.1", 2489, timeout=20)
+    call.request("GET", path, headers={"X-Agent": "keeper", "Forwarded": "for=keeper", "Authorization": "Bearer keeper"})
+    return call.getresponse().read().decode()
+
 status = dict(line.split(":\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\t" in line)
 print(json.dumps({"kernel": kernel_calls, "files": files, "found": found, "unix": unix, "network": network, "gateway": gateway,
-    "name": json.loads(said.partition(b"\r\n\r\n")[2])["identity"]["name"],
+    "name": json.loads(pretending("/v1/agent"))["identity"]["name"], "context": pretending("/v1/context/items"),
     "held": {field: status[field] for field in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")}}))
+"""
+
+UNKNOWN = {"machine": {"EAFNOSUPPORT"}, "express": {"EAFNOSUPPORT"}, "io_uring": {"ENOSYS"}, "keys": {"ENOSYS"}}
+"""Of these a kernel may know nothing. All else in it is not permitted: a capability is lacking, or the seccomp profile says so."""
+
+FILES = {
+    "/tmp/x": {"done"},
+    "/run/aios/x": {"EROFS"},
+    "/run/aios/agent.sock": {"ENXIO"},
+    "/proc/sysrq-trigger": {"EROFS", "ENOENT"},
+    "/proc/sys/net/ipv4/ip_forward": {"EROFS"},
+    "/proc/sys/kernel/core_pattern": {"EROFS"},
+    "/sys/fs/cgroup/x": {"EROFS", "EACCES"},
+    "/sys/kernel/uevent_helper": {"EROFS", "ENOENT"},
+}
+"""What says no to who writes there: mounts that are read-only, a socket that is no file, what this kernel does not have."""
+
+GATEWAY = {
+    "itself": "200 accepted",
+    "another's context": "400 InvalidRequest",
+    "a foreign host": "403 ForeignHost",
+    "a browser": "403 BrowserOrigin",
+    "another path": "404 NotFound",
+    "two lengths": "400 Malformed",
+    "a large head": "431 HeadersTooLarge",
+}
+"""With the reason that is in the problem (RFC 9457)."""
+
+READ = """
+import http.client
+call = http.client.HTTPConnection("127.0.0.1", 2489, timeout=20)
+call.request("GET", "/v1/context/items")
+print(call.getresponse().read().decode())
 """
 
 FLOOD = r"""

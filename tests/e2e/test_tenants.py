@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import httpx
 import pytest
 
+from aios_api import names
 from aios_localcluster.cluster import LocalCluster
 from aios_localcluster.kubeaios import NAMESPACE, kubectl
-from api.callers import Caller, path_of
+from api.callers import Caller, made, path_of
 from api.support import connect
 from e2e import hostile
-from e2e.support import IDLE, Object, Space, eventually, namespace
+from e2e.attempts import MERGE, NOTE, Tenants, of_agents, of_others, of_pods_and_claims, of_the_operators, pod, policy, role
+from e2e.support import IDLE, eventually, namespace
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 LISTENING = "import socket; server = socket.create_server(('0.0.0.0', 8080))\n"
@@ -43,37 +44,21 @@ print(json.dumps({"uid": status["Uid"].split(), "held": held, "root": root.split
 """
 
 
-ROLES = "RBAC"
-BINDING = 'requires resource="resourceclaims/binding"'
-"""What Kubernetes itself asks of who writes a booking; where it does not, aios-bookings refuses it (tests/api)."""
-Tried = dict[str, tuple[str, httpx.Response]]
-"""By what was tried: who must refuse it, a policy of ours by its name, `ROLES` or `BINDING`, and the answer."""
-KERNEL = {"EPERM", "ENOSYS"}
-MISSING_FAMILY = {"machine", "express"}
-"""Of these a kernel may know nothing."""
-FILES = {
-    "/run/aios/x": {"EROFS"},
-    "/run/aios/agent.sock": {"ENXIO"},
-    "/proc/sysrq-trigger": {"EROFS", "ENOENT"},
-    "/proc/sys/net/ipv4/ip_forward": {"EROFS"},
-    "/proc/sys/kernel/core_pattern": {"EROFS"},
-    "/sys/fs/cgroup/x": {"EROFS", "EACCES"},
-    "/sys/kernel/uevent_helper": {"EROFS", "ENOENT"},
-}
-"""What says no to who writes there: mounts that are read-only, and sockets that are no files."""
+REFUSED = (403, 422)
+"""By a role or a policy, or since what is written is not what may be."""
+KEEPERS = "what only the keeper knows"
+KEEP = f"""
+import json, os, urllib.request
+items = {{"items": [{{"role": "user", "content": "{KEEPERS}"}}]}}
+request = urllib.request.Request(os.environ["AIOS_URL"] + "/v1/context/items", json.dumps(items).encode())
+print(urllib.request.build_opener(urllib.request.ProxyHandler({{}})).open(request).read())
+"""
 
 
-@dataclass(frozen=True)
-class Tenants:
-    """Two namespaces: `theirs`, where the Agent keeper is, and `own`, where the attackers are, one of whom has an Agent in it."""
-
-    client: httpx.Client
-    theirs: Space
-    own: Space
-    editor: Caller
-    """Has the role `edit` in `own`."""
-    owner: Caller
-    """May do everything in `own`."""
+def said(answer: httpx.Response) -> str:
+    """The sentence of a refusal, or why it is none."""
+    body = answer.json() if answer.headers.get("content-type", "").startswith("application/json") else {}
+    return str(body["message"]) if answer.status_code in REFUSED else f"{answer.status_code}: {answer.text}"
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +69,9 @@ def tenants(installed: tuple[LocalCluster, dict[str, str]]) -> Iterator[Tenants]
         everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
         rbac = f"{RBAC}/namespaces/{own.name}"
         assert client.post(f"{rbac}/roles", json={"metadata": {"name": "all"}, "rules": [everything]}).status_code == 201
-        for who, kind, role in (("editor", "ClusterRole", "edit"), ("owner", "Role", "all")):
+        for who, kind, bound in (("editor", "ClusterRole", "edit"), ("owner", "Role", "all")):
             subject = {"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": who}
-            ref = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role}
+            ref = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": bound}
             assert (
                 client.post(f"{rbac}/rolebindings", json={"metadata": {"name": who}, "roleRef": ref, "subjects": [subject]}).status_code
                 == 201
@@ -104,140 +89,49 @@ def tenants(installed: tuple[LocalCluster, dict[str, str]]) -> Iterator[Tenants]
             space.nothing_left()
 
 
-def pod(namespace: str, image: str, code: str = IDLE, **spec: object) -> Object:
-    container = {"name": "c", "image": image, "imagePullPolicy": "IfNotPresent", "command": ["python3", "-c", code]}
-    body = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [container], **spec}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "plain", "namespace": namespace}, "spec": body}
-
-
-def claim(namespace: str, kind: str = "ResourceClaim", device_class: str = "gpu.aios.dev") -> Object:
-    spec: Object = {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": device_class}}]}}
-    if kind == "ResourceClaimTemplate":
-        spec = {"spec": spec}
-    return {"apiVersion": "resource.k8s.io/v1", "kind": kind, "metadata": {"name": "mine", "namespace": namespace}, "spec": spec}
-
-
-def is_allowed(answer: httpx.Response) -> bool:
-    return answer.status_code in (200, 201)
-
-
-def is_refused_by(by: str, who: Caller, answer: httpx.Response) -> bool:
-    """By nobody else: an attempt that fails for another reason shows nothing."""
-    said = {ROLES: f'User "{who.user}" cannot', BINDING: BINDING}.get(by, f"ValidatingAdmissionPolicy '{by}'")
-    return answer.status_code == (422 if by == BINDING else 403) and said in answer.json()["message"]
-
-
-def others(t: Tenants) -> dict[str, httpx.Response]:
-    """What differs from the attempts in nothing but the harm in them, by the owner. Tried without being kept."""
-    ns, who = t.own.name, t.owner
-    running = {"kind": "Pod", "metadata": {"name": "hostile-1", "namespace": ns}}
-    labelled = pod(ns, t.own.image)
-    labelled["metadata"]["labels"] = {"example.com/agent": "hostile"}
-    return {
-        "a claim of another driver": who.create(claim(ns, device_class="gpu.example.com")),
-        "a template of another driver": who.create(claim(ns, "ResourceClaimTemplate", "gpu.example.com")),
-        "a pod": who.create(pod(ns, t.own.image)),
-        "a claim of their own in a pod": who.create(pod(ns, t.own.image, resourceClaims=[{"name": "x", "resourceClaimName": "mine"}])),
-        "a label of their own": who.create(labelled),
-        "a label added to an agent's pod": who.patch(running, {"metadata": {"labels": {"example.com/agent": "x"}}}),
-    }
-
-
-def attempts_in_the_own_namespace(t: Tenants, who: Caller) -> Tried:
-    """Of whom may edit: with what is the operator's in their own namespace. Tried without being kept."""
-    ns = t.own.name
-    order = {"kind": "AgentRuntime", "metadata": {"name": "hostile", "namespace": ns}}
-    running = {"kind": "Pod", "metadata": {"name": "hostile-1", "namespace": ns}}
-    booked = {"kind": "ResourceClaim", "metadata": {"name": "stubborn-1", "namespace": ns}}
-    fence = {"kind": "NetworkPolicy", "metadata": {"name": "aios-agents", "namespace": ns}}
-    thief = pod(ns, t.own.image, resourceClaims=[{"name": "x", "resourceClaimName": "stubborn-1"}])
-    greedy = pod(ns, t.own.image)
-    extended = {"deviceclass.resource.kubernetes.io/gpu.aios.dev": "1"}
-    greedy["spec"]["containers"][0]["resources"] = {"requests": extended, "limits": extended}
-    spoofed = pod(ns, t.own.image)
-    spoofed["metadata"]["labels"] = {"aios.dev/agent": "hostile"}
-    debug = {"name": "debug", "image": t.own.image, "securityContext": {"privileged": True}}
-    forged = {"apiVersion": "aios.dev/v1alpha1", "kind": "AgentRuntime", "metadata": {"name": "forged", "namespace": ns}}
-    forged["spec"] = {**t.own.get("agentruntime", "hostile")["spec"], "podName": "forged-1", "claimName": "forged-1"}
-    return {
-        "an order changed": ("aios-orders", who.patch(order, {"spec": {"attempt": 9, "podName": "hostile-9", "claimName": "hostile-9"}})),
-        "an order made": ("aios-orders", who.create(forged)),
-        "facts forged": ("aios-node-facts", who.patch(order, {"status": {"contractVersion": 1}}, "status")),
-        "a claim of ours": ("aios-claims", who.create(claim(ns))),
-        "a template of ours": ("aios-claims", who.create(claim(ns, "ResourceClaimTemplate"))),
-        "an extended resource": ("aios-extended-resources", who.create(greedy)),
-        "another's claim in a pod": ("aios-claims-of-agents", who.create(thief)),
-        "a claim let go": ("aios-claims", who.patch(booked, {"metadata": {"finalizers": None}})),
-        "a booking forged": (BINDING, who.patch(booked, {"status": {"reservedFor": None}}, "status")),
-        "a label of an agent": ("aios-marks", who.create(spoofed)),
-        "a label taken away": ("aios-marks", who.patch(running, {"metadata": {"labels": {"aios.dev/agent": None}}})),
-        "a privileged container added": (
-            "aios-ephemeral-containers",
-            who.patch(running, {"spec": {"ephemeralContainers": [debug]}}, "ephemeralcontainers"),
-        ),
-        "the policy removed": ("aios-network", who.delete(fence)),
-        "the policy opened": ("aios-network", who.patch(fence, {"spec": {"egress": [{}], "policyTypes": ["Egress"]}})),
-        "a status forged": (
-            "aios-statuses",
-            who.patch({"kind": "Agent", "metadata": order["metadata"]}, {"status": {"attempt": 9}}, "status"),
-        ),
-    }
-
-
-def attempts_elsewhere(t: Tenants, who: Caller) -> Tried:
-    """With what is in the other namespace, in the release's, or in none."""
-    gateway = json.loads(kubectl(t.own.cluster, "get", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=gateway", "-o", "json"))
-    name = gateway["items"][0]["metadata"]["name"]
-    token = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-    released, keeper = f"/api/v1/namespaces/{NAMESPACE}", path_of("Pod", t.theirs.name, "keeper-1")
-    tried = {
-        "a command in another's agent": who.send("POST", f"{keeper}/exec?command=id"),
-        "a port of another's agent": who.send("POST", f"{keeper}/portforward?ports=2489"),
-        "another's agent by the API": who.send("GET", f"{keeper}:2489/proxy/v1/agent"),
-        "another's log": who.send("GET", f"{keeper}/log"),
-        "a container in another's agent": who.send("PATCH", f"{keeper}/ephemeralcontainers", {}, "application/merge-patch+json"),
-        "a command in the gateway": who.send("POST", f"{released}/pods/{name}/exec?command=id"),
-        "secrets of the release": who.send("GET", f"{released}/secrets"),
-        "a token of the node agent": who.send("POST", f"{released}/serviceaccounts/aios-node/token", token),
-        "who decides": who.send(
-            "PATCH", f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/aios-operator", {}, "application/merge-patch+json"
-        ),
-        "the kubelet": who.send("GET", f"/api/v1/nodes/{t.own.cluster.settings.node_name}/proxy/pods"),
-        "a slice": who.send("GET", "/apis/resource.k8s.io/v1/resourceslices"),
-        "a device class": who.send("POST", "/apis/resource.k8s.io/v1/deviceclasses", {"metadata": {"name": "mine"}, "spec": {}}),
-        "the policies": who.send("DELETE", "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/aios-orders"),
-    }
-    return {name: (ROLES, answer) for name, answer in tried.items()}
-
-
 def test_people_of_a_namespace_get_neither_what_is_the_operators_nor_what_is_elsewhere(tenants: Tenants) -> None:
-    assert {name: answer.text for name, answer in others(tenants).items() if not is_allowed(answer)} == {}
+    """Each refusal is the one that is meant, since the same is accepted without what is hostile in it."""
+    tried = of_the_operators(tenants) | of_pods_and_claims(tenants) | of_agents(tenants) | of_others(tenants)
+    twins = {what: attempt.twin() for what, attempt in tried.items()}
+    assert {
+        what: (answer.status_code, answer.text) for what, answer in twins.items() if answer.status_code not in tried[what].accepted
+    } == {}
     for who in (tenants.editor, tenants.owner):
-        tried = attempts_in_the_own_namespace(tenants, who) | attempts_elsewhere(tenants, who)
-        by_roles = (ROLES,) if who is tenants.editor else ()  # whose own namespace is no editor's to write all of
-        passed = {
-            name: (by, answer.text)
-            for name, (by, answer) in tried.items()
-            if not any(is_refused_by(each, who, answer) for each in (by, *by_roles))
+        answers = {what: (attempt, attempt.tried(who)) for what, attempt in tried.items()}
+        otherwise = {
+            what: (answer.status_code, answer.text)
+            for what, (attempt, answer) in answers.items()
+            if answer.status_code not in REFUSED or (attempt.editor if who == tenants.editor else attempt.owner) not in said(answer)
         }
-        assert passed == {}, who.user
-    for kind, spec in (("GPUQuota", {"agents": 9}), ("ToolBinding", {})):
-        body = {"apiVersion": "aios.dev/v1alpha1", "kind": kind, "metadata": {"name": "mine", "namespace": tenants.own.name}, "spec": spec}
-        assert is_refused_by(ROLES, tenants.editor, tenants.editor.create(body)), "what limits a namespace is not its editors' to write"
+        assert otherwise == {}, who.user
+
+
+@pytest.mark.parametrize("kind", ["GPUQuota", "ToolBinding"])
+def test_what_limits_a_namespace_is_not_its_editors_to_write(tenants: Tenants, kind: str) -> None:
+    metadata = {"name": "mine", "namespace": tenants.own.name}
+    spec = {"agents": 9} if kind == "GPUQuota" else {}
+    body = {"apiVersion": names.API_VERSION, "kind": kind, "metadata": metadata, "spec": spec}
+    assert role("create", f"{kind.lower()}s", names.GROUP) in said(tenants.editor.create(body))
+    made(tenants.owner.create(body))
 
 
 def test_a_file_of_the_node_is_for_no_pod_where_the_namespace_keeps_to_a_standard(tenants: Tenants) -> None:
     own = tenants.own
-    relaxed = tenants.editor.send("PATCH", f"/api/v1/namespaces/{own.name}", {}, "application/merge-patch+json")
-    assert is_refused_by(ROLES, tenants.editor, relaxed)
     own_label = "pod-security.kubernetes.io/enforce"
+    privileged = {"metadata": {"labels": {own_label: "privileged"}}}
+    standards = policy(
+        "aios-namespaces", "labels that begin with pod-security.kubernetes.io/ are changed by who may update every namespace"
+    )
+    for who, words in ((tenants.editor, role("patch", "namespaces")), (tenants.owner, standards)):
+        assert words in said(who.send("PATCH", f"/api/v1/namespaces/{own.name}", privileged, MERGE))
+    made(tenants.owner.send("PATCH", f"/api/v1/namespaces/{own.name}", NOTE, MERGE))
     kubectl(own.cluster, "label", "namespace", own.name, f"{own_label}=baseline")
     try:
         for path in ("/run/aios", "/var/lib/aios", "/"):
             host = pod(own.name, own.image, volumes=[{"name": "h", "hostPath": {"path": path}}])
-            answer = tenants.owner.create(host)
-            assert answer.status_code == 403, answer.text
-            assert "hostPath volumes" in answer.text
+            for who in (tenants.editor, tenants.owner):
+                assert 'violates PodSecurity "baseline:latest": hostPath volumes (volume "h")' in said(who.create(host))
+        made(tenants.owner.create(pod(own.name, own.image, volumes=[{"name": "h", "emptyDir": {}}])))
     finally:
         kubectl(own.cluster, "label", "namespace", own.name, f"{own_label}-")
 
@@ -256,6 +150,7 @@ def test_a_pod_that_names_an_agents_device_gets_nothing_of_it_and_reaches_no_por
 
 def test_a_hostile_program_gets_nowhere(tenants: Tenants) -> None:
     own, theirs = tenants.own, tenants.theirs
+    theirs.inside("keeper", KEEP)
     pods = json.loads(kubectl(own.cluster, "get", "pods", "-n", NAMESPACE, "-o", "json"))["items"]
     ours = {each["metadata"]["labels"]["app.kubernetes.io/component"]: each["status"]["podIP"] for each in pods}
     node = json.loads(own.kubectl("get", "nodes", "-o", "json"))["items"][0]
@@ -271,16 +166,15 @@ def test_a_hostile_program_gets_nowhere(tenants: Tenants) -> None:
         "metadata": ("169.254.169.254", 80),
     }
     seen = json.loads(own.inside("hostile", hostile.PROGRAM.replace("TARGETS", repr(targets))))
-    kernel = {name: KERNEL | ({"EAFNOSUPPORT"} if name in MISSING_FAMILY else set()) for name in seen["kernel"]}
-    assert {name: how for name, how in seen["kernel"].items() if how not in kernel[name]} == {}
-    assert {path: how for path, how in seen["files"].items() if how not in FILES[path]} == {}
+    assert {name: how for name, how in seen["kernel"].items() if how not in {"EPERM"} | hostile.UNKNOWN.get(name, set())} == {}
+    assert {path: how for path, how in seen["files"].items() if how not in hostile.FILES[path]} == {}
     assert seen["found"] == []
     assert [name for name in seen["unix"] if not name.startswith("/run/aios/agents/")] == []
-    assert seen["network"] == dict.fromkeys(targets, "ECONNREFUSED"), "by the fence, before anybody is reached"
-    answers = {**dict.fromkeys(targets, "403"), "a foreign host": "403", "a browser": "403", "another path": "404"}
-    answers |= {"two lengths": "400", "a large head": "431", "metadata": "403"}
-    assert seen["gateway"] == answers
+    assert seen["network"] == {**dict.fromkeys(targets, "ECONNREFUSED"), "its own endpoint": "done"}
+    assert seen["gateway"] == {**dict.fromkeys(targets, "403 EgressDenied"), **hostile.GATEWAY}
     assert seen["name"] == "hostile"
+    assert KEEPERS in theirs.inside("keeper", hostile.READ)
+    assert KEEPERS not in seen["context"], "it is the context of who asks, whoever he says he is"
     assert seen["held"] == {"CapEff": "0" * 16, "CapBnd": "0" * 16, "NoNewPrivs": "1", "Seccomp": "2"}
 
 
@@ -312,11 +206,19 @@ def test_an_agent_that_wants_more_than_its_part_keeps_its_limits(tenants: Tenant
     told = [own.get("agent", "wordy"), *json.loads(own.kubectl("get", "events", "-o", "json"))["items"]]
     assert max(len(json.dumps(each)) for each in told) < 16_384
 
+    one_more = own.agent("one-more")
+    for who in (tenants.editor, tenants.owner):
+        made(who.create(one_more))
     quota = {"metadata": {"name": "agents"}, "spec": {"hard": {"count/agents.aios.dev": "4"}}}
     assert client.post(f"/api/v1/namespaces/{own.name}/resourcequotas", json=quota).status_code == 201
     counted = {"count/agents.aios.dev": "4"}
     eventually(lambda: (own.get("resourcequota", "agents") or {}).get("status", {}).get("used") == counted, "the quota has counted")
-    assert "exceeded quota" in own.refused(own.agent("one-more")), "who may have so many Agents takes no more slots of nodes"
+    spent = "exceeded quota: agents, requested: count/agents.aios.dev=1, used: count/agents.aios.dev=4, limited: count/agents.aios.dev=4"
+    for who in (tenants.editor, tenants.owner):
+        assert spent in said(who.create(one_more)), "who may have so many Agents takes no more slots of nodes"
+    raised = {"spec": {"hard": {"count/agents.aios.dev": "99"}}}
+    by_the_editor = tenants.editor.send("PATCH", f"/api/v1/namespaces/{own.name}/resourcequotas/agents", raised, MERGE)
+    assert role("patch", "resourcequotas") in said(by_the_editor)
     own.kubectl("delete", "agent", "greedy", "wordy")
 
 

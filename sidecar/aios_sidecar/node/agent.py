@@ -80,15 +80,20 @@ class NodeAgent:
         self._web = Web(settings.http_host, settings.http_port, self.metrics, self.unhealthy, self.unready)
         on_node = Selection(fields=f"spec.nodeName={settings.node_name}")
         every = settings.mute_seconds / RENEWALS
-        ordered = Reflector(client, AGENT_RUNTIMES, runtimes, on_node, watch_seconds=every, clock_seconds=machine_seconds)
+        relist = settings.relist_seconds
+        ordered = Reflector(
+            client, AGENT_RUNTIMES, runtimes, on_node, watch_seconds=every, relist_seconds=relist, clock_seconds=machine_seconds
+        )
         self._heartbeat = Heartbeat(settings, client, lambda: ordered.heard_seconds, clock, machine_seconds, self.moves.annotations)
         self._reclaim = Reclaim(settings, client, self.orders, leaving, self.claims, self._events, self.metrics)
         self._link = GatewayLink(settings, self.claims, self.orders, self._heartbeat, self.moves, self._reclaim, clock)
         self._ordered = ordered
         self._reflectors = (
-            Reflector(client, RESOURCE_SLICES, self.slices, on_node),
-            Reflector(client, AGENT_RUNTIMES, leaving, Selection(fields=f"spec.contextFrom.nodeName={settings.node_name}")),
-            Reflector(client, NODES, self.nodes, Selection(fields=f"metadata.name={settings.node_name}")),
+            Reflector(client, RESOURCE_SLICES, self.slices, on_node, relist_seconds=relist),
+            Reflector(
+                client, AGENT_RUNTIMES, leaving, Selection(fields=f"spec.contextFrom.nodeName={settings.node_name}"), relist_seconds=relist
+            ),
+            Reflector(client, NODES, self.nodes, Selection(fields=f"metadata.name={settings.node_name}"), relist_seconds=relist),
         )
         self.metrics.claims.set_function(lambda: len(list(self.claims)))
         self.metrics.fresh.set_function(lambda: self._heartbeat.left_seconds)

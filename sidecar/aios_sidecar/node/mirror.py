@@ -1,16 +1,22 @@
 """What the API server says exists, as last heard: a sink for `aios_kube.reflector.Reflector` that wakes whoever waits for a change."""
 
 import asyncio
+from collections import OrderedDict
 from typing import Any
 
 Object = dict[str, Any]
+REMEMBERED = 1000
+"""Objects that are gone. What is said late of one comes a request or an event later, not a thousand."""
 
 
 class Mirror:
-    """Objects of one selection by uid. An older version of an object never replaces a newer one."""
+    """Objects of one selection by uid. An older version of an object never replaces a newer one, and what was removed does not come back
+    by what is said late: an event that was under way, or the answer to a write."""
 
     def __init__(self) -> None:
         self._objects: dict[str, Object] = {}
+        self._gone: OrderedDict[str, int] = OrderedDict()
+        """By uid, the version in which it was removed; one that matches the selection again has a later one."""
         self._changed = asyncio.Event()
         self.heard = False
         """Whether a list was heard since this program started: only then does an absent object mean that there is none."""
@@ -22,13 +28,19 @@ class Mirror:
 
     def upsert(self, obj: Object) -> None:
         """Also for the answer to a write of ours, which the watch brings later."""
-        known = self._objects.get(obj["metadata"]["uid"])
-        if known is None or _version(known) <= _version(obj):
-            self._objects[obj["metadata"]["uid"]] = obj
+        uid, version = obj["metadata"]["uid"], _version(obj)
+        known = self._objects.get(uid)
+        if version > self._gone.get(uid, 0) if known is None else version >= _version(known):
+            self._objects[uid] = obj
             self._wake()
 
     def remove(self, obj: Object) -> None:
-        self._objects.pop(obj["metadata"]["uid"], None)
+        uid = obj["metadata"]["uid"]
+        self._objects.pop(uid, None)
+        self._gone.pop(uid, None)
+        self._gone[uid] = _version(obj)
+        if len(self._gone) > REMEMBERED:
+            self._gone.popitem(last=False)
         self._wake()
 
     def get(self, uid: str) -> Object | None:

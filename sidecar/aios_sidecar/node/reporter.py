@@ -11,7 +11,7 @@ from aios_api.meta import Condition
 from aios_api.names import CONTRACT_VERSION, FIELD_MANAGER_NODE
 from aios_api.quantity import format_bytes
 from aios_kube.backoff import Backoff
-from aios_kube.errors import ApiError, Conflict, NotFound
+from aios_kube.errors import ApiError, NotFound
 from aios_kube.protocol import ClusterClient
 from aios_kube.resources import AGENT_RUNTIMES
 from aios_sidecar.contracts.gpus import MIB
@@ -85,10 +85,10 @@ class Reporter:
                 body = {"metadata": {"namespace": order.namespace, "name": order.name, "uid": uid}, "status": status}
                 try:
                     await self._client.apply(AGENT_RUNTIMES, body, field_manager=FIELD_MANAGER_NODE, force=True, subresource="status")
-                except (NotFound, Conflict) as error:
+                except NotFound as error:
                     log.info("AgentRuntime %s/%s is gone, its status is not written: %s", order.namespace, order.name, error)
                     self._written[uid] = status
-                except ApiError as error:
+                except ApiError as error:  # a conflict too: another of that name, of which we shall hear, or others who write at once
                     failures += 1
                     log.warning("the status of AgentRuntime %s/%s is not written yet: %s", order.namespace, order.name, error)
                     await asyncio.sleep(backoff.wait(failures, random.random, error.retry_after_seconds))

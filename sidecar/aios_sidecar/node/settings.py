@@ -72,6 +72,9 @@ class NodeSettings:
     """Between two questions whether the pod of a claim whose order went away is still there. Soon: another may have its GPU by then."""
     reservation_seconds: float = 300.0
     """The same for a claim whose order stands. One costs a read of the claim: on a full node, one in three seconds."""
+    relist_seconds: float = 300.0
+    """Between two lists of orders, slices and the node. What a watch did not tell stays unknown for so long at most; the operator's audits
+    are as often."""
     handback_seconds: float = 6.0
     """How long a start waits for the gateway to hand listeners back before it opens them anew; a gateway tries at least every 5 s."""
 

@@ -15,7 +15,7 @@ from aios_sidecar.node.conditions import Facts
 from aios_sidecar.node.files import give
 from aios_sidecar.node.gpus import worth_telling
 from aios_sidecar.node.live import LiveClaims
-from aios_sidecar.node.mirror import Mirror
+from aios_sidecar.node.mirror import REMEMBERED, Mirror
 from aios_sidecar.node.netns import NamespaceGone
 from aios_sidecar.node.reporter import _used
 from aios_sidecar.node.sandbox import InvalidOCIState, Processes, parse_oci_state
@@ -160,6 +160,25 @@ async def test_a_change_between_looking_and_waiting_is_not_missed() -> None:
     assert change.is_set()
     mirror.upsert({"metadata": {"uid": "u", "resourceVersion": "4"}, "older": True})
     assert mirror.get("u") == {"metadata": {"uid": "u", "resourceVersion": "5"}}
+
+
+def test_what_was_removed_does_not_come_back_by_what_is_said_late_but_by_what_is_newer():
+    mirror = Mirror()
+    mirror.replace([{"metadata": {"uid": "u", "resourceVersion": "5"}}])
+    mirror.remove({"metadata": {"uid": "u", "resourceVersion": "7"}})
+    mirror.upsert({"metadata": {"uid": "u", "resourceVersion": "6"}})
+    assert mirror.get("u") is None
+    mirror.upsert({"metadata": {"uid": "u", "resourceVersion": "8"}, "on this node": "again"})
+    assert mirror.get("u") is not None
+
+
+def test_of_those_that_were_removed_the_last_are_remembered():
+    mirror = Mirror()
+    for number in range(REMEMBERED + 1):
+        mirror.remove({"metadata": {"uid": f"u{number}", "resourceVersion": "7"}})
+    for number in (0, 1, REMEMBERED):
+        mirror.upsert({"metadata": {"uid": f"u{number}", "resourceVersion": "6"}})
+    assert [each["metadata"]["uid"] for each in mirror.all()] == ["u0"]
 
 
 async def test_the_record_of_an_agent_names_its_share() -> None:

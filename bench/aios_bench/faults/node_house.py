@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +21,12 @@ import grpc
 
 from aios_bench.faults.checkout import of_tests
 from aios_bench.faults.node_checker import Held, Look
-from aios_bench.faults.node_program import SHARE_BYTES, agent_name, claim_uid, pod_uid, settings_of
+from aios_bench.faults.node_program import SHARE_BYTES, InMemory, World, agent_name, settings_of
 from aios_bench.ports import free_port
 from aios_sidecar.node import cdi, fence
 from aios_sidecar.node.netns import NetworkNamespace
 from aios_sidecar.node.records import UnreadableState
-from aios_sidecar.node.state import ClaimState, StateFiles
+from aios_sidecar.node.state import ClaimState, Opening, StateFiles
 
 Program = Literal["node", "gateway", "worker"]
 PATIENCE_SECONDS = 120
@@ -36,7 +36,8 @@ WORKER = "aios_sidecar.vram.worker"
 
 TENANT = """
 import http.client, json, sys, time
-name, number = sys.argv[1], int(sys.argv[2])
+name, number, host = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+said = None
 while True:
     call = http.client.HTTPConnection("127.0.0.1", 2489, timeout=5)
     try:
@@ -52,22 +53,36 @@ while True:
         if answer.status in (200, 201):
             print("kept", number, flush=True)
             number += 1
+        if host:
+            call.request("CONNECT", host, headers={"Host": host})
+            word = {403: "shut", 502: "open"}.get(call.getresponse().status, said)
+            if word != said:
+                print(word, host, flush=True)
+            said = word
     except (OSError, http.client.HTTPException, ValueError):
         pass
     finally:
         call.close()
     time.sleep(0.02)
 """
-"""It repeats what was not acknowledged."""
+"""It repeats what was not acknowledged, and says whether it may go to `host`, if one is named and where nobody listens, whenever that
+changes."""
 
 
 class Tenant:
     """One Agent's pod, and the program in it. A pod can be lost with all that is in it and come back under its uid, as after a reboot."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, world: World) -> None:
         self.number = number
+        self.host = ""
+        """Where it tries to go all the time, with a port; empty: nowhere."""
         self.acknowledged = 0
         self.doubled = 0
+        self.may_go: bool | None = None
+        """Whether it was let through the last time; None before it tried."""
+        self.let_through = 0
+        """How often it was let through after it had not been."""
+        self._world = world
         self._heard = asyncio.Event()
         self._stack = ExitStack()
         self._reading: asyncio.Task[None] | None = None
@@ -82,13 +97,14 @@ class Tenant:
         self.pod = self._stack.enter_context(of_tests("node.support").a_pod(self.number + 1))
         played = of_tests("node.played")
         self._container = self._stack.enter_context(
-            contextlib.closing(played.Played(played.cgroup_root(), pod_uid(self.number), self.number + 1))
+            contextlib.closing(played.Played(played.cgroup_root(), self._world.pod_uid(self.number), self.number + 1))
         )
         self._container.take(self.pod.pid)
 
     async def speak(self) -> None:
         """Its program runs, and goes on where the one before was."""
-        command = ("ip", "netns", "exec", self.pod_name, sys.executable, "-c", TENANT, agent_name(self.number), str(self.acknowledged))
+        told = agent_name(self.number), str(self.acknowledged), self.host
+        command = ("ip", "netns", "exec", self.pod_name, sys.executable, "-c", TENANT, *told)
         self._process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
         self._reading = asyncio.create_task(self._read(self._process))
 
@@ -98,6 +114,9 @@ class Tenant:
             word, _, rest = line.decode().strip().partition(" ")
             if word == "kept":
                 self.acknowledged = int(rest) + 1
+            elif word in ("open", "shut"):
+                self.let_through += word == "open" and self.may_go is False
+                self.may_go = word == "open"
             else:
                 self.doubled += 1
             self._heard.set()
@@ -120,10 +139,11 @@ class Tenant:
 class NodeHouse:
     """Agents below `tenants` have a pod that runs; one more comes and goes without one."""
 
-    def __init__(self, directory: Path, tenants: int) -> None:
+    def __init__(self, directory: Path, tenants: int, world: World) -> None:
         support = of_tests("node.support")
         self.directory = directory
-        self.tenants = [Tenant(number) for number in range(tenants)]
+        self.world = world
+        self.tenants = [Tenant(number, world) for number in range(tenants)]
         self.guest = tenants
         self.held: dict[str, Held] = {}
         """As the kubelet's own checkpoint has them."""
@@ -151,7 +171,7 @@ class NodeHouse:
                 "aios_bench.faults.node_program",
                 str(self.directory),
                 str(self._hook),
-                str(self.guest + 1),
+                self.world.argument,
                 str(self._ports["node"]),
             ),
             "gateway": ("-c", "from aios_sidecar.gateway.main import main; main()"),
@@ -209,31 +229,35 @@ class NodeHouse:
     async def prepare(self, number: int) -> None:
         """The claim is prepared; asked again until it is."""
         await self._asked("prepare", number)
-        self.held[claim_uid(number)] = Held(agent_name(number), SHARE_BYTES)
+        self.held[self.world.claim_uid(number)] = Held(agent_name(number), SHARE_BYTES)
 
     async def release(self, number: int) -> None:
         await self._asked("unprepare", number)
-        del self.held[claim_uid(number)]
+        del self.held[self.world.claim_uid(number)]
 
     async def _asked(self, verb: Literal["prepare", "unprepare"], number: int) -> None:
-        ask, error = getattr(of_tests("node.support"), verb), "nobody answered"
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while error:
-                try:
-                    error = (await ask(self.settings, claim_uid(number), f"{agent_name(number)}-1")).error
-                except grpc.aio.AioRpcError:
-                    error = "nobody answered"
-                await asyncio.sleep(0.05 if error else 0)
+        ask, name, error = getattr(of_tests("node.support"), verb), self.world.of_attempt(number), "nobody answered"
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while error:
+                    try:
+                        error = (await ask(self.settings, self.world.claim_uid(number), name)).error
+                    except grpc.aio.AioRpcError:
+                        error = "nobody answered"
+                    await asyncio.sleep(0.05 if error else 0)
+        except TimeoutError:
+            raise TimeoutError(f"claim {name} must be {verb}d within {PATIENCE_SECONDS} s: {error}") from None
 
     async def container(self, tenant: Tenant) -> bool:
         """One more container of the pod starts; tried until it does. Whether it stood behind its fence when it was let in."""
-        support, number = of_tests("node.support"), tenant.number
-        state = tenant.pod.oci_state(pid=tenant.pod.container(), pod_uid=pod_uid(number), pod_name=f"{agent_name(number)}-1")
+        support, number, world = of_tests("node.support"), tenant.number, self.world
+        claim_uid = world.claim_uid(number)
+        state = tenant.pod.oci_state(pid=tenant.pod.container(), pod_uid=world.pod_uid(number), pod_name=world.of_attempt(number))
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while (await support.ask(self.settings, state, claim_uid(number))).code != 0:
+            while (await support.ask(self.settings, state, claim_uid)).code != 0:
                 pass  # nobody answered as long as the hook waits, or not yes: the kubelet tries again
-        fenced = self._is_fenced(tenant)
-        self.held[claim_uid(number)] = Held(agent_name(number), SHARE_BYTES, tenant.pod_name)
+        fenced = any(self._is_fenced(tenant, openings) for openings in world.openings(number))
+        self.held[claim_uid] = Held(agent_name(number), SHARE_BYTES, tenant.pod_name)
         return fenced
 
     # ── the look ──
@@ -242,6 +266,7 @@ class NodeHouse:
         return await asyncio.to_thread(self._look)
 
     def _look(self) -> Look:
+        world = self.world
         said = {program: self._metrics(program) for program in ("node", "gateway")}
         voices = {f"socket {path.parent.name}": self._who(path) for path in self.settings.run_dir.glob("agents/*/agent.sock")}
         voices |= {f"loopback {tenant.pod_name}": self._who(tenant) for tenant in self.tenants}
@@ -261,7 +286,7 @@ class NodeHouse:
             cdi_files=frozenset(cdi_files.keys() - damaged),
             directories=frozenset(path.name for path in (self.settings.run_dir / "agents").iterdir()),
             strays=tuple(strays),
-            fenced={claim_uid(tenant.number): self._is_fenced(tenant) for tenant in self.tenants},
+            fenced={world.claim_uid(tenant.number): self._is_fenced(tenant, world.openings(tenant.number)[0]) for tenant in self.tenants},
             voices={place: who for place, who in voices.items() if who is not None},
             booked_bytes=int(said["node"].get("aios_gpu_booked_bytes", 0)),
             prepared=int(said["node"].get("aios_node_prepared_claims", -1)),
@@ -276,9 +301,9 @@ class NodeHouse:
         except (UnreadableState, OSError):
             return None
 
-    def _is_fenced(self, tenant: Tenant) -> bool:
+    def _is_fenced(self, tenant: Tenant, openings: frozenset[Opening]) -> bool:
         with NetworkNamespace(Path(f"/run/netns/{tenant.pod_name}")) as namespace:
-            return fence.stands(namespace)
+            return fence.stands(namespace, openings)
 
     def _who(self, place: Path | Tenant) -> str | None:
         """The name of the Agent that answers there."""
@@ -355,12 +380,13 @@ def lacking() -> str | None:
 
 
 @contextlib.asynccontextmanager
-async def a_house(tenants: int) -> AsyncIterator[NodeHouse]:
-    """The programs run, and every tenant is let in and speaks."""
+async def a_house(tenants: int, world: World | None = None, hosts: Mapping[int, str] | None = None) -> AsyncIterator[NodeHouse]:
+    """The programs run, and every tenant is let in and speaks; those of `hosts` try to go there."""
     with of_tests("node.support").short_directory() as directory:
-        house = NodeHouse(directory, tenants)
+        house = NodeHouse(directory, tenants, world or InMemory(tenants + 1))
         try:
             for tenant in house.tenants:
+                tenant.host = (hosts or {}).get(tenant.number, "")
                 await asyncio.to_thread(tenant.enter)
             await asyncio.gather(house.start("node"), house.start("gateway"))
             for tenant in house.tenants:

@@ -192,9 +192,6 @@ class GatewayLink:
         """
         sent: Sent = {}
         over = self._over = set()
-        for uid in held:
-            if self._claims.get(uid) is None:
-                await link.send(Stop(claim_uid=uid))
         await self._bring_up_to_date(link, sent, held, over, only=held)
         said = await self._freshen(link, held, over, 0.0)
         fetches: dict[str, FetchContext] = {}
@@ -267,8 +264,9 @@ class GatewayLink:
         return until
 
     async def _bring_up_to_date(self, link: Link, sent: Sent, held: set[str], over: set[str], only: set[str] | None = None) -> None:
-        for uid in [uid for uid in sent if self._claims.get(uid) is None]:
-            del sent[uid]
+        for uid in [uid for uid in held | sent.keys() if self._claims.get(uid) is None]:
+            held.discard(uid)  # nothing may have been sent of it yet: it was released before orders were heard
+            sent.pop(uid, None)
             await link.send(Stop(claim_uid=uid))
         for live in self._claims:
             if live.state.claim_uid in over or (only is not None and live.state.claim_uid not in only):

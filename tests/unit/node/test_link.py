@@ -101,6 +101,22 @@ async def node() -> AsyncIterator[Node]:
         made.claims.drop(CLAIM_UID)
 
 
+async def test_who_is_released_before_orders_are_heard_is_answered_no_more(node: Node) -> None:
+    async with node.gateway(CLAIM_UID) as link:
+        assert await told(link) is None
+        node.claims.drop(CLAIM_UID)
+        assert await told(link) == Stop(claim_uid=CLAIM_UID)
+        assert await told(link) is None
+
+
+async def test_who_was_released_while_no_gateway_was_there_is_stopped_once(node: Node) -> None:
+    node.order()
+    node.claims.drop(CLAIM_UID)
+    async with node.gateway(CLAIM_UID) as link:
+        assert await told(link) == Stop(claim_uid=CLAIM_UID)
+        assert await told(link) is None
+
+
 async def test_a_new_gateway_may_answer_before_it_has_anybody_to_answer(node: Node) -> None:
     node.order()
     node.heartbeat.fresh_until = 60

@@ -7,9 +7,11 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from aios_bench.faults import last_change, other_release
 from aios_bench.faults.node_checker import judge
-from aios_bench.faults.node_house import NodeHouse, Program, Tenant, a_house, lacking
+from aios_bench.faults.node_house import NodeHouse, Program, a_house, lacking
 from aios_bench.faults.node_program import MUTE_SECONDS, claim_uid
+from aios_bench.faults.node_tenant import Tenant
 from aios_bench.faults.scenario import Outcome, Scenario
 
 TENANTS = 2
@@ -24,17 +26,18 @@ VICTIMS: tuple[tuple[Program, ...], ...] = (
     ("gateway",),
     ("worker",),
 )
+SPARSE = 30
+LEAST_CHANGES = 40
 SMALL_ROUNDS = 4
 """Of the first of these; tests/node kills each program alone."""
 Round = Callable[[NodeHouse, random.Random, int], Awaitable[Outcome]]
 
 
 async def kills(house: NodeHouse, chance: random.Random, number: int) -> Outcome:
-    """These are killed while a claim is prepared or released and a container starts, perhaps again and again before they are up."""
+    """These are killed while a pod comes or goes and a container starts in another, perhaps again and again before they are up."""
     victims = VICTIMS[number % len(VICTIMS)]
     times = chance.choice((1, 1, 3))
-    guest = house.guest
-    asked = asyncio.create_task(house.release(guest) if claim_uid(guest) in house.held else house.prepare(guest))
+    coming = asyncio.create_task(house.come_or_go())
     starting = asyncio.create_task(house.container(chance.choice(house.tenants)))
     for _ in range(times):
         await asyncio.sleep(chance.uniform(0.0, 0.3))
@@ -42,8 +45,7 @@ async def kills(house: NodeHouse, chance: random.Random, number: int) -> Outcome
             await house.kill(victim)
         for victim in victims:
             await house.start(victim)
-    await asked
-    return Outcome(times * len(victims), unfenced_starts=0 if await starting else 1)
+    return Outcome(times * len(victims), unfenced_starts=(not await coming) + (not await starting))
 
 
 async def reboots(house: NodeHouse, chance: random.Random, number: int) -> Outcome:
@@ -98,15 +100,14 @@ async def suspensions(house: NodeHouse, chance: random.Random, number: int) -> O
     first: it answers nobody before its node agent has spoken."""
     if number % 2:
         victims = chance.choice(VICTIMS)
-        asked = asyncio.create_task(house.release(house.guest) if claim_uid(house.guest) in house.held else house.prepare(house.guest))
+        coming = asyncio.create_task(house.come_or_go())
         await asyncio.sleep(chance.uniform(0.0, 0.1))
         for victim in victims:
             house.suspend(victim)
         await asyncio.sleep(chance.uniform(0.2, 2.0))
         for victim in chance.sample(victims, len(victims)):
             house.wake(victim)
-        await asked
-        return Outcome(len(victims))
+        return Outcome(len(victims), unfenced_starts=not await coming)
     house.suspend("node")
     house.suspend("gateway")
     await asyncio.sleep(MUTE_SECONDS + 1)
@@ -119,6 +120,54 @@ async def suspensions(house: NodeHouse, chance: random.Random, number: int) -> O
         await asyncio.gather(*(tenant.next_word() for tenant in house.tenants))
     notes = (f"{answered} Agents were answered by a gateway that had slept longer than it may speak",) if answered else ()
     return Outcome(2, double_identities=answered, notes=notes)
+
+
+async def gpus(house: NodeHouse, chance: random.Random, number: int) -> Outcome:
+    """The driver loses the GPU, perhaps while the node agent restarts, and offers it again. Who runs goes on, and holds his share."""
+    house.take_gpu()
+    await asyncio.sleep(chance.uniform(0.0, 1.0))
+    killed = chance.random() < 0.5
+    if killed:
+        await house.kill("node")
+        await house.start("node")
+    found = await settled(house)
+    async with asyncio.timeout(SETTLE_SECONDS):
+        await asyncio.gather(*(tenant.next_word() for tenant in house.tenants))
+    house.put_gpu()
+    return found + Outcome(1 + killed, unfenced_starts=not await house.come_or_go())
+
+
+async def clocks(house: NodeHouse, chance: random.Random, number: int) -> Outcome:
+    """The wall clock is set while a pod comes or goes. Nobody falls silent for that, not for a moment."""
+    refused = sum(tenant.refused for tenant in house.tenants)
+    coming = asyncio.create_task(house.come_or_go())
+    for _ in range(3):
+        await asyncio.sleep(chance.uniform(0.0, 0.3))
+        house.clock.jump(chance)
+        async with asyncio.timeout(SETTLE_SECONDS):
+            await asyncio.gather(*(tenant.next_word() for tenant in house.tenants))
+    unfenced = not await coming
+    if times := sum(tenant.refused for tenant in house.tenants) - refused:
+        raise AssertionError(f"Agents must be answered whatever the wall clock says; {times} times they were refused")
+    return Outcome(3, unfenced_starts=unfenced)
+
+
+async def updates(house: NodeHouse, chance: random.Random, number: int) -> Outcome:
+    """Node agent and gateway are replaced one after the other by those of a release with another contract, and those by these again. In
+    between neither understands the other: who runs stays behind his fence, and who comes starts once they are of one release."""
+    programs: list[Program] = ["node", "gateway"]
+    unfenced = 0
+    for release in (other_release.TOLD, {}):
+        chance.shuffle(programs)
+        await house.kill(programs[0])
+        await house.start(programs[0], **release)
+        coming = asyncio.create_task(house.come_or_go())
+        await asyncio.sleep(chance.uniform(0.5, 2.0))
+        unfenced += sum(not house.is_fenced(tenant) for tenant in house.tenants)
+        await house.kill(programs[1])
+        await house.start(programs[1], **release)
+        unfenced += not await coming
+    return Outcome(4, unfenced_starts=unfenced)
 
 
 async def settled(house: NodeHouse) -> Outcome:
@@ -174,6 +223,38 @@ async def story(seed: int, rounds: list[Round]) -> Outcome:
     return total
 
 
+async def change_by_change(seed: int, size: str) -> Outcome:
+    """In the long form before each change, in the small one before one of `SPARSE`."""
+    step = SPARSE if size == "small" else 1
+    at, total = 1 + seed % step, Outcome()
+    async with a_house(TENANTS) as house:
+        while True:
+            killed, found = await before_change(house, at)
+            found += await settled(house) + await kept(house)
+            total += replace(found, notes=tuple(f"killed before change {at}: {note}" for note in found.notes))
+            if not killed:
+                break
+            at += step
+        total += Outcome(double_identities=sum(tenant.doubled for tenant in house.tenants))
+    if total.faults_injected < LEAST_CHANGES / step:
+        raise AssertionError(f"the node agent makes at least {LEAST_CHANGES} changes as a pod comes and goes, not {at}")
+    return total
+
+
+async def before_change(house: NodeHouse, at: int) -> tuple[bool, Outcome]:
+    """A new node agent is killed before its `at`-th change, as a pod comes and goes, and the next one goes on. Whether it was."""
+    await house.kill("node")
+    await house.start("node", **{last_change.VARIABLE: str(at)})
+    following = asyncio.create_task(house.follow("node"))
+    fenced = await house.visit()
+    await house.leave()
+    killed = house.has_ended("node") or following.done()
+    if not killed:
+        await house.kill("node")
+    await following
+    return killed, Outcome(int(killed), unfenced_starts=not fenced)
+
+
 def of(one: Round, small: int, long: int) -> Callable[[int, str], Outcome]:
     return lambda seed, size: asyncio.run(story(seed, [one] * (small if size == "small" else long)))
 
@@ -184,6 +265,34 @@ SCENARIOS = (
         "Node agent, GPU worker and gateway are killed, alone, together, and again while they start, as claims and containers come and go.",
         "node",
         of(kills, SMALL_ROUNDS, 20 * len(VICTIMS)),
+        lacking,
+    ),
+    Scenario(
+        "node-agent-killed-at-every-change",
+        "The node agent is killed before each change that it makes, from its start on, while a pod comes and goes.",
+        "node",
+        lambda seed, size: asyncio.run(change_by_change(seed, size)),
+        lacking,
+    ),
+    Scenario(
+        "node-gpu-lost-and-back",
+        "The driver loses the GPU that Agents hold shares of, while the node agent runs or restarts, and offers it again.",
+        "node",
+        of(gpus, 1, 20),
+        lacking,
+    ),
+    Scenario(
+        "node-clock-jumps",
+        "The wall clock of a node is set ahead and back while Agents run, come and go.",
+        "node",
+        of(clocks, 1, 20),
+        lacking,
+    ),
+    Scenario(
+        "node-updated",
+        "Node agent and gateway are replaced, one after the other, by those of a release that speaks another contract, and back.",
+        "node",
+        of(updates, 1, 20),
         lacking,
     ),
     Scenario(

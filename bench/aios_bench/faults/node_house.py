@@ -13,15 +13,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 import grpc
 
 from aios_bench.faults.checkout import of_tests
+from aios_bench.faults.clock import Clock
 from aios_bench.faults.node_checker import Held, Look
 from aios_bench.faults.node_program import SHARE_BYTES, InMemory, World, agent_name, settings_of
+from aios_bench.faults.node_tenant import Tenant
 from aios_bench.ports import free_port
 from aios_sidecar.node import cdi, fence
 from aios_sidecar.node.netns import NetworkNamespace
@@ -33,111 +34,11 @@ PATIENCE_SECONDS = 120
 ANSWER_SECONDS = 2.0
 DISK_BYTES = 64 << 20
 WORKER = "aios_sidecar.vram.worker"
-
-TENANT = """
-import http.client, json, sys, time
-name, number, host = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-said = None
-while True:
-    call = http.client.HTTPConnection("127.0.0.1", 2489, timeout=5)
-    try:
-        call.request("GET", "/v1/agent", headers={"Host": "localhost"})
-        answer = call.getresponse()
-        who = json.loads(answer.read())
-        if answer.status == 200 and who["identity"]["name"] != name:
-            print("double", who["identity"]["name"], flush=True)
-        body = json.dumps({"items": [{"role": "user", "content": f"{name} {number}"}]})
-        call.request("POST", "/v1/context/items", body, {"Host": "localhost", "Idempotency-Key": f"{name}-{number}"})
-        answer = call.getresponse()
-        answer.read()
-        if answer.status in (200, 201):
-            print("kept", number, flush=True)
-            number += 1
-        if host:
-            call.request("CONNECT", host, headers={"Host": host})
-            word = {403: "shut", 502: "open"}.get(call.getresponse().status, said)
-            if word != said:
-                print(word, host, flush=True)
-            said = word
-    except (OSError, http.client.HTTPException, ValueError):
-        pass
-    finally:
-        call.close()
-    time.sleep(0.02)
-"""
-"""It repeats what was not acknowledged, and says whether it may go to `host`, if one is named and where nobody listens, whenever that
-changes."""
-
-
-class Tenant:
-    """One Agent's pod, and the program in it. A pod can be lost with all that is in it and come back under its uid, as after a reboot."""
-
-    def __init__(self, number: int, world: World) -> None:
-        self.number = number
-        self.host = ""
-        """Where it tries to go all the time, with a port; empty: nowhere."""
-        self.acknowledged = 0
-        self.doubled = 0
-        self.may_go: bool | None = None
-        """Whether it was let through the last time; None before it tried."""
-        self.let_through = 0
-        """How often it was let through after it had not been."""
-        self._world = world
-        self._heard = asyncio.Event()
-        self._stack = ExitStack()
-        self._reading: asyncio.Task[None] | None = None
-        self._process: asyncio.subprocess.Process | None = None
-
-    @property
-    def pod_name(self) -> str:
-        return str(self.pod.name)
-
-    def enter(self) -> None:
-        """There is a sandbox."""
-        self.pod = self._stack.enter_context(of_tests("node.support").a_pod(self.number + 1))
-        played = of_tests("node.played")
-        self._container = self._stack.enter_context(
-            contextlib.closing(played.Played(played.cgroup_root(), self._world.pod_uid(self.number), self.number + 1))
-        )
-        self._container.take(self.pod.pid)
-
-    async def speak(self) -> None:
-        """Its program runs, and goes on where the one before was."""
-        told = agent_name(self.number), str(self.acknowledged), self.host
-        command = ("ip", "netns", "exec", self.pod_name, sys.executable, "-c", TENANT, *told)
-        self._process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
-        self._reading = asyncio.create_task(self._read(self._process))
-
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
-        while line := await process.stdout.readline():
-            word, _, rest = line.decode().strip().partition(" ")
-            if word == "kept":
-                self.acknowledged = int(rest) + 1
-            elif word in ("open", "shut"):
-                self.let_through += word == "open" and self.may_go is False
-                self.may_go = word == "open"
-            else:
-                self.doubled += 1
-            self._heard.set()
-
-    async def next_word(self) -> None:
-        """One more item was acknowledged, or it was answered as somebody else."""
-        self._heard.clear()
-        await self._heard.wait()
-
-    async def end(self) -> None:
-        """Nothing is left of the pod."""
-        if self._process is not None and self._reading is not None:
-            self._process.kill()
-            await self._process.wait()
-            await self._reading
-        self._process = None
-        await asyncio.to_thread(self._stack.close)
+GATEWAY = "from aios_bench.faults import other_release; other_release.as_told(); from aios_sidecar.gateway.main import main; main()"
 
 
 class NodeHouse:
-    """Agents below `tenants` have a pod that runs; one more comes and goes without one."""
+    """Agents below `tenants` have a pod that runs; one more, the guest, comes and goes."""
 
     def __init__(self, directory: Path, tenants: int, world: World) -> None:
         support = of_tests("node.support")
@@ -145,24 +46,27 @@ class NodeHouse:
         self.world = world
         self.tenants = [Tenant(number, world) for number in range(tenants)]
         self.guest = tenants
+        self.visitor: Tenant | None = None
+        """The guest's pod, while it is there."""
         self.held: dict[str, Held] = {}
         """As the kubelet's own checkpoint has them."""
         self.refused = ""
         """Why the last question of `ask` was not answered."""
         self._hook = support.make_hook(directory)
         subprocess.run(["make", "-s", "-C", str(support.NATIVE), "fakes", f"OUT={directory}/native"], check=True)
-        (directory / "gpus.conf").write_text(f'gpu uuid={support.GPU_A.uuid} model="Fake" memory=80Gi reserved=1Gi\nprograms proc=/proc\n')
+        self.put_gpu()
         self._ports = {"node": free_port(), "gateway": free_port()}
         self.settings = settings_of(directory, self._hook, self._ports["node"])
         self._files = StateFiles(self.settings.claims_dir)
         self.settings.state_dir.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=755", "tmpfs", str(self.settings.state_dir)], check=True)
+        self.clock = Clock(directory)
         self._processes: dict[str, asyncio.subprocess.Process] = {}
 
     # ── the programs ──
 
-    async def start(self, program: Program) -> None:
-        """It runs, if it did not; what it says goes into a file."""
+    async def start(self, program: Program, **told: str) -> None:
+        """It runs, if it did not, with `told` in its environment; what it says goes into a file."""
         if program == "worker" or (program in self._processes and self._processes[program].returncode is None):
             return
         given = {
@@ -174,7 +78,7 @@ class NodeHouse:
                 self.world.argument,
                 str(self._ports["node"]),
             ),
-            "gateway": ("-c", "from aios_sidecar.gateway.main import main; main()"),
+            "gateway": ("-c", GATEWAY),
         }[program]
         environment = {
             "AIOS_FAKE_GPUS": str(self.directory / "gpus.conf"),
@@ -187,7 +91,7 @@ class NodeHouse:
         }
         with (self.directory / f"{program}.log").open("ab") as log:
             self._processes[program] = await asyncio.create_subprocess_exec(
-                sys.executable, *given, env={**os.environ, **environment}, stderr=log
+                sys.executable, *given, env={**os.environ, **environment, **self.clock.environment, **told}, stderr=log
             )
 
     def suspend(self, program: Program) -> None:
@@ -201,6 +105,14 @@ class NodeHouse:
         for pid in self._workers() if program == "worker" else [self._processes[program].pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, what)
+
+    def has_ended(self, program: Program) -> bool:
+        return self._processes[program].returncode is not None
+
+    async def follow(self, program: Program) -> None:
+        """Once it has ended, another one runs."""
+        await self._processes[program].wait()
+        await self.start(program)
 
     async def kill(self, program: Program) -> None:
         if program == "worker":
@@ -248,6 +160,28 @@ class NodeHouse:
         except TimeoutError:
             raise TimeoutError(f"claim {name} must be {verb}d within {PATIENCE_SECONDS} s: {error}") from None
 
+    async def come_or_go(self) -> bool:
+        """The guest goes, or comes where it is not there. False when it started without its fence."""
+        if self.visitor is None:
+            return await self.visit()
+        await self.leave()
+        return True
+
+    async def visit(self) -> bool:
+        """The guest comes: there is a sandbox, its claim is prepared, its first container starts. Whether that stood behind its fence."""
+        visitor = Tenant(self.guest, self.world)
+        await asyncio.to_thread(visitor.enter)
+        await self.prepare(self.guest)
+        self.visitor = visitor
+        return await self.container(visitor)
+
+    async def leave(self) -> None:
+        """Nothing is left of the guest's pod, and its claim is released."""
+        if self.visitor is not None:
+            await self.visitor.end()
+        self.visitor = None
+        await self.release(self.guest)
+
     async def container(self, tenant: Tenant) -> bool:
         """One more container of the pod starts; tried until it does. Whether it stood behind its fence when it was let in."""
         support, number, world = of_tests("node.support"), tenant.number, self.world
@@ -266,10 +200,10 @@ class NodeHouse:
         return await asyncio.to_thread(self._look)
 
     def _look(self) -> Look:
-        world = self.world
         said = {program: self._metrics(program) for program in ("node", "gateway")}
         voices = {f"socket {path.parent.name}": self._who(path) for path in self.settings.run_dir.glob("agents/*/agent.sock")}
-        voices |= {f"loopback {tenant.pod_name}": self._who(tenant) for tenant in self.tenants}
+        pods = [*self.tenants, *([self.visitor] if self.visitor else [])]
+        voices |= {f"loopback {tenant.pod_name}": self._who(tenant) for tenant in pods}
         states = {uid: state for uid in self._files.uids() if (state := self._state(uid)) is not None}
         prefix = self.settings.cdi_file("").name.removesuffix(".json")
         cdi_files = {path.stem.removeprefix(prefix): path.read_bytes() for path in self.settings.cdi_dir.glob(f"{prefix}*.json")}
@@ -286,12 +220,13 @@ class NodeHouse:
             cdi_files=frozenset(cdi_files.keys() - damaged),
             directories=frozenset(path.name for path in (self.settings.run_dir / "agents").iterdir()),
             strays=tuple(strays),
-            fenced={world.claim_uid(tenant.number): self._is_fenced(tenant, world.openings(tenant.number)[0]) for tenant in self.tenants},
+            fenced={self.world.claim_uid(tenant.number): self.is_fenced(tenant) for tenant in pods},
             voices={place: who for place, who in voices.items() if who is not None},
             booked_bytes=int(said["node"].get("aios_gpu_booked_bytes", 0)),
             prepared=int(said["node"].get("aios_node_prepared_claims", -1)),
             served=int(said["gateway"].get("aios_gateway_agents", -1)),
             workers=len(self._workers()),
+            gpus=self._gpus,
         )
 
     def _state(self, uid: str) -> ClaimState | None:
@@ -300,6 +235,10 @@ class NodeHouse:
             return self._files.read(uid)
         except (UnreadableState, OSError):
             return None
+
+    def is_fenced(self, tenant: Tenant) -> bool:
+        """As the order says."""
+        return self._is_fenced(tenant, self.world.openings(tenant.number)[0])
 
     def _is_fenced(self, tenant: Tenant, openings: frozenset[Opening]) -> bool:
         with NetworkNamespace(Path(f"/run/netns/{tenant.pod_name}")) as namespace:
@@ -354,6 +293,18 @@ class NodeHouse:
         for tenant in self.tenants:
             await asyncio.to_thread(tenant.enter)
 
+    def put_gpu(self) -> None:
+        """The driver offers the GPU."""
+        gpu = of_tests("node.support").GPU_A
+        line = f'gpu uuid={gpu.uuid} model="{gpu.model}" memory=80Gi reserved=1Gi'
+        of_tests("node.support").rewrite(self.directory / "gpus.conf", f"{line}\nprograms proc=/proc\n")
+        self._gpus = 1
+
+    def take_gpu(self) -> None:
+        """The GPU is lost to those who hold it, and the driver does not offer it any more."""
+        of_tests("node.support").rewrite(self.directory / "gpus.conf", "programs proc=/proc\n")
+        self._gpus = 0
+
     def fill_disk(self) -> None:
         """What lies below /var takes nothing any more."""
         with (self.settings.state_dir / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -366,7 +317,7 @@ class NodeHouse:
     async def close(self) -> None:
         for program in ("node", "gateway", "worker"):
             await self.kill(program)
-        for tenant in self.tenants:
+        for tenant in (*self.tenants, *([self.visitor] if self.visitor else [])):
             await tenant.end()
         await asyncio.to_thread(subprocess.run, ["umount", "--lazy", str(self.settings.state_dir)], check=True)
 

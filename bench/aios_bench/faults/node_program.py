@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol
 
+from aios_bench.faults import last_change, other_release
 from aios_bench.faults.checkout import of_tests
 from aios_kube.client import connect
 from aios_kube.fake import FakeCluster
@@ -20,6 +21,7 @@ from aios_kube.resources import AGENT_RUNTIMES, NODES, RESOURCE_CLAIMS
 from aios_kube.transport import TransportSettings
 from aios_sidecar.node.settings import NodeSettings
 from aios_sidecar.node.state import Opening
+from aios_sidecar.vram.inventory import NvmlInventory
 from aios_sidecar.vram.settings import VramSettings
 
 Object = dict[str, Any]
@@ -116,7 +118,7 @@ def a_cluster(agents: int) -> FakeCluster:
 
 async def main(directory: Path, hook: Path, cluster: str, http_port: int) -> None:
     support = of_tests("node.support")
-    inventory = support.FixedInventory(support.GPU_A)
+    inventory = NvmlInventory()
     workers = support.a_supervisor(VramSettings(calibrate=False, look_seconds=LOOK_SECONDS), inventory)
     settings = settings_of(directory, hook, http_port)
     client: ClusterClient
@@ -129,5 +131,7 @@ async def main(directory: Path, hook: Path, cluster: str, http_port: int) -> Non
 
 
 if __name__ == "__main__":
+    other_release.as_told()
+    last_change.armed()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])))

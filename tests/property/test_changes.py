@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
+from aios_api import names
 from aios_api.agent import AgentSpec
 from aios_api.binding import ToolBindingSpec
 from aios_api.quota import GPUQuotaSpec
+from aios_api.reasons import Reason
 from aios_kube import resources
 from aios_kube.resources import Resource
 from aios_operator.decide.views import Key
@@ -45,6 +47,9 @@ BROKEN = {
 """What the API server would refuse now, and may have stored before it did."""
 Written = tuple[Resource, str]
 _MOMENT = timedelta(seconds=10)
+GPU_GIB = 80
+"""Of the one node."""
+UNLIMITED_GIB = 1 << 20
 
 
 class Changes(RuleBasedStateMachine):
@@ -138,17 +143,14 @@ class Changes(RuleBasedStateMachine):
                 assert not self._of(resources.RESOURCE_CLAIMS, name)
             elif (pending := found["status"].get("pending")) is not None:  # nothing runs, or what was declared before
                 assert pending["smallestChange"]
+                assert self._reasons_to_wait(name, spec).get(pending["reason"], False), (pending, self._held())
             else:
                 assert ready, conditions
                 self._runs_as_declared(name, spec)
 
     @invariant()
     def nothing_is_given_twice(self) -> None:
-        booked = 0
-        for claim in self.world.cluster.all(resources.RESOURCE_CLAIMS):
-            for result in (claim.get("status") or {}).get("allocation", {}).get("devices", {}).get("results", ()):
-                booked += _gib(result["consumedCapacity"].get("memory", "0Gi"))
-        assert booked <= 80
+        assert sum(self._held().values()) <= GPU_GIB
 
     def _runs_as_declared(self, name: str, spec: Any) -> None:
         (order,) = self._of(resources.AGENT_RUNTIMES, name)
@@ -164,6 +166,35 @@ class Changes(RuleBasedStateMachine):
         bindings = [each["spec"] for each in self.world.cluster.all(resources.TOOL_BINDINGS)]
         selecting = [each for each in bindings if (each.get("agentSelector") or {}).get("matchLabels", {"": ""}).items() <= labels.items()]
         return {rule["host"] for each in selecting for rule in each.get("egress") or ()}
+
+    def _reasons_to_wait(self, name: str, spec: Any) -> dict[str, bool]:
+        """Each that an Agent may name here, and whether it is so: none is where all that is declared fits together."""
+        agents = {each["metadata"]["name"]: each["spec"] for each in self.world.cluster.all(resources.AGENTS)}
+        wanted = {each: _memory(spec) for each, spec in agents.items() if spec.get("operatingMode") != "Stopped"}
+        quotas = [each["spec"] for each in self.world.cluster.all(resources.GPU_QUOTAS)]
+        quota = quotas[0] if quotas else {}
+        nominal = _gib((quota.get("memory") or {}).get("nominal", f"{UNLIMITED_GIB}Gi"))
+        most = UNLIMITED_GIB if quota.get("agents") is None else quota["agents"]
+        if sum(wanted.values()) <= min(nominal, GPU_GIB) and len(wanted) <= most:
+            return {}
+        others = [gib for agent, gib in self._held().items() if agent != name]
+        want = _memory(spec)
+        return {
+            Reason.LargerThanQuota: want > nominal or most == 0,
+            Reason.QuotaExhausted: want + sum(others) > nominal or len(others) >= most,
+            Reason.LargerThanAnyGPU: want > GPU_GIB,
+            Reason.NoGPUFits: want + sum(others) > GPU_GIB,
+        }
+
+    def _held(self) -> dict[str, int]:
+        """What each Agent has booked."""
+        held = {}
+        for claim in self.world.cluster.all(resources.RESOURCE_CLAIMS):
+            results = (claim.get("status") or {}).get("allocation", {}).get("devices", {}).get("results", ())
+            if results:
+                agent = claim["metadata"]["labels"][names.LABEL_AGENT]
+                held[agent] = held.get(agent, 0) + sum(_gib(each["consumedCapacity"].get("memory", "0Gi")) for each in results)
+        return held
 
     # How.
 
@@ -233,6 +264,11 @@ class Changes(RuleBasedStateMachine):
         kinds = (resources.AGENT_RUNTIMES, resources.PODS, resources.RESOURCE_CLAIMS, resources.SERVICES, resources.NETWORK_POLICIES)
         left = [(kind.plural, each["metadata"]["name"]) for kind in (resources.AGENTS, *kinds) for each in self.world.cluster.all(kind)]
         assert left == []
+
+
+def _memory(spec: Any) -> int:
+    """What an Agent asks for."""
+    return _gib((spec.get("gpu") or {}).get("memory", "0Gi"))
 
 
 def _gib(quantity: str) -> int:

@@ -25,3 +25,11 @@ def test_what_is_broken_names_the_seed_and_the_command_that_shows_it_again():
         Failed, match=r"seed 7: \{'objects_lost': 2\}\nPod a-1 is gone\nreplay: aiosctl bench faults --scenario odd --seed 7"
     ):
         broken.run(7)
+
+
+def test_what_ends_without_a_word_is_named():
+    def ends(seed: int, size: str) -> Outcome:
+        raise ProcessLookupError
+
+    with pytest.raises(Failed, match=r"odd, seed 7: ProcessLookupError\(\)\nreplay"):
+        Scenario("odd", "It ends.", "api", ends).run(7)

@@ -317,9 +317,11 @@ class NodeHouse:
     async def close(self) -> None:
         for program in ("node", "gateway", "worker"):
             await self.kill(program)
-        for tenant in (*self.tenants, *([self.visitor] if self.visitor else [])):
-            await tenant.end()
-        await asyncio.to_thread(subprocess.run, ["umount", "--lazy", str(self.settings.state_dir)], check=True)
+        try:
+            for tenant in (*self.tenants, *([self.visitor] if self.visitor else [])):
+                await tenant.end()
+        finally:
+            await asyncio.to_thread(subprocess.run, ["umount", "--lazy", str(self.settings.state_dir)], check=True)
 
 
 def lacking() -> str | None:

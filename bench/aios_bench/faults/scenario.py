@@ -65,7 +65,7 @@ class Scenario:
         try:
             outcome = self.work(seed, size)
         except Exception as error:
-            raise Failed(f"{self.name}, seed {seed}: {error}\n{replay}") from error
+            raise Failed(f"{self.name}, seed {seed}: {str(error) or repr(error)}\n{replay}") from error
         if outcome.broken:
             raise Failed("\n".join((f"{self.name}, seed {seed}: {outcome.broken}", *outcome.notes, replay)))
         return outcome

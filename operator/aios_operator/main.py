@@ -124,6 +124,7 @@ async def run(settings: OperatorSettings) -> bool:
         store.set_foreign(await foreign.count(client))
         if heartbeats is not None:
             await heartbeats.listen()
+            store.suspect()
         if settings.lease_namespace is not None:
             await ranges.read(client, store.ranges, settings.lease_namespace)
         _audited(health)

@@ -193,6 +193,15 @@ def _leaving(
     return lost.leaving(state.nodes, order if is_open else None, state.order_stood, candidates)
 
 
+def went_unseen(state: AgentState) -> lost.Leaving | None:
+    """The attempt whose pod is not there any more, though it was when the status was written, which says nothing of its end."""
+    agent, order = state.agent, state.runtime
+    if agent is None or order is None or order.agent_uid != agent.uid or _is_closed(agent.status, order):
+        return None
+    is_there = any((pod.agent_uid, pod.attempt) == (agent.uid, order.attempt) for pod in state.pods)
+    return None if is_there or not endings.had_pod(agent, order) else lost.Leaving(order.node_name, order.attempt)
+
+
 def _ended_in_touch(state: AgentState, former: lost.Leaving) -> bool:
     """Its pod went without a word, but its node is as it should be and was heard since: what has no pod there has been ended."""
     sight = state.nodes.get(former.node)

@@ -271,6 +271,12 @@ class Store:
         for key in {key for node in before | self.heard.noteworthy() for key in on.get(node, ())} | departed:
             self.mark(key)
 
+    def suspect(self) -> None:
+        """Pods that went while this process did not run may run on. For the start, once everything is read, Leases too."""
+        if self.heard is not None:
+            for key in self._vanished.unseen(map(self.state, self.keys()), self.heard.version):
+                self.mark(key)
+
     def refuse_template(self, key: Key, digest: str, message: str) -> None:
         """The server finds what is made from this template invalid."""
         if self.refused_templates.get(key) != (digest, message):
@@ -293,11 +299,9 @@ class Store:
 
     def forget(self, key: Key) -> None:
         """Nothing of the Agent is left: neither is what only we knew of it."""
-        self.refusals.pop(key, None)
-        self.exclusions.pop(key, None)
-        self.refused_templates.pop(key, None)
-        self.refused_orders.pop(key, None)
-        self.refused_exposures.pop(key, None)
+        known: dict[Key, Any]
+        for known in (self.refusals, self.exclusions, self.refused_templates, self.refused_orders, self.refused_exposures):
+            known.pop(key, None)
         self._vanished.forget(key)
 
     def mark(self, key: Key) -> None:
@@ -308,12 +312,8 @@ class Store:
         self.on_dirty()
 
     def _forget_exclusions(self, now: datetime) -> None:
-        for key in list(self.exclusions):
-            left = tuple(e for e in self.exclusions[key] if e.holds(now))
-            if left:
-                self.exclusions[key] = left
-            else:
-                del self.exclusions[key]
+        held = {key: tuple(each for each in of_key if each.holds(now)) for key, of_key in self.exclusions.items()}
+        self.exclusions = {key: of_key for key, of_key in held.items() if of_key}
 
     # Who is concerned by a change.
 

@@ -2,7 +2,7 @@
 
 A kubelet says how a pod ended before it lets it go. Where that was not seen, the node's agent must be heard twice afterwards: before the
 second time it has heard the orders that stood at the first. What is remembered here goes with the process; what it led to stands in the
-Agent's status.
+Agent's status, and so does that there was a pod: one that is not there when a process begins went without having been seen.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from aios_operator.decide import lost
+from aios_operator.decide import attempts, lost
 from aios_operator.decide.lost import Leaving
+from aios_operator.decide.states import AgentState
 from aios_operator.decide.views import Key, PodView
 
 RENEWALS = 2
@@ -39,6 +40,13 @@ class Vanished:
         if pod.node_name is not None and not lost.has_ended(pod):
             left = Leaving(pod.node_name, pod.attempt)
             self._traces.setdefault(pod.agent, {})[pod.attempt] = _Trace(pod.agent_uid, left, version(pod.node_name))
+
+    def unseen(self, known: Iterable[AgentState], version: Callable[[str], str]) -> set[Key]:
+        """This process begins, and sees no pod where one was: how that went nobody knows. Returns of whom."""
+        left = {(state.key, state.agent.uid): left for state in known if state.agent is not None and (left := attempts.went_unseen(state))}
+        for (key, agent_uid), each in left.items():
+            self._traces.setdefault(key, {})[each.attempt] = _Trace(agent_uid, each, version(each.node))
+        return {key for key, _ in left}
 
     def followed(self, pod: PodView) -> None:
         """A pod of a later attempt is there: those before were waited for, and what may speak still stands in the Agent's status."""

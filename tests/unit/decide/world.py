@@ -80,6 +80,7 @@ class World(Cluster):
         """Nodes whose agent renews none."""
         self._renewed: dict[str, str] = {}
         self._vanished = Vanished()
+        self._begins = False
         self._pods: dict[str, PodView] = {}
         """As the operator has seen them last, by uid."""
 
@@ -201,7 +202,7 @@ class World(Cluster):
     def forget(self) -> World:
         """The operator was restarted: what only it knew is gone."""
         self.heard = Heard(mute_seconds=60, lost_seconds=90)
-        self._vanished, self._pods = Vanished(), {}
+        self._vanished, self._pods, self._begins = Vanished(), {}, True
         self.refusals, self.exclusions, self.refused_templates, self.refused_orders = {}, {}, {}, {}
         return self
 
@@ -245,6 +246,9 @@ class World(Cluster):
         for uid in now.keys() - self._pods.keys():
             self._vanished.followed(now[uid])
         self._pods = now
+        if self._begins:
+            self._vanished.unseen([self.state(key) for key in self._keys()], self.heard.version)
+            self._begins = False
 
     def hear(self) -> None:
         """The operator reads the Leases of all node agents."""

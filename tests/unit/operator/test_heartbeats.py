@@ -152,6 +152,27 @@ async def test_the_pod_of_a_lost_node_is_removed_at_once_and_the_next_attempt_ru
     assert world.condition(A, "Ready")[0] == "True"
 
 
+async def test_what_went_while_no_operator_ran_is_waited_for_until_its_node_was_heard_twice():
+    world, _ = await running()
+    world.cluster.remove(resources.PODS, "a-1", "ns")  # by force, unseen; its node is cut off since a moment
+    world.cluster.alter(resources.NODES, "n1", {"spec": {"unschedulable": True}})
+    world.operator()
+    listening = Listening(world)
+    world.deliver()
+    await listening.heartbeats.read()
+    world.store.suspect()
+    for _ in range(4):
+        await listening.after(10)
+        assert world.cluster.peek(resources.PODS, "a-2", "ns") is None
+    for word in ("again", "and again"):
+        assert world.cluster.peek(resources.PODS, "a-2", "ns") is None
+        renewed(world.cluster, "n1", word)
+        await listening.after(1)
+    await world.running()
+    assert world.condition(A, "Ready")[0] == "True"
+    assert world.cluster.peek(resources.PODS, "a-2", "ns") is not None
+
+
 async def test_renewals_by_the_label_of_node_agents_in_our_namespace_are_what_is_heard():
     world, listening = await running()
     world.cluster.calls.clear()

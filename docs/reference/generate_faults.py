@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aios_bench.faults.gaps import TARGETS
+from aios_bench.faults.cluster.gaps import TARGETS
 
 PAGE = Path(__file__).with_name("faults.md")
 RESULTS = Path(__file__).parents[2] / "bench" / "results"

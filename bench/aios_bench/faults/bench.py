@@ -7,8 +7,8 @@ import logging
 from dataclasses import fields
 from typing import Any
 
-from aios_bench.faults import gaps
-from aios_bench.faults.ground import running
+from aios_bench.faults.cluster import gaps
+from aios_bench.faults.cluster.ground import running
 from aios_bench.faults.registry import SCENARIOS
 from aios_bench.faults.scenario import Failed, Outcome, Scenario
 from aios_bench.result import Options, Result

@@ -7,7 +7,7 @@ import itertools
 import random
 
 from aios_bench.burst import an_agent as simulated_agent
-from aios_bench.faults.ground import IMAGE, Ground
+from aios_bench.faults.cluster.ground import IMAGE, Ground
 from aios_bench.start import SPACE, an_agent
 from aios_kube import Object, resources
 from aios_kube.errors import AlreadyExists, ApiError, Forbidden, Invalid, NotFound

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
-from aios_bench.faults.ground import Ground, on
+from aios_bench.faults.cluster.ground import Ground, on
 from aios_bench.faults.scenario import Outcome
 from aios_bench.result import Options, Result
 from aios_bench.soak import check

@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any
 
 from aios_api import names
-from aios_bench.faults.ground import Ground
+from aios_bench.faults.cluster.ground import Ground
 from aios_bench.faults.scenario import Outcome
 from aios_bench.start import SPACE
 from aios_localcluster import LocalCluster

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from aios_bench.faults.ground import Ground
+from aios_bench.faults.cluster.ground import Ground
 from aios_bench.start import SPACE
 from aios_localcluster.errors import LocalClusterError
 from aios_localcluster.kubeaios import NAMESPACE

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from aiohttp import web
 
-from aios_bench.faults.proxy import Proxy, understand
-from aios_bench.faults.rules import Asked, Draws, parse
+from aios_bench.faults.api.proxy import Proxy, understand
+from aios_bench.faults.api.rules import Asked, Draws, parse
 from aios_kube import KubeClient, Selection, connect
 from aios_kube.backoff import Backoff
 from aios_kube.errors import Conflict, Gone, Invalid, TooManyRequests, Unreachable

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aios_bench.faults.rules import Asked, Draws, InvalidRules, on_fake, parse, read
+from aios_bench.faults.api.rules import Asked, Draws, InvalidRules, on_fake, parse, read
 from aios_kube import resources
 from aios_kube.errors import Conflict, TooManyRequests, Unreachable
 from aios_kube.fake import FakeCluster

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from aios_bench.faults import bench, gaps
+from aios_bench.faults import bench
+from aios_bench.faults.cluster import gaps
 from aios_bench.faults.registry import SCENARIOS
 from aios_bench.faults.scenario import Outcome, Scenario
 from aios_bench.result import Options

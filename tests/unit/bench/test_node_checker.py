@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from aios_bench.faults.node_checker import Held, Look, judge
+from aios_bench.faults.node.checker import Held, Look, judge
 from aios_bench.faults.scenario import Outcome
 
 HELD = {"c1": Held("a", 10, "p1"), "c2": Held("b", 20)}

@@ -9,7 +9,7 @@ import sys
 from contextlib import ExitStack
 
 from aios_bench.faults.checkout import of_tests
-from aios_bench.faults.node_program import World, agent_name
+from aios_bench.faults.node.program import World, agent_name
 
 TENANT = """
 import http.client, json, sys, time

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from aios_bench.faults.ground import IMAGE, PATIENCE_SECONDS, Ground, on
+from aios_bench.faults.cluster.ground import IMAGE, PATIENCE_SECONDS, Ground, on
 from aios_bench.result import percentile
 from aios_bench.start import SPACE, an_agent
 from aios_kube import Object

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from typing import Any, get_args
 
-from aios_bench.faults.operator_story import OWNED, STORIES, Ending, Life, tell
+from aios_bench.faults.api.operator_story import OWNED, STORIES, Ending, Life, tell
 from aios_bench.faults.scenario import Outcome, Scenario
 from aios_kube.errors import ApiError, Unreachable
 from aios_operator.decide import effects as do

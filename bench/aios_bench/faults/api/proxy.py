@@ -24,7 +24,7 @@ from aiohttp import web
 from kubernetes.aio.client.configuration import Configuration
 from yarl import URL
 
-from aios_bench.faults.rules import Asked, Draws, Fault, Verb, status
+from aios_bench.faults.api.rules import Asked, Draws, Fault, Verb, status
 from aios_kube.transport import Credentials
 
 _NOT_PASSED = {"host", "connection", "transfer-encoding", "content-length", "accept-encoding", "content-encoding", "keep-alive"}

@@ -7,11 +7,11 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from aios_bench.faults import last_change, other_release
-from aios_bench.faults.node_checker import judge
-from aios_bench.faults.node_house import NodeHouse, Program, a_house, lacking
-from aios_bench.faults.node_program import MUTE_SECONDS, claim_uid
-from aios_bench.faults.node_tenant import Tenant
+from aios_bench.faults.node import last_change, other_release
+from aios_bench.faults.node.checker import judge
+from aios_bench.faults.node.house import NodeHouse, Program, a_house, lacking
+from aios_bench.faults.node.program import MUTE_SECONDS, claim_uid
+from aios_bench.faults.node.tenant import Tenant
 from aios_bench.faults.scenario import Outcome, Scenario
 
 TENANTS = 2

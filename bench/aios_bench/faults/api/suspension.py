@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from aios_api import names
-from aios_bench.faults.api_server import RULES, Space, agent, come_to_rest
-from aios_bench.faults.control_plane import Kubelets, control_plane, end, lacking, until
-from aios_bench.faults.proxy import Passed, Proxy, proxied
-from aios_bench.faults.rules import Draws, read
+from aios_bench.faults.api.api_server import RULES, Space, agent, come_to_rest
+from aios_bench.faults.api.control_plane import Kubelets, control_plane, end, lacking, until
+from aios_bench.faults.api.proxy import Passed, Proxy, proxied
+from aios_bench.faults.api.rules import Draws, read
 from aios_bench.faults.scenario import Outcome, Scenario
 from aios_bench.operating import Operator
 

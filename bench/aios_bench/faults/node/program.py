@@ -1,7 +1,7 @@
 """A node agent as a process of its own, with real workers on a fake driver, on a cluster in memory that is the same at each start, or on
 a real API server.
 
-python -m aios_bench.faults.node_program DIRECTORY HOOK (AGENTS | KUBECONFIG) HTTP_PORT
+python -m aios_bench.faults.node.program DIRECTORY HOOK (AGENTS | KUBECONFIG) HTTP_PORT
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol
 
-from aios_bench.faults import last_change, other_release
 from aios_bench.faults.checkout import of_tests
+from aios_bench.faults.node import last_change, other_release
 from aios_kube.client import connect
 from aios_kube.fake import FakeCluster
 from aios_kube.protocol import ClusterClient

@@ -10,15 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from aios_bench.faults import control_plane, node_house
+from aios_bench.faults.api import control_plane
+from aios_bench.faults.api.control_plane import control_plane as a_control_plane
+from aios_bench.faults.api.proxy import proxied
+from aios_bench.faults.api.rules import Draws, read
 from aios_bench.faults.checkout import of_tests
-from aios_bench.faults.control_plane import control_plane as a_control_plane
-from aios_bench.faults.node_checker import judge
-from aios_bench.faults.node_faults import kept
-from aios_bench.faults.node_house import NodeHouse, a_house
-from aios_bench.faults.node_team import Team
-from aios_bench.faults.proxy import proxied
-from aios_bench.faults.rules import Draws, read
+from aios_bench.faults.node import house as node_house
+from aios_bench.faults.node.checker import judge
+from aios_bench.faults.node.faults import kept
+from aios_bench.faults.node.house import NodeHouse, a_house
+from aios_bench.faults.node.team import Team
 from aios_bench.faults.scenario import Outcome, Scenario
 from aios_sidecar.node import fence
 

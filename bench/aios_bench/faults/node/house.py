@@ -20,9 +20,9 @@ import grpc
 
 from aios_bench.faults.checkout import of_tests
 from aios_bench.faults.clock import Clock
-from aios_bench.faults.node_checker import Held, Look
-from aios_bench.faults.node_program import SHARE_BYTES, InMemory, World, agent_name, settings_of
-from aios_bench.faults.node_tenant import Tenant
+from aios_bench.faults.node.checker import Held, Look
+from aios_bench.faults.node.program import SHARE_BYTES, InMemory, World, agent_name, settings_of
+from aios_bench.faults.node.tenant import Tenant
 from aios_bench.ports import free_port
 from aios_sidecar.node import cdi, fence
 from aios_sidecar.node.netns import NetworkNamespace
@@ -72,7 +72,7 @@ class NodeHouse:
         given = {
             "node": (
                 "-m",
-                "aios_bench.faults.node_program",
+                "aios_bench.faults.node.program",
                 str(self.directory),
                 str(self._hook),
                 self.world.argument,

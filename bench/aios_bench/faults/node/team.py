@@ -8,9 +8,9 @@ from typing import Any
 
 from aios_api import names
 from aios_api.egress import NOTHING
+from aios_bench.faults.api.control_plane import AIOS, until
 from aios_bench.faults.checkout import of_tests
-from aios_bench.faults.control_plane import AIOS, until
-from aios_bench.faults.node_program import SHARE, agent_name, uid
+from aios_bench.faults.node.program import SHARE, agent_name, uid
 from aios_localcluster.settings import RELEASE_NAMESPACE
 from aios_sidecar.node.state import Opening
 

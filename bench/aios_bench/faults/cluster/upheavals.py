@@ -12,7 +12,7 @@ from typing import Any
 from aios_api import names
 from aios_api.quantity import parse_bytes
 from aios_bench.faults.checkout import of_tests
-from aios_bench.faults.node_checker import Held, Look, judge
+from aios_bench.faults.node.checker import Held, Look, judge
 from aios_bench.faults.scenario import Outcome, Scenario
 from aios_localcluster import kubeaios
 from aios_localcluster.cluster import LocalCluster

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from aios_api import names
-from aios_bench.faults import clock, control_plane
+from aios_bench.faults import clock
+from aios_bench.faults.api import control_plane
+from aios_bench.faults.api.control_plane import AIOS, Kubelets, Supervised, until
+from aios_bench.faults.api.proxy import Proxy, proxied
+from aios_bench.faults.api.rules import Draws, read
 from aios_bench.faults.clock import Clock
-from aios_bench.faults.control_plane import AIOS, Kubelets, Supervised, until
-from aios_bench.faults.proxy import Proxy, proxied
-from aios_bench.faults.rules import Draws, read
 from aios_bench.faults.scenario import Outcome, Scenario
 
 RULES = Path(__file__).with_name("api-server.yaml")

@@ -1,0 +1,1 @@
+"""A local cluster with Agents that go on, and what befalls it."""

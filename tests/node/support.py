@@ -196,17 +196,21 @@ async def running(
         await task
 
 
-async def prepare(settings: NodeSettings, claim_uid: str = CLAIM_UID, name: str = "agent-1") -> dra_pb2.NodePrepareResourceResponse:
+async def prepare(
+    settings: NodeSettings, claim_uid: str = CLAIM_UID, name: str = "agent-1", namespace: str = NAMESPACE
+) -> dra_pb2.NodePrepareResourceResponse:
     """What the kubelet gets for one claim."""
     async with grpc.aio.insecure_channel(f"unix:{settings.plugin_socket}") as channel:
-        claim = dra_pb2.Claim(namespace=NAMESPACE, uid=claim_uid, name=name)
+        claim = dra_pb2.Claim(namespace=namespace, uid=claim_uid, name=name)
         answer = await dra_pb2_grpc.DRAPluginStub(channel).NodePrepareResources(dra_pb2.NodePrepareResourcesRequest(claims=[claim]))
         return answer.claims[claim_uid]
 
 
-async def unprepare(settings: NodeSettings, claim_uid: str = CLAIM_UID, name: str = "agent-1") -> dra_pb2.NodeUnprepareResourceResponse:
+async def unprepare(
+    settings: NodeSettings, claim_uid: str = CLAIM_UID, name: str = "agent-1", namespace: str = NAMESPACE
+) -> dra_pb2.NodeUnprepareResourceResponse:
     async with grpc.aio.insecure_channel(f"unix:{settings.plugin_socket}") as channel:
-        claim = dra_pb2.Claim(namespace=NAMESPACE, uid=claim_uid, name=name)
+        claim = dra_pb2.Claim(namespace=namespace, uid=claim_uid, name=name)
         answer = await dra_pb2_grpc.DRAPluginStub(channel).NodeUnprepareResources(dra_pb2.NodeUnprepareResourcesRequest(claims=[claim]))
         return answer.claims[claim_uid]
 
@@ -237,17 +241,17 @@ class Pod:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def oci_state(self, *, pid: int | None = None, pod_uid: str = POD_UID, pod_name: str = "agent-1") -> bytes:
-        return oci_state(self.pid if pid is None else pid, pod_uid, pod_name)
+    def oci_state(self, *, pid: int | None = None, pod_uid: str = POD_UID, pod_name: str = "agent-1", namespace: str = NAMESPACE) -> bytes:
+        return oci_state(self.pid if pid is None else pid, pod_uid, pod_name, namespace)
 
 
-def oci_state(pid: int, pod_uid: str = POD_UID, pod_name: str = "agent-1") -> bytes:
+def oci_state(pid: int, pod_uid: str = POD_UID, pod_name: str = "agent-1", namespace: str = NAMESPACE) -> bytes:
     """As containerd's runtime writes it on the hook's standard input."""
     annotations = {
         "io.kubernetes.cri.container-type": "container",
         "io.kubernetes.cri.sandbox-uid": pod_uid,
         "io.kubernetes.cri.sandbox-name": pod_name,
-        "io.kubernetes.cri.sandbox-namespace": NAMESPACE,
+        "io.kubernetes.cri.sandbox-namespace": namespace,
     }
     state = {"ociVersion": "1.0.2", "id": "c1", "status": "creating", "pid": pid, "bundle": "/run/b", "annotations": annotations}
     return json.dumps(state).encode()

@@ -114,7 +114,7 @@ SLOW = ("node", "e2e", "faults")
 """Tiers in which a person who waits wants to see each test."""
 
 
-SIDE_BY_SIDE = ("-n", "2", "--dist", "worksteal")
+SIDE_BY_SIDE = ("-n", "2", "--dist", "loadgroup")
 """For tiers in which much is waited for: of property tests the fuzzers take a fixed time each, and of faults a cluster is started again and
 again."""
 

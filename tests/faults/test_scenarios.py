@@ -1,5 +1,7 @@
 """Every scenario in its small form: nothing lost, nothing doubled, nobody unfenced."""
 
+from typing import Any
+
 import pytest
 
 from aios_bench.faults.registry import SCENARIOS
@@ -8,8 +10,13 @@ from aios_bench.faults.scenario import Failed, Outcome, Scenario
 SEED = 1
 
 
+def one_after_the_other(name: str) -> Any:
+    """What plays a node has the machine's pods for itself: of two processes that test, one takes these."""
+    return pytest.param(name, marks=pytest.mark.xdist_group("node") if SCENARIOS[name].place == "node" else ())
+
+
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", [one_after_the_other(name) for name in SCENARIOS])
 def test_nothing_is_lost_left_over_or_doubled(name: str, caplog: pytest.LogCaptureFixture):
     caplog.set_level("CRITICAL")  # the operator says much about each fault
     if (reason := SCENARIOS[name].lacking()) is not None:

@@ -44,6 +44,7 @@ ABSENT = dict.fromkeys(("gpu", "expose", "context", "activeDeadlineSeconds"))
 KINDS = {"quota": resources.GPU_QUOTAS, "binding": resources.TOOL_BINDINGS}
 
 
+@pytest.mark.xdist_group("node")
 @pytest.mark.timeout(600)
 @settings(
     max_examples=EXAMPLES,

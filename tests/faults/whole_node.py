@@ -28,7 +28,7 @@ from aios_sidecar.node.settings import NodeSettings
 from aios_sidecar.node.slices import gpu_device_name
 from aios_sidecar.node.state import ClaimState, Opening, StateFiles
 from node.played import Played, cgroup_root
-from node.support import NODE, Pod, a_gateway, a_pod, ask, prepare, running, unprepare
+from node.support import NODE, Pod, a_gateway, a_pod, a_turn, ask, prepare, running, unprepare
 from unit.operator.world import GPU as GPU_UUID
 from unit.operator.world import World
 
@@ -76,12 +76,15 @@ class WholeNode:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[NodeAgent]:
         gpu = GPU(uuid=GPU_UUID, model="H100", index=0, memory_mib=80 << 10, fake=True)
+        turn = ExitStack()
+        await asyncio.to_thread(turn.enter_context, a_turn())
         try:
             async with a_gateway(self.settings), running(self.settings, self.cluster, gpu) as self.agent:
                 yield self.agent
         finally:
             for sandbox in self.sandboxes.values():
                 await asyncio.to_thread(sandbox.stack.close)
+            turn.close()
 
     def declare(self, kind: Resource, name: str, spec: Object) -> None:
         """The object's spec is this."""

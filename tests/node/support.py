@@ -268,6 +268,14 @@ def ip(*arguments: str) -> None:
 
 
 @contextmanager
+def a_turn() -> Iterator[None]:
+    """Nobody else plays a whole node on this machine meanwhile: two that take pods by and by would wait for each other's."""
+    with Path(tempfile.gettempdir(), "aiosnode.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def a_pod(number: int) -> Iterator[Pod]:
     """The pod has 10.210.<number>.2 and fd00:210:<number>::2; the test's namespace is its gateway."""
     with Path(tempfile.gettempdir(), f"aiospod{number}.lock").open("w") as lock:

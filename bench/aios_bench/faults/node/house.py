@@ -335,7 +335,10 @@ def lacking() -> str | None:
 @contextlib.asynccontextmanager
 async def a_house(tenants: int, world: World | None = None, hosts: Mapping[int, str] | None = None) -> AsyncIterator[NodeHouse]:
     """The programs run, and every tenant is let in and speaks; those of `hosts` try to go there."""
-    with of_tests("node.support").short_directory() as directory:
+    support = of_tests("node.support")
+    with contextlib.ExitStack() as stack:
+        await asyncio.to_thread(stack.enter_context, support.a_turn())
+        directory = stack.enter_context(support.short_directory())
         house = NodeHouse(directory, tenants, world or InMemory(tenants + 1))
         try:
             for tenant in house.tenants:

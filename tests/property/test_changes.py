@@ -19,6 +19,8 @@ from property.declared import AGENTS, BINDINGS, BROKEN, QUOTAS
 from unit.operator.world import World
 
 Written = tuple[Resource, str]
+DEFAULTS = {"gpu": None, "expose": None, "context": None, "activeDeadlineSeconds": None, "priority": 0}
+"""What an Agent has that is written anew without them, whatever was wrong in it before."""
 _MOMENT = timedelta(seconds=10)
 GPU_GIB = 80
 """Of the one node."""
@@ -46,7 +48,7 @@ class Changes(RuleBasedStateMachine):
 
     @rule(target=written, name=st.sampled_from(["a", "b", "c"]), spec=AGENTS, app=st.sampled_from(["coder", "writer"]))
     def an_agent(self, name: str, spec: Any, app: str) -> Written:
-        key = self.world.apply(name, **{"gpu": None, "expose": None, "context": None, "activeDeadlineSeconds": None, **spec})
+        key = self.world.apply(name, **{**DEFAULTS, **spec})
         self.world.label(key, app=app)
         return self._change(resources.AGENTS, name)
 

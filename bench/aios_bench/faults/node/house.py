@@ -34,7 +34,7 @@ PATIENCE_SECONDS = 120
 ANSWER_SECONDS = 2.0
 DISK_BYTES = 64 << 20
 WORKER = "aios_sidecar.vram.worker"
-GATEWAY = "from aios_bench.faults import other_release; other_release.as_told(); from aios_sidecar.gateway.main import main; main()"
+GATEWAY = "from aios_bench.faults.node import other_release; other_release.as_told(); from aios_sidecar.gateway.main import main; main()"
 
 
 class NodeHouse:

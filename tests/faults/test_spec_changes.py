@@ -103,10 +103,13 @@ async def is_as_declared(node: WholeNode) -> None:
         assert wanted is None or said["egress"]["policyDigest"] == wanted["digest"], "the policy that is ordered is in force"
         assert {each["port"] for each in said.get("exposed") or ()} == {each["port"] for each in order["spec"].get("expose") or ()}
     assert {s.claim_uid for s in node.sandboxes.values()} == {c["metadata"]["uid"] for c in node.cluster.all(resources.RESOURCE_CLAIMS)}
-    before = node.state(), node.files()
-    node.world.loop.sweep()
-    await node.settle()
-    assert (node.state(), node.files()) == before, "a second look writes nothing"
+    for looks_left in (2, 1, 0):  # what a node agent finds out by its own time, such as that a GPU is not read, may come in between
+        before = node.state(), node.files()
+        node.world.loop.sweep()
+        await node.settle()
+        if (node.state(), node.files()) == before:
+            return
+        assert looks_left, "a second look writes nothing"
 
 
 async def all_goes(node: WholeNode) -> None:

@@ -263,6 +263,7 @@ class Loop:
             self._back_off(key, None)
             return
         self._keep_order(key, order)
+        waited = key in self._waiting
         self._waiting.discard(key)
         for effect in effects:
             if isinstance(effect, do.NeedsPlace):
@@ -272,6 +273,8 @@ class Loop:
                 self.store.set_refusal(key, effect.refusal)
             elif isinstance(effect, do.PlanAgainAt):
                 self._timers.add(key, effect.at)
+        if waited and key not in self._waiting:
+            self.store.cluster_dirty = True  # what would help those behind it is less now
         if state.agent is None and not (state.runtime or state.claims or state.pods):
             self._forget(key)
         if any(isinstance(e, do.CreatePod) for e in effects) and self._batches.holds(key, steady):

@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from aios_kube import resources
 from aios_operator.decide.views import Key
 from unit.operator.world import World
@@ -94,3 +96,17 @@ async def test_who_is_written_while_places_are_given_keeps_its_turn():
     await world.running()
     assert world.condition(first, "QuotaReserved") == ("True", "QuotaReserved")
     assert world.condition(second, "QuotaReserved") == ("False", "QuotaExhausted")
+
+
+@pytest.mark.parametrize("change", [{"priority": "high"}, {"operatingMode": "Stopped"}], ids=["can not be read", "is stopped"])
+async def test_who_waits_hears_that_one_who_was_ahead_waits_no_more(change: dict[str, Any]):
+    world = with_quota("40Gi")
+    first = world.apply("a", "80Gi")
+    await world.running()
+    behind = world.apply("b", "80Gi")
+    await world.running()
+    assert "spec.memory.nominal to 160Gi" in world.agent(behind)["status"]["pending"]["smallestChange"]
+    world.cluster.alter(resources.AGENTS, first.name, {"spec": change}, first.namespace)
+    await world.running()
+    await world.settled(forward_seconds=10)  # what is told no sooner than a moment after the last time is told
+    assert "spec.memory.nominal to 80Gi" in world.agent(behind)["status"]["pending"]["smallestChange"]

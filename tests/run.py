@@ -114,9 +114,9 @@ SLOW = ("node", "e2e", "faults")
 """Tiers in which a person who waits wants to see each test."""
 
 
-SIDE_BY_SIDE = ("-n", "2", "--dist", "loadgroup")
-"""For tiers in which much is waited for: of property tests the fuzzers take a fixed time each, and of faults a cluster is started again and
-again."""
+SIDE_BY_SIDE = {"property": ("-n", "2", "--dist", "worksteal"), "faults": ("-n", "2", "--dist", "loadfile")}
+"""Tiers in which much is waited for: of property tests the fuzzers take a fixed time each, and of faults one file starts a cluster again and
+again while another plays nodes, one after the other."""
 
 
 def run(tier: str, *options: str) -> Outcome:
@@ -125,7 +125,7 @@ def run(tier: str, *options: str) -> Outcome:
         began = time.monotonic()
         ok, reasons = check() if tier == "check" else build()
         return Outcome(tier, time.monotonic() - began, ok, reasons=reasons)
-    return pytest(tier, *(options or (SIDE_BY_SIDE if tier in ("property", "faults") else ())))
+    return pytest(tier, *(options or SIDE_BY_SIDE.get(tier, ())))
 
 
 def summary(outcomes: list[Outcome]) -> None:

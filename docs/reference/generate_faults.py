@@ -95,12 +95,6 @@ def _soak(soak: dict[str, Any]) -> Iterator[str]:
     for program, name in PROGRAMS.items():
         growth, descriptors = figures[f"{name}_memory_growth_percent"], figures[f"{name}_descriptors_growth"]
         yield f"| {program} | {growth:.1f} % | {descriptors:g} | {figures[f'{name}_rss_mib']:.0f} MiB |"
-    by_minute = soak["samples"]["operator_descriptors"]
-    before, at_the_end = by_minute[: -len(by_minute) // 4], by_minute[-1]
-    yield (
-        "\nAn operator's connections to the API server are a pool that keeps what was needed at once; by the minute it had up to "
-        f"{max(before):g} descriptors before, and {at_the_end:g} at the end."
-    )
 
 
 def _broken(numbers: dict[str, Any]) -> str:

@@ -1,29 +1,15 @@
-"""Every scenario in its small form: nothing lost, nothing doubled, nobody unfenced."""
-
-from typing import Any
+"""Every scenario of an API or a whole cluster in its small form, and what is told of one that finds something broken."""
 
 import pytest
 
-from aios_bench.faults.registry import SCENARIOS
 from aios_bench.faults.scenario import Failed, Outcome, Scenario
-
-SEED = 1
-
-
-def one_after_the_other(name: str) -> Any:
-    """What plays a node has the machine's pods for itself: of two processes that test, one takes these."""
-    return pytest.param(name, marks=pytest.mark.xdist_group("node") if SCENARIOS[name].place == "node" else ())
+from faults.small import keeps_what_was_promised, of
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", [one_after_the_other(name) for name in SCENARIOS])
+@pytest.mark.parametrize("name", of("api", "cluster"))
 def test_nothing_is_lost_left_over_or_doubled(name: str, caplog: pytest.LogCaptureFixture):
-    caplog.set_level("CRITICAL")  # the operator says much about each fault
-    if (reason := SCENARIOS[name].lacking()) is not None:
-        pytest.skip(reason)
-    outcome = SCENARIOS[name].run(SEED)
-    assert outcome.faults_injected > 0
-    print(f"{name}: {outcome.faults_injected} faults")
+    keeps_what_was_promised(name, caplog)
 
 
 def test_what_is_broken_names_the_seed_and_the_command_that_shows_it_again():

@@ -9,7 +9,7 @@ import http.client
 import json
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +21,7 @@ from aios_bench.faults.node.checker import Held, Look
 from aios_kube import resources
 from aios_kube.resources import Resource
 from aios_sidecar.contracts.gpus import GPU
+from aios_sidecar.contracts.worker import Booked, BookedShare, Reading, Use, WorkerMessage
 from aios_sidecar.node import cdi, fence
 from aios_sidecar.node.agent import NodeAgent
 from aios_sidecar.node.netns import NetworkNamespace
@@ -45,6 +46,27 @@ print(call.getresponse().read().decode())
 """
 WHO = CALL.format("'GET', '/v1/agent'")
 APPEND = CALL.format('\'POST\', \'/v1/context/items\', \'{"items": [{"role": "user", "content": "said"}]}\'')
+
+
+class Idle:
+    """A worker of the GPU that finds nothing used of it. It speaks often, so that the GPU is monitored from its first word on."""
+
+    def __init__(self) -> None:
+        self._shares: tuple[BookedShare, ...] = ()
+
+    async def run(self, hear: Callable[[str, WorkerMessage], None]) -> None:
+        while True:
+            known = [share for share in self._shares if share.pod_uid is not None]
+            uses = tuple(_unused(each) for each in known)
+            hear(
+                GPU_UUID,
+                Reading(capacity_bytes=80 << 30, used_bytes=0, unattributed_bytes=0, uses=uses, context_bytes=0, context_source="Setting"),
+            )
+            await asyncio.sleep(0.1)
+
+    def book(self, booked: dict[str, Booked]) -> None:
+        """From now on it reads these."""
+        self._shares = booked[GPU_UUID].shares if GPU_UUID in booked else ()
 
 
 @dataclass
@@ -79,21 +101,12 @@ class WholeNode:
         turn = ExitStack()
         await asyncio.to_thread(turn.enter_context, a_turn())
         try:
-            async with a_gateway(self.settings), running(self.settings, self.cluster, gpu) as self.agent:
+            async with a_gateway(self.settings), running(self.settings, self.cluster, gpu, workers=Idle()) as self.agent:
                 yield self.agent
         finally:
             for sandbox in self.sandboxes.values():
                 await asyncio.to_thread(sandbox.stack.close)
             turn.close()
-
-    def declare(self, kind: Resource, name: str, spec: Object) -> None:
-        """The object's spec is this."""
-        before = self.cluster.peek(kind, name, NS)
-        if before is None:
-            self.cluster.put(kind, {"metadata": {"namespace": NS, "name": name}, "spec": spec})
-        else:
-            gone = {field: None for field in before["spec"] if field not in spec}
-            self.cluster.alter(kind, name, {"spec": {**gone, **spec}}, NS)
 
     # Everybody's part.
 
@@ -107,7 +120,7 @@ class WholeNode:
             before = self.state()
             self.world.deliver()
             await self.world.loop.settle()
-            self._collect_garbage()
+            self.world.collect_garbage()
             self._schedule()
             await self._kubelet()
             await asyncio.sleep(0.05)
@@ -128,15 +141,6 @@ class WholeNode:
                 result["device"] = gpu_device_name(GPU_UUID) if result["device"] == "gpu-a" else result["device"]
             status["reservedFor"] = [{"resource": "pods", "name": name, "uid": pod["metadata"]["uid"]}]
             self.cluster.alter(resources.RESOURCE_CLAIMS, name, {"status": status}, NS)
-
-    def _collect_garbage(self) -> None:
-        """What is owned by somebody who is gone goes, as in a cluster."""
-        alive = {each["metadata"]["uid"] for kind in (resources.AGENTS, resources.AGENT_RUNTIMES) for each in self.cluster.all(kind)}
-        for kind in (resources.SERVICES, resources.NETWORK_POLICIES, resources.AGENT_RUNTIMES):
-            for each in self.cluster.all(kind):
-                owners = each["metadata"].get("ownerReferences") or ()
-                if owners and not any(owner["uid"] in alive for owner in owners):
-                    self.cluster.remove(kind, each["metadata"]["name"], each["metadata"]["namespace"])
 
     async def _kubelet(self) -> None:
         bound = {pod["metadata"]["uid"]: pod for pod in self.cluster.all(resources.PODS) if pod["spec"].get("nodeName") == NODE}
@@ -236,6 +240,11 @@ class WholeNode:
         """Of API objects."""
         kinds: tuple[Resource, ...] = (resources.AGENTS, *OWNED)
         return [(kind.plural, each["metadata"]["name"]) for kind in kinds for each in self.cluster.all(kind)]
+
+
+def _unused(share: BookedShare) -> Use:
+    size = share.booked_bytes
+    return Use(claim_uid=share.claim_uid, booked_bytes=size, allowed_bytes=size, used_bytes=0, processes=0, containers=())
 
 
 def _who(path: Path) -> str:

@@ -54,12 +54,12 @@ class Changes(RuleBasedStateMachine):
 
     @rule(target=written, name=st.sampled_from(["q"]), spec=QUOTAS)
     def a_quota(self, name: str, spec: Any) -> Written:
-        self._put(resources.GPU_QUOTAS, name, spec)
+        self.world.declare(resources.GPU_QUOTAS, name, spec)
         return self._change(resources.GPU_QUOTAS, name)
 
     @rule(target=written, name=st.sampled_from(["x", "y"]), spec=BINDINGS)
     def a_binding(self, name: str, spec: Any) -> Written:
-        self._put(resources.TOOL_BINDINGS, name, spec)
+        self.world.declare(resources.TOOL_BINDINGS, name, spec)
         return self._change(resources.TOOL_BINDINGS, name)
 
     @rule(what=consumes(written))
@@ -75,7 +75,7 @@ class Changes(RuleBasedStateMachine):
         if found is None:
             return
         self.broken[what] = found["spec"], self._seen()
-        self._put(kind, name, {**found["spec"], **data.draw(st.sampled_from(BROKEN[kind]))})
+        self.world.declare(kind, name, {**found["spec"], **data.draw(st.sampled_from(BROKEN[kind]))})
         self._settle()
 
     @precondition(lambda self: self.broken)
@@ -84,7 +84,7 @@ class Changes(RuleBasedStateMachine):
         ((kind, name), (spec, seen)) = self.broken.popitem()
         if self.world.cluster.peek(kind, name, "ns") is None:
             return
-        self._put(kind, name, spec)
+        self.world.declare(kind, name, spec)
         self._settle()
         assert seen is None or self._seen() == seen, "undoing what was wrong gives back what was"
 
@@ -177,14 +177,6 @@ class Changes(RuleBasedStateMachine):
         found = self.world.cluster.all(kind)
         return [each for each in found if each["metadata"]["name"] == agent or each["metadata"]["name"].startswith(f"{agent}-")]
 
-    def _put(self, kind: Resource, name: str, spec: Any) -> None:
-        before = self.world.cluster.peek(kind, name, "ns")
-        if before is None:
-            self.world.cluster.put(kind, {"metadata": {"namespace": "ns", "name": name}, "spec": spec})
-        else:
-            gone = {field: None for field in before["spec"] if field not in spec}
-            self.world.cluster.alter(kind, name, {"spec": {**gone, **spec}}, "ns")
-
     def _delete(self, kind: Resource, name: str) -> None:
         if self.world.cluster.peek(kind, name, "ns") is None:
             return
@@ -208,19 +200,10 @@ class Changes(RuleBasedStateMachine):
             before = self.world.cluster._version
             self.world.now += _MOMENT  # what is told no sooner than a moment after the last time is told
             await self.world.running()
-            self._collect_garbage()
+            self.world.collect_garbage()
             if self.world.cluster._version == before:
                 return
         raise AssertionError("it never comes to rest")
-
-    def _collect_garbage(self) -> None:
-        """What is owned by somebody who is gone goes, as in a cluster."""
-        alive = {each["metadata"]["uid"] for kind in (resources.AGENTS, resources.AGENT_RUNTIMES) for each in self.world.cluster.all(kind)}
-        for kind in (resources.SERVICES, resources.NETWORK_POLICIES, resources.AGENT_RUNTIMES):
-            for each in self.world.cluster.all(kind):
-                owners = each["metadata"].get("ownerReferences") or ()
-                if owners and not any(owner["uid"] in alive for owner in owners):
-                    self.world.cluster.remove(kind, each["metadata"]["name"], each["metadata"]["namespace"])
 
     def _seen(self) -> Any:
         """What of the Agents must be the same again: not which attempt, nor when."""

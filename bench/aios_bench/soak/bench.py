@@ -121,9 +121,8 @@ async def _outcome(ground: Ground, population: Population) -> Outcome:
 METHOD = (
     "A cluster of its own with one real node and simulated ones. Every second one Agent is deleted and another one applied; of thirty, "
     "one is real. Every 5 to 15 s one fault by chance (seed {seed}): for the first {part:.0%} of the time also kill -9 of our own "
-    "programs. Then, after {warm:.0f} s, those live on: of the time in which a process did the same thing (an operator leads or doesn't), "
-    "*_memory_growth compares medians of the last quarter with those of the first, *_descriptors_growth the most of the last quarter with "
-    "the most of the first half (a pool keeps what it needed once); each of the worst process of each program; samples are the medians "
+    "programs. Then, after {warm:.0f} s, those live on: *_growth compares medians of the last quarter of the time in which a process did "
+    "the same thing (an operator leads, or does not) with those of the first, the worst process of each program; samples are the medians "
     "of each minute, of the one that had lived longest. Real Agents append two items a second each to their contexts and read the last "
     "fifty again; at their start and every 5 s they try to reach a "
     "port of the machine, where whoever comes is unfenced. double_identities are Agents on the real node whose program ran twice at once, "

@@ -69,9 +69,8 @@ class Processes:
         self.doubles |= {agent for agent, number in running.items() if number > 1}
 
     def growth(self, began: float, ended: float) -> dict[str, float]:
-        """Of the processes that had begun before, and then did the same thing for at least half of that time, the worst of each program.
-        Memory in percent: medians of the last quarter of that part against those of its first. Descriptors as a number: the most of the
-        last quarter against the most of the first half, as a pool of connections keeps what it needed once."""
+        """Of the processes that had begun before, and then did the same thing for at least half of that time: medians of the last quarter
+        of that part against those of its first, the worst of each program. Memory in percent, descriptors as a number."""
         figures: dict[str, float] = {}
         for (program, _), samples in sorted(self.lives.items()):
             same = steady([each for each in samples if began <= each.at < ended])
@@ -82,8 +81,7 @@ class Processes:
             last = [each for each in same if each.at >= same[-1].at - quarter]
             word = program.removeprefix("aios-")
             memory = 100 * (_median(last, "rss_kib") / _median(first, "rss_kib") - 1)
-            half = [each for each in same if each.at <= same[0].at + 2 * quarter]
-            descriptors = float(max(each.descriptors for each in last) - max(each.descriptors for each in half))
+            descriptors = _median(last, "descriptors") - _median(first, "descriptors")
             for name, value in ((f"{word}_memory_growth_percent", memory), (f"{word}_descriptors_growth", descriptors)):
                 figures[name] = round(max(value, figures.get(name, value)), 1)
         return figures

@@ -40,14 +40,6 @@ def test_growth_is_that_of_the_worst_process_of_each_program():
     }
 
 
-def test_what_a_pool_of_connections_needed_once_is_no_growth():
-    numbers = [40] * 30 + [50] * 10 + [40] * 30 + [48] * 30
-    pool = [Sample(at, 1000, number) for at, number in enumerate(numbers)]
-    leak = [Sample(at, 1000, 40 + at // 5) for at in range(100)]
-    assert lives(aios_operator=pool).growth(0, 100)["operator_descriptors_growth"] == -2.0
-    assert lives(aios_operator=leak).growth(0, 100)["operator_descriptors_growth"] >= 9.0
-
-
 def test_who_was_started_or_soon_ended_in_between_tells_nothing_of_growth():
     assert lives(aios_operator=life(30, 100, 1000, 2000), aios_node=life(0, 40, 1000, 2000)).growth(0, 100) == {}
 

@@ -10,6 +10,7 @@ from aios_api.egress import NOTHING
 from aios_kube import resources
 from aios_kube.events import EventRecorder
 from aios_kube.fake import Call, FakeCluster
+from aios_kube.resources import Resource
 from aios_operator.act.executor import Executor
 from aios_operator.act.report import Reporter
 from aios_operator.decide.views import Key
@@ -87,6 +88,15 @@ class World:
             self.cluster.put(resources.AGENTS, {"metadata": {"namespace": namespace, "name": name}, "spec": body})
         return Key(namespace, name)
 
+    def declare(self, kind: Resource, name: str, spec: Object, namespace: str = "ns") -> None:
+        """The object is there, and its spec is this and nothing that it was before."""
+        before = self.cluster.peek(kind, name, namespace)
+        if before is None:
+            self.cluster.put(kind, {"metadata": {"namespace": namespace, "name": name}, "spec": spec})
+        else:
+            gone = {field: None for field in before["spec"] if field not in spec}
+            self.cluster.alter(kind, name, {"spec": {**gone, **spec}}, namespace)
+
     def label(self, key: Key, **labels: str | None) -> Key:
         """`kubectl label`."""
         self.cluster.alter(resources.AGENTS, key.name, {"metadata": {"labels": labels}}, key.namespace)
@@ -152,6 +162,15 @@ class World:
             allocation = {"status": {"allocation": {"devices": {"results": results}}}}
             self.cluster.alter(resources.RESOURCE_CLAIMS, claim["metadata"]["name"], allocation, where)
             self.cluster.alter(resources.PODS, claim["metadata"]["name"], {"spec": {"nodeName": node}}, where)
+
+    def collect_garbage(self) -> None:
+        """What is owned by somebody who is gone goes, as in a cluster."""
+        alive = {each["metadata"]["uid"] for kind in (resources.AGENTS, resources.AGENT_RUNTIMES) for each in self.cluster.all(kind)}
+        for kind in (resources.SERVICES, resources.NETWORK_POLICIES, resources.AGENT_RUNTIMES):
+            for each in self.cluster.all(kind):
+                owners = each["metadata"].get("ownerReferences") or ()
+                if owners and not any(owner["uid"] in alive for owner in owners):
+                    self.cluster.remove(kind, each["metadata"]["name"], each["metadata"]["namespace"])
 
     def run_pods(self) -> None:
         """Kubelet and node agent: bound pods are prepared, fenced, and ready; deleted ones are gone."""

@@ -115,8 +115,8 @@ SLOW = ("node", "e2e", "faults")
 
 
 SIDE_BY_SIDE = {"property": ("-n", "2", "--dist", "worksteal"), "faults": ("-n", "2", "--dist", "loadfile")}
-"""Tiers in which much is waited for: of property tests the fuzzers take a fixed time each, and of faults one file starts a cluster again and
-again while another plays nodes, one after the other."""
+"""Tiers in which much is waited for: of property tests the fuzzers take a fixed time each, and of faults one file starts a cluster again
+and again while another plays nodes one by one."""
 
 
 def run(tier: str, *options: str) -> Outcome:

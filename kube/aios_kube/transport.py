@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 import aiohttp
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from aios_kube.backoff import Backoff
@@ -43,6 +44,9 @@ class TransportSettings:
     backoff: Backoff = field(default_factory=lambda: Backoff(first_seconds=0.2, longest_seconds=5.0))
     connections: int = 100
     """Open connections at once. Watches hold one each."""
+    idle_seconds: float = 1.0
+    """A connection that served nobody for so long is closed. The pool hands them out in turn: with the library's 15 s, all that a burst
+    needed would stay for as long as there is a request now and then for each."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,17 @@ class Speaker:
         return {"Impersonate-User": self.user, "Impersonate-Group": self.group, **said}
 
 
+class _Rest(RESTClientObject):
+    """The client's connections, given back when they are idle."""
+
+    def __init__(self, configuration: Configuration, idle_seconds: float) -> None:
+        super().__init__(configuration)
+        self._idle_seconds = idle_seconds
+
+    def _create_connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(limit=self.maxsize, ssl=self.ssl_context, keepalive_timeout=self._idle_seconds)
+
+
 class Transport:
     """One pool of connections. Made by `Transport.open`, given back by `close`."""
 
@@ -100,6 +115,7 @@ class Transport:
         configuration.client_session_kwargs = {"request_class": ConfirmedRequest}
         await credentials.load(configuration)
         api = ApiClient(configuration)
+        api.rest_client = _Rest(configuration, settings.idle_seconds)
         api.user_agent = user_agent
         return cls(api, credentials, settings, observe)
 

@@ -323,3 +323,29 @@ async def test_credentials_that_are_not_there_are_named(tmp_path: Path):
         await connect(tmp_path / "nowhere", user_agent="test")
     with pytest.raises(Unreachable, match="service account"):
         await connect(None, user_agent="test")
+
+
+async def test_what_a_burst_needed_is_given_back_though_requests_go_on(server: tuple[Server, KubeClient], tmp_path: Path):
+    at_once, together, used = 20, asyncio.Event(), list[int]()
+    api = server[0]
+
+    async def noted(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        used.append(request.transport.get_extra_info("peername")[1])
+        if len(used) == at_once:
+            together.set()
+        await together.wait()
+        return web.json_response({"metadata": {"name": "n1"}})
+
+    patient = replace(QUICK, request_seconds=30, idle_seconds=0.1)
+    client = await connect(tmp_path / "kubeconfig", user_agent="test/2", settings=patient)
+    try:
+        api.answers = [noted] * (4 * at_once)
+        await asyncio.gather(*(client.get(NODES, "n1") for _ in range(at_once)))
+        assert len(set(used)) == at_once
+        for _ in range(3 * at_once):
+            await client.get(NODES, "n1")
+            await asyncio.sleep(0.02)
+        assert len(set(used[-at_once:])) < at_once / 2
+    finally:
+        await client.close()

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from aios_api.agent import AgentSpec
 from aios_bench.faults.node.checker import judge
 from aios_kube import resources
 from aios_operator.decide.views import Key
@@ -19,16 +18,12 @@ from faults.whole_node import NS, WholeNode
 from node.conftest import missing
 from node.played import cgroup_root
 from node.support import eventually, make_hook, settings_in, short_directory
-from property.declared import ALWAYS, BINDINGS, BROKEN, QUOTAS, SIZES
-from property.schemas import specs
+from property.declared import AGENTS, BINDINGS, BROKEN, QUOTAS
 
 EXAMPLES = 40 if os.environ.get("AIOS_SEARCH") else 4
 Step = tuple[str, str, Any, str | None]
 NAMES, APPS = st.sampled_from(["a", "b", "c"]), st.sampled_from(["coder", "writer"])
-MODES = {"operatingMode": st.sampled_from(["Running", "Running", "Running", "Stopped"])}
-FULL = specs(AgentSpec, SIZES | ALWAYS | MODES, optional=0.7)
-"""Most of what an Agent may have, so that there is something of it on the node."""
-AGENT = st.tuples(st.just("agent"), NAMES, FULL, APPS)
+AGENT = st.tuples(st.just("agent"), NAMES, AGENTS, APPS)
 BINDING = st.tuples(st.just("binding"), st.sampled_from(["x", "y"]), BINDINGS, st.none())
 STEP = st.one_of(
     AGENT,
@@ -79,12 +74,12 @@ async def change(node: WholeNode, kind: str, name: str, spec: Any, app: str | No
     elif found is not None and kind == "gone":
         await node.world.delete(key)
     elif found is not None:
-        before = node.files(), node.held()
+        before = booked(node)
         node.world.declare(resources.AGENTS, name, {**found["spec"], **spec})
         await node.settle()
         node.world.declare(resources.AGENTS, name, found["spec"])
         await node.settle()
-        assert [len(each) for each in (node.files(), node.held())] == [len(each) for each in before], "undoing gives back what was"
+        assert booked(node) == before, "undoing gives back what was"
     await node.settle()
 
 
@@ -124,6 +119,11 @@ async def all_goes(node: WholeNode) -> None:
     assert not found.broken, found.notes
     await eventually(lambda: not node.contexts() & erased)
     assert node.contexts() & uids == (had & uids) - erased
+
+
+def booked(node: WholeNode) -> dict[str, int]:
+    """By Agent, in bytes. Which attempt holds it may have become another."""
+    return {held.agent: held.booked_bytes for held in node.held().values()}
 
 
 def conditions(agent: Any) -> list[tuple[str, str]]:

@@ -12,7 +12,9 @@ TEMPLATE = {"spec": {"containers": [{"name": "main", "image": "localhost/example
 MEMORY = st.sampled_from(["1Gi", "4Gi", "16Gi", "40Gi", "80Gi", "200Gi"])
 SIZES = {"content": st.sampled_from(["1Mi", "64Mi"]), "memory": MEMORY, "template": st.just(TEMPLATE)}
 ALWAYS = {"models": st.just(["H100"]), "restartPolicy": st.just("Always"), "activeDeadlineSeconds": st.just(86_400)}
-AGENTS = specs(AgentSpec, SIZES | ALWAYS)
+MODES = {"operatingMode": st.sampled_from(["Running", "Running", "Running", "Stopped"])}
+AGENTS = specs(AgentSpec, SIZES | ALWAYS | MODES, optional=0.6)
+"""Most of what an Agent may have, so that they want the same GPU."""
 QUOTAS = specs(GPUQuotaSpec, {"memory": st.fixed_dictionaries({"nominal": MEMORY}), "agents": st.integers(0, 4)}, optional=0.6)
 RULE = st.fixed_dictionaries(
     {"name": st.sampled_from(["a", "b", "c"]), "host": st.sampled_from(["a.example.com", "b.example.com", "*.example.org"])}

@@ -53,7 +53,9 @@ def _value(
                 return st.from_regex(schema["pattern"], fullmatch=True).filter(lambda text: len(text) <= schema.get("maxLength", 63))
             return st.text("abcdefgh", min_size=max(1, schema.get("minLength", 0)), max_size=min(schema.get("maxLength", 8), 8))
         case "array":
-            return st.lists(inner(schema["items"]), min_size=schema.get("minItems", 0), max_size=min(schema.get("maxItems", 3), 3))
+            keys, sizes = schema.get("x-kubernetes-list-map-keys"), (schema.get("minItems", 0), min(schema.get("maxItems", 3), 3))
+            once = None if keys is None else lambda each: tuple(each.get(key) for key in keys)
+            return st.lists(inner(schema["items"]), min_size=sizes[0], max_size=sizes[1], unique_by=once)
         case "object" if "properties" in schema:
             fields = {name: given[name] if name in given else inner(part) for name, part in schema["properties"].items()}
             required = {name: fields[name] for name in schema.get("required", ())}

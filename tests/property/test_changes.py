@@ -154,11 +154,12 @@ class Changes(RuleBasedStateMachine):
             return {}
         others = [gib for agent, gib in self._held().items() if agent != name]
         want = _memory(spec)
+        beyond = want > nominal or most == 0
         return {
-            Reason.LargerThanQuota: want > nominal or most == 0,
-            Reason.QuotaExhausted: want + sum(others) > nominal or len(others) >= most,
+            Reason.LargerThanQuota: beyond,
+            Reason.QuotaExhausted: not beyond and (want + sum(others) > nominal or len(others) >= most),
             Reason.LargerThanAnyGPU: want > GPU_GIB,
-            Reason.NoGPUFits: want + sum(others) > GPU_GIB,
+            Reason.NoGPUFits: want <= GPU_GIB < want + sum(others),
         }
 
     def _held(self) -> dict[str, int]:

@@ -17,6 +17,7 @@ from aios_operator.decide.views import Key
 from aios_operator.loop import Loop
 from aios_operator.metrics import Metrics
 from aios_operator.observe.store import Store
+from aios_operator.observe.table import Table
 from aios_operator.settings import OperatorSettings
 
 Object = dict[str, Any]
@@ -131,13 +132,17 @@ class World:
     def deliver(self) -> None:
         """Every watch is up to date."""
         for table in self.store.tables:
-            listed = self.cluster.all(table.resource)
-            for raw in listed:
-                table.upsert(raw)
-            alive = {raw["metadata"]["uid"] for raw in listed}
-            for (namespace, name), view in list(table.views.items()):
-                if view.uid not in alive:
-                    table.remove(namespace, name, view.uid)
+            self.show(table)
+
+    def show(self, table: Table[Any]) -> None:
+        """The watch of this kind is up to date."""
+        listed = self.cluster.all(table.resource)
+        for raw in listed:
+            table.upsert(raw)
+        alive = {raw["metadata"]["uid"] for raw in listed}
+        for (namespace, name), view in list(table.views.items()):
+            if view.uid not in alive:
+                table.remove(namespace, name, view.uid)
 
     async def settled(self, forward_seconds: float = 0) -> None:
         self.now += timedelta(seconds=forward_seconds)

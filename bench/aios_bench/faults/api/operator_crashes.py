@@ -101,13 +101,7 @@ class Blind(Life):
             if self.chance.random() < 0.5:
                 self.unseen += 1
                 continue
-            listed = self.cluster.all(table.resource)
-            for raw in listed:
-                table.upsert(raw)
-            alive = {raw["metadata"]["uid"] for raw in listed}
-            for (namespace, name), view in list(table.views.items()):
-                if view.uid not in alive:
-                    table.remove(namespace, name, view.uid)
+            self.world.show(table)
 
 
 def compare(calm: list[Ending], shaken: list[Ending], life: Life, what: str) -> Outcome:

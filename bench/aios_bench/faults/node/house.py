@@ -143,6 +143,11 @@ class NodeHouse:
         await self._asked("prepare", number)
         self.held[self.world.claim_uid(number)] = Held(agent_name(number), SHARE_BYTES)
 
+    async def refuses(self, number: int) -> bool:
+        """The claim is asked for once, and not prepared: its GPU is not there."""
+        answer = await of_tests("node.support").prepare(self.settings, self.world.claim_uid(number), self.world.of_attempt(number))
+        return "is not on this node now" in answer.error
+
     async def release(self, number: int) -> None:
         await self._asked("unprepare", number)
         del self.held[self.world.claim_uid(number)]
